@@ -1,0 +1,38 @@
+# `make demo` and `make test` need only Python 3.11 to 3.13 and make; both set up .venv themselves.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test lint bench clean
+
+demo: .venv/core
+	$(BIN)/moesim demo -o moesim-demo
+
+test: .venv/test
+	$(BIN)/python -m pytest -m "not gpu"
+
+lint: .venv/test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/core
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf .venv build dist moesim-demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+	  || { echo "moesim needs Python 3.11 to 3.13; name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
+	$(PYTHON) -m venv .venv
+
+# Stamps, so that a second run does not ask pip again.
+.venv/core: .venv/bin/python pyproject.toml constraints.txt
+	$(INSTALL) -e .
+	@touch $@
+
+.venv/test: .venv/core
+	$(INSTALL) -e '.[test]'
+	@touch $@

@@ -1,0 +1,52 @@
+"""Every error that a user can cause, in one tree.
+
+::
+
+    MoesimError                 exit code 2: the input is at fault
+    ├── TraceError              traces: a routing trace
+    ├── LoadTableError          traces: a table of expert loads
+    ├── TimelineError           traces: a timeline or work file
+    ├── OutputError             traces: a result that cannot be written
+    ├── PlacementError          placement: a placement, or a problem without one
+    ├── SpecError               moesim.spec: a YAML file, preset or option
+    │   └── UnitError           moesim.units: a quantity with a wrong or missing unit
+    ├── MemoryFitError          moesim.simulation: the model does not fit the GPUs
+    └── PolicyError             moesim.routing: a policy that lacks what it needs
+
+Only ``moesim.cli`` prints them and sets the exit code.
+"""
+
+from __future__ import annotations
+
+from placement.errors import PlacementError
+from traces.errors import LoadTableError, MoesimError, OutputError, TimelineError, TraceError
+
+
+class SpecError(MoesimError):
+    """A specification (YAML file, preset, or option) that is malformed or contradicts itself."""
+
+
+class UnitError(SpecError):
+    """A quantity whose unit is missing, unknown, or of another dimension."""
+
+
+class MemoryFitError(MoesimError):
+    """The model, its KV cache and its buffers need more memory than a GPU has."""
+
+
+class PolicyError(MoesimError):
+    """A routing policy whose parameters or inputs do not suffice."""
+
+
+__all__ = [
+    "LoadTableError",
+    "MemoryFitError",
+    "MoesimError",
+    "OutputError",
+    "PlacementError",
+    "PolicyError",
+    "SpecError",
+    "TimelineError",
+    "TraceError",
+    "UnitError",
+]

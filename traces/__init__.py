@@ -1,0 +1,1 @@
+"""Floor 1: routing traces, load tables and timelines. Imports nothing of ours and nothing heavy."""

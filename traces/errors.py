@@ -1,0 +1,64 @@
+"""The root of every error a user can cause, on the lowest floor so that all floors can raise it.
+
+The whole tree is drawn in :mod:`moesim.errors`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+_ABSENT: Any = object()
+
+
+class MoesimError(Exception):
+    """A fault that is explained in one line: place, rule, and the value that broke it.
+
+    The message reads ``FILE:LINE: FIELD: RULE (got VALUE)``; parts that are unknown are left out.
+    ``exit_code`` is what the command line exits with: 2 where the user's input is at fault.
+
+    >>> str(MoesimError("must be at least 1", file="s.yaml", line=14, field="cluster.nodes", got=0))
+    's.yaml:14: cluster.nodes: must be at least 1 (got 0)'
+    """
+
+    exit_code = 2
+
+    def __init__(
+        self,
+        rule: str,
+        *,
+        file: str | Path | None = None,
+        line: int | None = None,
+        field: str | None = None,
+        got: Any = _ABSENT,
+    ) -> None:
+        self.rule, self.file, self.line, self.field, self.got = rule, file, line, field, got
+        super().__init__(rule)
+
+    def __str__(self) -> str:
+        place = "" if self.file is None else str(self.file)
+        if place and self.line is not None:
+            place += f":{self.line}"
+        value = "" if self.got is _ABSENT else f" (got {_short(self.got)})"
+        return ": ".join(part for part in (place, self.field, self.rule) if part) + value
+
+
+class TraceError(MoesimError):
+    """A routing trace that breaks the format, or does not fit what it is asked for."""
+
+
+class LoadTableError(MoesimError):
+    """A table of expert loads that breaks its format."""
+
+
+class TimelineError(MoesimError):
+    """A timeline or work file that breaks its format."""
+
+
+class OutputError(MoesimError):
+    """A result that cannot be written where it was asked for."""
+
+
+def _short(value: Any, limit: int = 80) -> str:
+    text = repr(value) if isinstance(value, str) else str(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"

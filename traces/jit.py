@@ -1,0 +1,46 @@
+"""The one place that configures numba, so that its cache also works in a read-only install.
+
+numba caches beside the source or in the user's cache folder, and fails where it can write neither;
+then a private folder under the system's temporary directory serves.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import numba
+
+Function = TypeVar("Function", bound=Callable[..., object])
+
+
+def _cache_folder() -> str | None:
+    """A folder for compiled code where numba's own choices are not writable, else None."""
+    if os.environ.get("NUMBA_CACHE_DIR"):
+        return None
+    here = Path(__file__).parent
+    if os.access(here, os.W_OK):
+        return None
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+    for folder in (root / "moesim", Path(tempfile.gettempdir()) / f"moesim-{os.getuid()}"):
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError:
+            continue
+        if os.access(folder, os.W_OK):
+            return str(folder)
+    return None
+
+
+_folder = _cache_folder()
+if _folder is not None:
+    numba.config.CACHE_DIR = _folder
+
+
+def jit(function: Function) -> Function:
+    """Compile ``function`` with a cache on disk; no fastmath and no threads, so results repeat to the bit."""
+    compiled: Function = numba.njit(cache=True)(function)
+    return compiled
