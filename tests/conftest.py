@@ -1,0 +1,23 @@
+"""Fixtures shared by all tests, and the closing list of what was skipped and why."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# Shared machines are noisy: no deadline per example, and the same examples on every run.
+settings.register_profile("moesim", deadline=None, derandomize=True, print_blob=False)
+settings.load_profile("moesim")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with real routing and reference data, outside the project."""
+    default = Path(__file__).parents[2] / "shared"
+    folder = Path(os.environ.get("MOESIM_SHARED", default))
+    if not (folder / "data").is_dir():
+        pytest.skip(f"no data folder at {folder}: set MOESIM_SHARED")
+    return folder
