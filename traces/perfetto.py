@@ -12,7 +12,7 @@ import gzip
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 import numpy as np
 
@@ -33,13 +33,16 @@ def write_perfetto(timeline: Timeline, path: str | Path) -> None:
     Raises:
         OutputError: the file cannot be written.
     """
-    with whole_file(path) as partial, partial.open("wb") as raw:
-        # No file name and no date in the gzip header.
-        with gzip.GzipFile("", "wb", _GZIP_LEVEL, raw, mtime=0) as out:
-            _write_events(timeline, out)
+    # No file name and no date in the gzip header.
+    with (
+        whole_file(path) as partial,
+        partial.open("wb") as raw,
+        gzip.GzipFile("", "wb", _GZIP_LEVEL, raw, mtime=0) as out,
+    ):
+        _write_events(timeline, out)
 
 
-def _write_events(timeline: Timeline, out: IO[bytes]) -> None:
+def _write_events(timeline: Timeline, out: gzip.GzipFile) -> None:
     out.write(b'{"displayTimeUnit":"ns","traceEvents":[\n')
     process_N = _processes(timeline)
     out.write(",\n".join(_names(timeline, process_N)).encode())
@@ -52,15 +55,17 @@ def _write_events(timeline: Timeline, out: IO[bytes]) -> None:
 
 
 def _processes(timeline: Timeline) -> np.ndarray:
-    """Process ids from 1 (axis N): one for each GPU of each repeat, repeat after repeat."""
-    if not len(timeline):
-        return np.zeros(0, np.int64)
-    ranks = int(timeline.rank_N.max()) + 1
-    return timeline.repeat_N.astype(np.int64) * ranks + timeline.rank_N + 1
+    """Process ids (axis N): one for each GPU of each repeat, repeat after repeat.
+
+    They start at 1, because viewers take process 0 for the idle task of the operating system.
+    """
+    ranks = int(timeline.rank_N.max(initial=0)) + 1
+    process_N: np.ndarray = timeline.repeat_N.astype(np.int64) * ranks + timeline.rank_N + 1
+    return process_N
 
 
 def _names(timeline: Timeline, process_N: np.ndarray) -> Iterator[str]:
-    """Metadata events that name and order process_N and threads."""
+    """Metadata events that name and order processes and threads."""
     repeats = len(np.unique(timeline.repeat_N)) > 1
     yield _metadata("trace_name", 0, 0, name=timeline.run)
     _, firsts = np.unique(process_N, return_index=True)
@@ -83,9 +88,7 @@ def _metadata(kind: str, process: int, thread: int, **args: str | int) -> str:
 
 def _nanoseconds(timeline: Timeline) -> tuple[np.ndarray, np.ndarray]:
     """Starts and ends in whole nanoseconds after the earliest start (int64, axis N)."""
-    if not len(timeline):
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    origin = timeline.start_s_N.min()
+    origin = timeline.start_s_N.min() if len(timeline) else 0.0
     start_ns = np.rint((timeline.start_s_N - origin) * 1e9).astype(np.int64)
     end_ns = np.rint((timeline.end_s_N - origin) * 1e9).astype(np.int64)
     return start_ns, end_ns
@@ -124,7 +127,10 @@ def _events(
     flow_N: np.ndarray,
     leaves_N: np.ndarray,
 ) -> str:
-    """The events of some spans, each after a comma: the span, then the end of an arrow inside it."""
+    """The events of some spans, each after a comma: the span, then the end of an arrow inside it.
+
+    Times are microseconds, written with all their digits: floats would round those of long runs.
+    """
     parts: list[str] = []
     # Plain Python numbers format several times faster than numpy's.
     columns = (
@@ -142,37 +148,23 @@ def _events(
         flow_N,
         leaves_N,
     )
-    for (
-        process,
-        stream,
-        phase,
-        start,
-        length,
-        step,
-        batch,
-        layer,
-        assigned,
-        unique,
-        size,
-        flow,
-        leaves,
-    ) in zip(*(column[rows].tolist() for column in columns), strict=True):
+    for process, stream, phase, start, length, *args, flow, leaves in zip(
+        *(column[rows].tolist() for column in columns), strict=True
+    ):
+        step, batch, layer, assigned, unique, size = args
         name, lane = PHASES[phase], f'"pid":{process},"tid":{stream + 1}'
         parts.append(
-            f',\n{{"ph":"X","name":"{name}","cat":"{name}",{lane},"ts":{_microseconds(start)},'
-            f'"dur":{_microseconds(length)},"args":{{"step":{step},"micro_batch":{batch},"layer":{layer},'
+            f',\n{{"ph":"X","name":"{name}","cat":"{name}",{lane},'
+            f'"ts":{start // 1000}.{start % 1000:03d},"dur":{length // 1000}.{length % 1000:03d},'
+            f'"args":{{"step":{step},"micro_batch":{batch},"layer":{layer},'
             f'"assignments":{assigned},"unique_tokens":{unique},"bytes":{size}}}}}'
         )
         if flow:
             # Tied in the middle: an end at the border could fall to the neighbouring span.
             kind = '"s"' if leaves else '"f","bp":"e"'
-            at = _microseconds(start + length // 2)
+            at = start + length // 2
             parts.append(
-                f',\n{{"ph":{kind},"id":{flow},"name":"dispatch to combine","cat":"flow",{lane},"ts":{at}}}'
+                f',\n{{"ph":{kind},"id":{flow},"name":"dispatch to combine","cat":"flow",{lane},'
+                f'"ts":{at // 1000}.{at % 1000:03d}}}'
             )
     return "".join(parts)
-
-
-def _microseconds(nanoseconds: int) -> str:
-    """The format's unit with all digits: a float would round long runs to more than a nanosecond."""
-    return f"{nanoseconds // 1000}.{nanoseconds % 1000:03d}"
