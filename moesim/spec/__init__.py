@@ -1,0 +1,1 @@
+"""What the user writes: models, clusters, workloads, scenarios. Strict, frozen, errors with their line."""

@@ -1,0 +1,211 @@
+"""YAML as plain values, each with the line where it stands.
+
+Reads the part of YAML that a specification needs: mappings with text keys, lists, and scalars by the
+rules of YAML 1.2 (core schema), so that ``1e-5`` is a number, ``on`` is text and ``12:30`` is no number
+of minutes. Anchors, aliases and tags are refused: they serve no purpose here, and expanding them is how
+a small file takes all memory. Size, depth and number of values are limited for the same reason.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from moesim.errors import SpecError
+
+Loc = tuple[str | int, ...]
+"""The way to a value: mapping keys and list indices, from the top."""
+
+MAX_BYTES = 1 << 20
+MAX_DEPTH = 32
+MAX_VALUES = 100_000
+
+# libyaml's parser keeps its stack on the heap, so depth is ours to limit; the fallback does the same.
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+_NULL = {"", "~", "null", "Null", "NULL"}
+_BOOL = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
+_INT = re.compile(r"[-+]?[0-9]+")
+_BASED_INT = re.compile(r"0o[0-7]+|0x[0-9a-fA-F]+")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_SPECIAL_FLOAT = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+_MAX_DIGITS = 100  # Python itself refuses to read integers of some thousand digits
+
+
+@dataclass(frozen=True)
+class Source:
+    """A value, the file it came from, and the line (from 1) of every part of it.
+
+    ``file`` is None for values that no file holds; ``lines`` may be empty where lines are unknown.
+    """
+
+    value: Any
+    file: str | None
+    lines: Mapping[Loc, int]
+
+    def line(self, loc: Loc) -> int | None:
+        """Line of the value at ``loc``, or of its nearest ancestor that has one."""
+        for end in range(len(loc), -1, -1):
+            if loc[:end] in self.lines:
+                return self.lines[loc[:end]]
+        return None
+
+    def error(self, rule: str, loc: Loc = (), **got: Any) -> SpecError:
+        """A SpecError for the value at ``loc``; pass ``got=`` to show the value."""
+        return SpecError(rule, file=self.file, line=self.line(loc), field=show_loc(loc) or None, **got)
+
+
+def show_loc(loc: Loc) -> str:
+    """``("faults", 0, "clock")`` as ``faults[0].clock``."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc)
+    return text.removeprefix(".")
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a small regular file in UTF-8.
+
+    Raises:
+        SpecError: missing, unreadable, a folder or a device, larger than ``MAX_BYTES``, not UTF-8.
+    """
+    target = Path(path)
+    try:
+        if target.is_dir():
+            raise SpecError("is a folder, a file was expected", file=target)
+        if target.exists() and not target.is_file():
+            # Opening a pipe or a device could wait or read for ever.
+            raise SpecError("is not a regular file", file=target)
+        with target.open("rb") as stream:
+            data = stream.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise SpecError(f"cannot be read: {error.strerror or error}", file=target) from error
+    except ValueError as error:  # a NUL inside the name
+        raise SpecError("is not a file name", got=str(path)) from error
+    if len(data) > MAX_BYTES:
+        raise SpecError(f"is larger than {MAX_BYTES // 1024} KiB, too large for a specification", file=target)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise SpecError("is not UTF-8 text", file=target, line=line) from error
+
+
+def read_yaml(path: str | Path) -> Source:
+    """Read a YAML file.
+
+    Raises:
+        SpecError: what :func:`read_text` and :func:`parse_yaml` refuse.
+    """
+    return parse_yaml(read_text(path), str(path))
+
+
+def parse_yaml(text: str, file: str | None) -> Source:
+    """Parse one YAML document; ``file`` is only for the messages.
+
+    Raises:
+        SpecError: broken syntax, a second document, a duplicate or non-text key, an anchor, alias or
+            tag, too deep, too many values.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # undecodable bytes of a command line
+        raise SpecError("is not UTF-8 text", file=file) from error
+    try:
+        return _Reader(text, file).read()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        rule = " ".join(part for part in (error.problem, error.context) if part)
+        raise SpecError(
+            f"is not valid YAML: {rule}", file=file, line=mark.line + 1 if mark is not None else None
+        ) from error
+    except yaml.YAMLError as error:  # a control character
+        raise SpecError("is not valid YAML: it holds a character that YAML forbids", file=file) from error
+
+
+class _Reader:
+    """Builds the values of one document from the parser's events."""
+
+    def __init__(self, text: str, file: str | None) -> None:
+        self._events = _Loader(text)
+        self._file = file
+        self._lines: dict[Loc, int] = {}
+
+    def read(self) -> Source:
+        self._events.get_event()  # stream start
+        if self._events.check_event(yaml.StreamEndEvent):
+            return Source(None, self._file, {(): 1})
+        self._events.get_event()  # document start
+        value = self._value(self._events.get_event(), ())
+        self._events.get_event()  # document end
+        extra = self._events.get_event()
+        if not isinstance(extra, yaml.StreamEndEvent):
+            raise self._error("holds a second YAML document, one was expected", extra)
+        return Source(value, self._file, self._lines)
+
+    def _value(self, event: Any, loc: Loc) -> Any:
+        if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
+            raise self._error("YAML anchors and aliases are not supported: write the value out", event, loc)
+        if event.tag is not None:
+            raise self._error("YAML tags are not supported", event, loc, got=event.tag)
+        if len(loc) > MAX_DEPTH:
+            raise self._error(f"is nested deeper than {MAX_DEPTH} levels", event, loc[:3])
+        if len(self._lines) >= MAX_VALUES:
+            raise self._error(f"holds more than {MAX_VALUES} values", event)
+        # A mapping's entry already has the line of its key.
+        self._lines.setdefault(loc, _line(event))
+        if isinstance(event, yaml.MappingStartEvent):
+            return self._mapping(loc)
+        if isinstance(event, yaml.SequenceStartEvent):
+            return self._list(loc)
+        return self._scalar(event, loc)
+
+    def _mapping(self, loc: Loc) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        while not isinstance(event := self._events.get_event(), yaml.MappingEndEvent):
+            key = self._scalar(event, loc) if isinstance(event, yaml.ScalarEvent) else None
+            if not isinstance(key, str) or event.anchor is not None or event.tag is not None:
+                raise self._error("keys must be text", event, loc, got=getattr(event, "value", "a structure"))
+            if key in result:
+                first = self._lines[(*loc, key)]
+                raise self._error(f"duplicate key, first given in line {first}", event, (*loc, key))
+            self._lines[(*loc, key)] = _line(event)
+            result[key] = self._value(self._events.get_event(), (*loc, key))
+        return result
+
+    def _list(self, loc: Loc) -> list[Any]:
+        result: list[Any] = []
+        while not isinstance(event := self._events.get_event(), yaml.SequenceEndEvent):
+            result.append(self._value(event, (*loc, len(result))))
+        return result
+
+    def _scalar(self, event: Any, loc: Loc) -> Any:
+        text: str = event.value
+        if not event.implicit[0]:  # quoted
+            return text
+        if text in _NULL:
+            return None
+        if text in _BOOL:
+            return _BOOL[text]
+        number = _BASED_INT.fullmatch(text) or _FLOAT.fullmatch(text)
+        if number and len(text) > _MAX_DIGITS:
+            raise self._error("is a number of too many digits", event, loc, got=text)
+        if _INT.fullmatch(text):
+            return int(text)
+        if _BASED_INT.fullmatch(text):
+            return int(text, 0)
+        if number:
+            return float(text)
+        if _SPECIAL_FLOAT.fullmatch(text):
+            return float(text.replace(".", ""))
+        return text
+
+    def _error(self, rule: str, event: Any, loc: Loc = (), **got: Any) -> SpecError:
+        return SpecError(rule, file=self._file, line=_line(event), field=show_loc(loc) or None, **got)
+
+
+def _line(event: Any) -> int:
+    return int(event.start_mark.line) + 1
