@@ -1,0 +1,158 @@
+"""The solvers by name: from expert loads and a number of slots to a placement."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+import numpy.typing as npt
+
+from placement import heuristics
+from placement.errors import PlacementError
+from placement.placement import MAX_EXPERTS, MAX_GPUS, MAX_SLOTS, Placement
+
+SolverFunction = Callable[[npt.NDArray[np.float64], npt.NDArray[np.int32], int], npt.NDArray[np.int16]]
+"""(load_LE, slot_gpu_S, gpus) -> slot_expert_LS, as :mod:`placement.heuristics` describes it."""
+
+
+@dataclass(frozen=True)
+class Solver:
+    """One way to place experts.
+
+    Attributes:
+        name: its name in scenarios and on the command line.
+        function: the solver itself.
+        needs_load: whether it looks at loads; if not, it can place experts without a trace.
+        summary: one line for the table of presets.
+    """
+
+    name: str
+    function: SolverFunction
+    needs_load: bool
+    summary: str
+
+
+_ALL = (
+    Solver(
+        "linear", heuristics.linear, False, "experts in order over the slots: where SGLang and vLLM start"
+    ),
+    Solver("round_robin", heuristics.round_robin, False, "expert e on GPU e mod G, as vLLM's round_robin"),
+    Solver(
+        "greedy",
+        heuristics.greedy,
+        True,
+        "replicate the most loaded, then largest first on the least loaded GPU",
+    ),
+)
+SOLVERS = MappingProxyType({solver.name: solver for solver in _ALL})
+
+
+def solver_named(name: str) -> Solver:
+    """The solver called ``name``.
+
+    Raises:
+        PlacementError: there is none; the message lists those there are.
+    """
+    try:
+        return SOLVERS[name]
+    except (KeyError, TypeError) as error:
+        raise PlacementError(
+            f"no such solver; known: {', '.join(SOLVERS)}", field="solver", got=name
+        ) from error
+
+
+def solve(
+    name: str,
+    load_LE: npt.ArrayLike | None,
+    *,
+    experts: int,
+    gpus: int,
+    layers: tuple[int, ...],
+    slots: int | None = None,
+    fitted_on: str = "",
+) -> Placement:
+    """Place ``experts`` of each layer on ``gpus`` that hold equally many of the ``slots``.
+
+    >>> solve("linear", None, experts=4, gpus=2, layers=(0,)).slot_expert_LS
+    array([[0, 1, 2, 3]], dtype=int16)
+
+    Args:
+        name: a key of ``SOLVERS``.
+        load_LE: [L, E] load of each expert; None will do for a solver that needs none.
+        layers: true indices of the L layers, ascending.
+        slots: S on all GPUs together, by default one for each expert.
+        fitted_on: what the loads are of; told in ``origin``.
+
+    Raises:
+        PlacementError: an unknown solver, slots that are too few or do not divide over the GPUs, or
+            loads that are missing, of another shape, not finite, negative, or all zero in a layer.
+    """
+    solver = solver_named(name)
+    slot_gpu_S = _equal_slots(experts if slots is None else slots, experts, gpus)
+    if solver.needs_load:
+        load = _checked_load(solver, load_LE, experts, layers)
+    else:
+        load = np.zeros((len(layers), experts))
+    origin = f"{name}, fitted on {fitted_on}" if solver.needs_load and fitted_on else name
+    slot_expert_LS = solver.function(load, slot_gpu_S, gpus)
+    return Placement(slot_expert_LS, slot_gpu_S, experts=experts, gpus=gpus, layers=layers, origin=origin)
+
+
+def _equal_slots(slots: int, experts: int, gpus: int) -> npt.NDArray[np.int32]:
+    """int32 [S], the same number of slots on each GPU, in GPU order."""
+    for field, value, most in (("experts", experts, MAX_EXPERTS), ("gpus", gpus, MAX_GPUS)):
+        if not 1 <= value <= most:
+            raise PlacementError(f"must be from 1 to {most}", field=field, got=value)
+    if slots < experts:
+        raise PlacementError(
+            f"more experts than slots: {experts} experts need at least {_above(experts, gpus)} slots",
+            field="slots",
+            got=slots,
+        )
+    if slots % gpus:
+        raise PlacementError(
+            f"do not divide over {gpus} GPUs; name a number that does, such as {_above(slots, gpus)}",
+            field="slots",
+            got=slots,
+        )
+    most = min(experts * gpus, MAX_SLOTS)
+    if slots > most:
+        raise PlacementError(f"must be at most {most}", field="slots", got=slots)
+    return np.repeat(np.arange(gpus, dtype=np.int32), slots // gpus)
+
+
+def _above(slots: int, gpus: int) -> int:
+    """The least multiple of ``gpus`` that is not below ``slots``."""
+    return -(-slots // gpus) * gpus
+
+
+def _checked_load(
+    solver: Solver, load_LE: npt.ArrayLike | None, experts: int, layers: tuple[int, ...]
+) -> npt.NDArray[np.float64]:
+    if load_LE is None:
+        without = ", ".join(other.name for other in _ALL if not other.needs_load)
+        raise PlacementError(
+            f"{solver.name} needs expert loads: give a trace or a load table, or use one of {without}",
+            field="solver",
+        )
+    load = np.asarray(load_LE, dtype=np.float64)
+    if load.shape != (len(layers), experts):
+        raise PlacementError(
+            f"must have shape [{len(layers)} layers, {experts} experts]", field="load", got=load.shape
+        )
+    bad = ~np.isfinite(load) | (load < 0)
+    if bad.any():
+        row, expert = (int(index) for index in np.unravel_index(bad.argmax(), bad.shape))
+        raise PlacementError(
+            "must be finite and not negative",
+            field=f"load, layer {layers[row]}, expert {expert}",
+            got=load[row, expert],
+        )
+    idle = ~load.any(axis=1)
+    if idle.any():
+        raise PlacementError(
+            "the loads of a layer must not all be zero", field=f"load, layer {layers[idle.argmax()]}"
+        )
+    return load
