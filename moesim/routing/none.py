@@ -1,0 +1,20 @@
+"""The policy that changes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from moesim.routing.policy import Batch, Outcome, outcome
+
+
+@dataclass(frozen=True)
+class NoPolicy:
+    """Every token visits the experts that the router chose."""
+
+    name: ClassVar[str] = "none"
+    needs_weights: ClassVar[bool] = False
+
+    def apply(self, batch: Batch) -> Outcome:
+        """The batch as it is."""
+        return outcome(batch, batch.ids_TK, batch.weights_TK)
