@@ -1,0 +1,264 @@
+"""The routing trace: which experts each token chose in each MoE layer, with what is known beside it.
+
+Axes: T tokens, L MoE layers, K experts per token, C candidates per token, R requests.
+The file format is described in ``docs/trace-format.md``; :mod:`traces.trace_file` reads it in parts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from traces.errors import TraceError
+from traces.memory import require_memory
+from traces.meta import TraceMeta
+
+Array = npt.NDArray[Any]
+
+WINDOW_TOKENS = 65_536  # tokens of a row group and of a streamed window: 5 to 50 MB for models of today
+
+TOKEN_ARRAYS = (
+    "ids_TLK",
+    "weights_TLK",
+    "request_T",
+    "position_T",
+    "step_T",
+    "source_rank_T",
+    "category_T",
+    "candidate_ids_TLC",
+    "candidate_scores_TLC",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class RoutingTrace:
+    """Routing of T tokens, or of a window of them, in memory.
+
+    Attributes:
+        meta: the model's shape and the trace's origin.
+        ids_TLK: chosen experts, uint8 up to 256 experts, else uint16; distinct within a token.
+        weights_TLK: their gate weights, float16 or float32, or None where unknown.
+        request_T: int32, the request's number, ascending: a request's tokens are contiguous.
+        position_T: int32, the token's position in its request, ascending inside it.
+        step_T: int32, the forward pass that processed the token, or None.
+        source_rank_T: int32, the rank that held the token's attention, or None.
+        category_T: int32, an index into ``categories``, -1 = unknown, or None.
+        categories: names of kinds of requests, such as data sets.
+        candidate_ids_TLC: the C > K best experts, the chosen ones among them, or None.
+        candidate_scores_TLC: their router scores, float16 or float32.
+
+    :meth:`validate` checks all of this; everything that reads, writes or imports a trace calls it.
+    """
+
+    meta: TraceMeta
+    ids_TLK: Array
+    weights_TLK: Array | None
+    request_T: Array
+    position_T: Array
+    step_T: Array | None = None
+    source_rank_T: Array | None = None
+    category_T: Array | None = None
+    categories: tuple[str, ...] = ()
+    candidate_ids_TLC: Array | None = None
+    candidate_scores_TLC: Array | None = None
+
+    @property
+    def tokens(self) -> int:
+        """T."""
+        return len(self.ids_TLK)
+
+    @property
+    def request_offsets(self) -> npt.NDArray[np.int64]:
+        """int64 [R+1]: the tokens of the r-th request are rows ``offsets[r]:offsets[r+1]``."""
+        starts = np.flatnonzero(np.diff(self.request_T)) + 1
+        return np.concatenate(([0], starts, [self.tokens])).astype(np.int64)
+
+    def present(self) -> Iterator[tuple[str, Array]]:
+        """The arrays that the trace has, by name, in a fixed order."""
+        for name in TOKEN_ARRAYS:
+            array = getattr(self, name)
+            if array is not None:
+                yield name, array
+
+    def select_tokens(self, start: int, stop: int) -> RoutingTrace:
+        """Tokens ``start`` to ``stop`` (exclusive), as views.
+
+        Raises:
+            TraceError: the range is empty or reaches outside the trace.
+        """
+        if not 0 <= start < stop <= self.tokens:
+            raise TraceError(f"must be a range within 0:{self.tokens}", field="tokens", got=f"{start}:{stop}")
+        parts: dict[str, Any] = {name: array[start:stop] for name, array in self.present()}
+        return replace(self, **parts)
+
+    def select_requests(self, start: int, stop: int) -> RoutingTrace:
+        """The requests with index ``start`` to ``stop`` (exclusive), as views.
+
+        Raises:
+            TraceError: the range is empty or reaches outside the trace.
+        """
+        offsets = self.request_offsets
+        if not 0 <= start < stop < len(offsets):
+            raise TraceError(
+                f"must be a range within 0:{len(offsets) - 1}", field="requests", got=f"{start}:{stop}"
+            )
+        return self.select_tokens(int(offsets[start]), int(offsets[stop]))
+
+    def windows(self, tokens: int = WINDOW_TOKENS) -> Iterator[RoutingTrace]:
+        """Consecutive windows of at most ``tokens`` tokens, as :meth:`TraceFile.windows` gives them."""
+        for start in range(0, self.tokens, tokens):
+            yield self.select_tokens(start, min(start + tokens, self.tokens))
+
+    def digest(self) -> str:
+        """SHA-256 over metadata and arrays: equal for equal content, whatever the file looked like."""
+        head = {**self.meta.to_dict(), "categories": list(self.categories)}
+        sha = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
+        for name, array in self.present():
+            sha.update(f"{name} {array.dtype.str} {array.shape}".encode())
+            sha.update(np.ascontiguousarray(array).data)
+        return sha.hexdigest()
+
+    def validate(
+        self,
+        *,
+        file: str | Path | None = None,
+        first_token: int = 0,
+        after: tuple[int, int] = (-1, -1),
+    ) -> tuple[int, int]:
+        """Check every rule of the format.
+
+        Args:
+            file: named in messages.
+            first_token: index in the file of this window's first token.
+            after: request and position of the token before it, to check a file window by window.
+
+        Returns:
+            request and position of the last token, the next window's ``after``.
+
+        Raises:
+            TraceError: naming file, column, token, rule and value.
+        """
+        from traces import checks  # here: numba loads only where a trace is checked
+
+        self._check_shapes(file)
+        place: dict[str, Any] = {"file": file, "first_token": first_token}
+        experts, layers = self.meta.experts, self.meta.layers
+        names = [f"experts_{layer}" for layer in layers]
+        checks.check_ids(self.ids_TLK, experts, names, **place)
+        if self.weights_TLK is not None:
+            checks.check_weights(self.weights_TLK, [f"weights_{layer}" for layer in layers], **place)
+        if self.candidate_ids_TLC is not None and self.candidate_scores_TLC is not None:
+            names = [f"candidates_{layer}" for layer in layers]
+            checks.check_ids(self.candidate_ids_TLC, experts, names, **place)
+            checks.check_candidates(self.ids_TLK, self.candidate_ids_TLC, experts, names, **place)
+            names = [f"scores_{layer}" for layer in layers]
+            checks.check_scores(self.candidate_scores_TLC, names, **place)
+        if self.step_T is not None:
+            checks.check_least(self.step_T, 0, "step", **place)
+        if self.source_rank_T is not None:
+            checks.check_least(self.source_rank_T, 0, "source_rank", **place)
+        if self.category_T is not None:
+            checks.check_least(self.category_T, -1, "category", **place)
+            if self.category_T.max() >= len(self.categories):
+                raise TraceError(
+                    f"must be below {len(self.categories)}, the number of categories",
+                    file=file,
+                    field="category",
+                    got=self.category_T.max(),
+                )
+        return checks.check_order(self.request_T, self.position_T, after=after, **place)
+
+    def _check_shapes(self, file: str | Path | None) -> None:
+        meta = self.meta
+        tokens, layers = self.tokens, len(meta.layers)
+        floats = (np.dtype(np.float16), np.dtype(np.float32))
+        allowed = {"ids_TLK": (meta.ids_dtype,), "candidate_ids_TLC": (meta.ids_dtype,)}
+        for name, array in self.present():
+            axes = name.rsplit("_", 1)[1]
+            sizes = {"T": tokens, "L": layers, "K": meta.top_k, "C": meta.candidates}
+            shape = tuple(sizes[axis] for axis in axes)
+            if array.shape != shape:
+                raise TraceError(f"must have shape {shape}", file=file, field=name, got=array.shape)
+            dtypes = allowed.get(name, floats if len(axes) == 3 else (np.dtype(np.int32),))
+            if array.dtype not in dtypes:
+                rule = "must be " + " or ".join(str(dtype) for dtype in dtypes)
+                raise TraceError(rule, file=file, field=name, got=array.dtype)
+        if tokens == 0:
+            raise TraceError("has no tokens", file=file)
+        if (self.candidate_ids_TLC is None) != (meta.candidates == 0):
+            raise TraceError("does not match the candidates stored", file=file, field="candidates")
+        if (self.candidate_ids_TLC is None) != (self.candidate_scores_TLC is None):
+            raise TraceError("candidates and their scores come together", file=file)
+        if len(set(self.categories)) != len(self.categories):
+            raise TraceError("must not repeat a name", file=file, field="categories")
+
+
+def join(pieces: Iterable[RoutingTrace], tokens: int, *, file: str | Path | None = None) -> RoutingTrace:
+    """One trace of the ``tokens`` tokens that ``pieces`` hold in turn, all with the same columns.
+
+    Raises:
+        TraceError: the pieces hold other columns or another number of tokens, or the whole does not
+            fit into memory.
+    """
+    first: RoutingTrace | None = None
+    whole: dict[str, Array] = {}
+    done = 0
+    for piece in pieces:
+        arrays = dict(piece.present())
+        if first is None:
+            first = piece
+            row_bytes = sum(array[:1].nbytes for array in arrays.values())
+            require_memory(
+                tokens * row_bytes,
+                f"the trace with {tokens} tokens",
+                error=TraceError,
+                file=file,
+                way_out="read a window of it, or fewer layers",
+            )
+            whole = {
+                name: np.empty((tokens, *array.shape[1:]), array.dtype) for name, array in arrays.items()
+            }
+        same = (piece.meta, piece.categories) == (first.meta, first.categories)
+        if arrays.keys() != whole.keys() or not same:
+            raise TraceError("the parts of a trace must have the same columns and metadata", file=file)
+        if done + piece.tokens > tokens:
+            break
+        for name, array in arrays.items():
+            whole[name][done : done + piece.tokens] = array
+        done += piece.tokens
+    if first is None or done != tokens:
+        raise TraceError(f"must hold {tokens} tokens", file=file, got=done)
+    parts: dict[str, Any] = whole
+    return replace(first, **parts)
+
+
+def read_trace(path: str | Path) -> RoutingTrace:
+    """Read a whole trace and check every rule of the format.
+
+    Raises:
+        TraceError: the file is not a trace, breaks a rule, or does not fit into memory.
+    """
+    from traces.trace_file import TraceFile  # here: pyarrow loads only where a file is touched
+
+    with TraceFile(path) as file:
+        return file.read()
+
+
+def write_trace(trace: RoutingTrace, path: str | Path) -> None:
+    """Check ``trace`` and write it, whole or not at all; equal content gives equal bytes.
+
+    Raises:
+        TraceError: the trace breaks a rule of the format.
+        OutputError: the file cannot be written.
+    """
+    from traces.trace_writer import trace_writer  # here: as in read_trace
+
+    with trace_writer(path, trace.meta, categories=trace.categories) as writer:
+        writer.append(trace)

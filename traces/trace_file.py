@@ -1,0 +1,327 @@
+"""A routing trace on disk, opened without reading it: windows and layers are read when asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from traces import parquet
+from traces.checks import check_order
+from traces.errors import TraceError
+from traces.files import check_format
+from traces.meta import FORMAT_MAJOR, FORMAT_THING, TraceMeta
+from traces.routing import WINDOW_TOKENS, RoutingTrace, join
+
+Array = npt.NDArray[Any]
+
+_NUMBER_COLUMNS = ("step", "source_rank")
+
+
+class TraceFile:
+    """A trace in Parquet; only its footer is read on opening.
+
+    ::
+
+        with TraceFile("trace.parquet") as file:
+            window = file.read(slice(10_000, 20_000), layers=(3, 4))   # reads no other layers
+            for window in file.windows():                              # bounded memory
+                ...
+
+    Args:
+        path: a file in the format of ``docs/trace-format.md``.
+        meta: for a file by another tool, with the right columns but without our metadata.
+
+    Raises:
+        TraceError: not a trace, an unknown format version, or columns that the metadata promises
+            are missing.
+    """
+
+    def __init__(self, path: str | Path, meta: TraceMeta | None = None) -> None:
+        self.path = Path(path)
+        self._parquet = parquet.open_parquet(self.path, TraceError)
+        try:
+            found = parquet.read_metadata(self._parquet, self.path, TraceError)
+            if found is None and meta is None:
+                rule = "is not a routing trace: its schema lacks the metadata key moesim; convert it first"
+                raise TraceError(rule, file=self.path)
+            if found is not None:
+                check_format(
+                    found.get("format"), FORMAT_THING, FORMAT_MAJOR, file=self.path, error=TraceError
+                )
+                meta = TraceMeta.from_dict(found, file=self.path)
+            assert meta is not None  # one of the two branches above gave it
+            self.meta = meta
+            self._named_categories = None if found is None else _category_names(found, self.path)
+            self._check_columns()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> TraceFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the file."""
+        self._parquet.close()
+
+    @property
+    def tokens(self) -> int:
+        """T of the whole file."""
+        return int(self._parquet.metadata.num_rows)
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether gate weights are stored."""
+        return f"weights_{self.meta.layers[0]}" in self._names
+
+    @cached_property
+    def categories(self) -> tuple[str, ...]:
+        """Names that the category codes index; from another tool's file, in order of appearance."""
+        if self._named_categories is not None or "category" not in self._names:
+            return self._named_categories or ()
+        names: dict[str, None] = {}
+        for _, batch in self._batches(0, self.tokens, ["category"]):
+            names.update(dict.fromkeys(name for name in _dictionary(batch, self.path) if name is not None))
+        return tuple(names)
+
+    @cached_property
+    def request_offsets(self) -> npt.NDArray[np.int64]:
+        """int64 [R+1], as :attr:`RoutingTrace.request_offsets`; reads two columns and no routing."""
+        after, last, starts = (-1, -1), -1, []
+        for start, batch in self._batches(0, self.tokens, ["request", "position"]):
+            request_T = self._numbers(batch, "request", start)
+            position_T = self._numbers(batch, "position", start)
+            after = check_order(request_T, position_T, file=self.path, first_token=start, after=after)
+            starts.append(start + np.flatnonzero(np.diff(request_T, prepend=np.int32(last))))
+            last = after[0]
+        return np.concatenate([*starts, [self.tokens]]).astype(np.int64)
+
+    @property
+    def requests(self) -> int:
+        """R, the number of requests."""
+        return len(self.request_offsets) - 1
+
+    def read(self, tokens: slice | None = None, layers: Iterable[int] | None = None) -> RoutingTrace:
+        """The tokens of a range, in some layers, checked; nothing else is read.
+
+        Args:
+            tokens: a slice without step; None = all.
+            layers: true layer indices; None = all.
+
+        Raises:
+            TraceError: the range or a layer is not in the file, the part read breaks a rule of the
+                format, or it does not fit into memory.
+        """
+        start, stop = self._range(tokens)
+        return join(self._windows(start, stop, layers), stop - start, file=self.path)
+
+    def read_requests(self, start: int, stop: int, layers: Iterable[int] | None = None) -> RoutingTrace:
+        """The requests with index ``start`` to ``stop`` (exclusive), as :meth:`read`."""
+        offsets = self.request_offsets
+        if not 0 <= start < stop <= self.requests:
+            rule = f"must be a range within 0:{self.requests}"
+            raise TraceError(rule, file=self.path, field="requests", got=f"{start}:{stop}")
+        return self.read(slice(int(offsets[start]), int(offsets[stop])), layers)
+
+    def windows(self, layers: Iterable[int] | None = None) -> Iterator[RoutingTrace]:
+        """All tokens in consecutive windows of at most 65,536, checked: memory stays bounded."""
+        return self._windows(0, self.tokens, layers)
+
+    def _windows(self, start: int, stop: int, layers: Iterable[int] | None) -> Iterator[RoutingTrace]:
+        meta = replace(self.meta, layers=self._layers(layers))
+        columns = [
+            name for name in ("request", "position", *_NUMBER_COLUMNS, "category") if name in self._names
+        ]
+        for kind in self._kinds:
+            columns += [f"{kind}_{layer}" for layer in meta.layers]
+        after = (-1, -1)
+        for first_token, batch in self._batches(start, stop, columns):
+            window = self._decode(batch, meta, first_token)
+            after = window.validate(file=self.path, first_token=first_token, after=after)
+            yield window
+
+    def _decode(self, batch: pa.RecordBatch, meta: TraceMeta, start: int) -> RoutingTrace:
+        with parquet.reading(self.path, TraceError):
+            optional: dict[str, Any] = {
+                f"{name}_T": self._numbers(batch, name, start)
+                for name in _NUMBER_COLUMNS
+                if name in self._names
+            }
+            if "category" in self._names:
+                optional["category_T"] = self._category_codes(batch)
+                optional["categories"] = self.categories
+            if meta.candidates:
+                optional["candidate_ids_TLC"] = self._ids(batch, "candidates", meta.candidates, meta, start)
+                optional["candidate_scores_TLC"] = self._floats(batch, "scores", meta.candidates, meta, start)
+            return RoutingTrace(
+                meta=meta,
+                ids_TLK=self._ids(batch, "experts", meta.top_k, meta, start),
+                weights_TLK=self._floats(batch, "weights", meta.top_k, meta, start)
+                if self.has_weights
+                else None,
+                request_T=self._numbers(batch, "request", start),
+                position_T=self._numbers(batch, "position", start),
+                **optional,
+            )
+
+    def _batches(self, start: int, stop: int, columns: list[str]) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """Pieces of at most 65,536 rows between ``start`` and ``stop``, each with its first row's index.
+
+        Only row groups that overlap the range are touched, and of these only ``columns``.
+        """
+        footer = self._parquet.metadata
+        group_stop = 0
+        for group in range(footer.num_row_groups):
+            row, group_stop = group_stop, group_stop + footer.row_group(group).num_rows
+            if group_stop <= start or row >= stop:
+                continue
+            with parquet.reading(self.path, TraceError):
+                batches = self._parquet.iter_batches(WINDOW_TOKENS, row_groups=[group], columns=columns)
+            with closing(batches):
+                while row < min(group_stop, stop):
+                    with parquet.reading(self.path, TraceError):
+                        batch = next(batches, None)
+                    if batch is None:
+                        raise TraceError(
+                            "is damaged: a row group holds too few rows", file=self.path, got=row
+                        )
+                    first, last = max(start - row, 0), min(stop - row, batch.num_rows)
+                    if first < last:
+                        yield row + first, batch.slice(first, last - first)
+                    row += batch.num_rows
+
+    @cached_property
+    def _names(self) -> frozenset[str]:
+        return frozenset(self._parquet.schema_arrow.names)
+
+    @property
+    def _kinds(self) -> Iterator[str]:
+        """The per-layer quantities that the file stores."""
+        yield "experts"
+        if self.has_weights:
+            yield "weights"
+        if self.meta.candidates:
+            yield from ("candidates", "scores")
+
+    def _check_columns(self) -> None:
+        needed = ["request", "position"]
+        for kind in self._kinds:
+            needed += [f"{kind}_{layer}" for layer in self.meta.layers]
+        for name in needed:
+            if name not in self._names:
+                raise TraceError(f"lacks column {name}", file=self.path)
+        if self.tokens == 0:
+            raise TraceError("has no tokens", file=self.path)
+
+    def _range(self, tokens: slice | None) -> tuple[int, int]:
+        wanted = tokens or slice(None)
+        start = 0 if wanted.start is None else wanted.start
+        stop = self.tokens if wanted.stop is None else wanted.stop
+        if wanted.step not in (None, 1) or not 0 <= start < stop <= self.tokens:
+            rule = f"must be a range within 0:{self.tokens}"
+            raise TraceError(rule, file=self.path, field="tokens", got=f"{start}:{stop}")
+        return start, stop
+
+    def _layers(self, layers: Iterable[int] | None) -> tuple[int, ...]:
+        if layers is None:
+            return self.meta.layers
+        wanted = tuple(sorted(set(layers)))
+        for layer in wanted:
+            if layer not in self.meta.layers:
+                known = ", ".join(map(str, self.meta.layers))
+                raise TraceError(f"has MoE layers {known} only", file=self.path, field="layers", got=layer)
+        if not wanted:
+            raise TraceError("must name at least one layer", file=self.path, field="layers", got=wanted)
+        return wanted
+
+    def _numbers(self, batch: pa.RecordBatch, name: str, start: int) -> Array:
+        place: dict[str, Any] = {"path": self.path, "field": name, "error": TraceError}
+        values = parquet.to_numbers(batch.column(name), **place)
+        return parquet.narrow(values, np.dtype(np.int32), first_row=start, **place)
+
+    def _ids(self, batch: pa.RecordBatch, kind: str, width: int, meta: TraceMeta, start: int) -> Array:
+        out_TLW = np.empty((batch.num_rows, len(meta.layers), width), meta.ids_dtype)
+        for index, layer in enumerate(meta.layers):
+            name = f"{kind}_{layer}"
+            place: dict[str, Any] = {
+                "path": self.path,
+                "field": name,
+                "error": TraceError,
+                "first_row": start,
+            }
+            values = parquet.from_lists(batch.column(name), width, **place)
+            _place_layer(out_TLW, index, parquet.narrow(values, meta.ids_dtype, **place))
+        return out_TLW
+
+    def _floats(self, batch: pa.RecordBatch, kind: str, width: int, meta: TraceMeta, start: int) -> Array:
+        columns = []
+        for layer in meta.layers:
+            name = f"{kind}_{layer}"
+            values = parquet.from_lists(
+                batch.column(name), width, path=self.path, field=name, error=TraceError, first_row=start
+            )
+            if values.dtype.kind != "f":
+                raise TraceError("must be floats", file=self.path, field=name, got=values.dtype)
+            columns.append(values)
+        half = all(values.dtype == np.float16 for values in columns)
+        out_TLW = np.empty((batch.num_rows, len(meta.layers), width), np.float16 if half else np.float32)
+        for index, values in enumerate(columns):
+            with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
+                _place_layer(out_TLW, index, values.astype(out_TLW.dtype, copy=False))
+        return out_TLW
+
+    def _category_codes(self, batch: pa.RecordBatch) -> Array:
+        code_of = {name: code for code, name in enumerate(self.categories)}
+        names = _dictionary(batch, self.path)
+        for name in names:
+            if name is not None and name not in code_of:
+                raise TraceError("is not among the categories", file=self.path, field="category", got=name)
+        # One more entry for null: its index -1 is the last.
+        codes = np.array([*(-1 if name is None else code_of[name] for name in names), -1], np.int32)
+        indices = _encoded(batch, self.path).indices.fill_null(-1).to_numpy(zero_copy_only=False)
+        taken: Array = codes[indices]
+        return taken
+
+
+def _encoded(batch: pa.RecordBatch, path: Path) -> pa.DictionaryArray:
+    column = batch.column("category")
+    if not pa.types.is_dictionary(column.type):
+        column = column.dictionary_encode()
+    kind = column.type.value_type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise TraceError("must be text", file=path, field="category", got=kind)
+    return column
+
+
+def _dictionary(batch: pa.RecordBatch, path: Path) -> list[str | None]:
+    with parquet.reading(path, TraceError):
+        names: list[str | None] = _encoded(batch, path).dictionary.to_pylist()
+        return names
+
+
+def _place_layer(out_TLW: Array, index: int, values_TW: Array) -> None:
+    """``out_TLW[:, index] = values_TW``, a token's W numbers moved as one item: several times faster."""
+    item = np.dtype((np.void, values_TW.itemsize * values_TW.shape[1]))
+    out_TLW.view(item)[:, index] = np.ascontiguousarray(values_TW).view(item)
+
+
+def _category_names(found: dict[str, Any], path: Path) -> tuple[str, ...] | None:
+    names = found.get("categories")
+    if names is None:
+        return None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise TraceError("must be a list of texts", file=path, field="categories", got=names)
+    if len(set(names)) != len(names):
+        raise TraceError("must not repeat a name", file=path, field="categories")
+    return tuple(names)
