@@ -55,6 +55,10 @@ class Source:
                 return self.lines[loc[:end]]
         return None
 
+    def path(self, name: str) -> Path:
+        """The file ``name`` as this source means it: relative to the source's own folder."""
+        return (Path(self.file).parent if self.file is not None else Path()) / name
+
     def error(self, rule: str, loc: Loc = (), **got: Any) -> SpecError:
         """A SpecError for the value at ``loc``; pass ``got=`` to show the value."""
         return SpecError(rule, file=self.file, line=self.line(loc), field=show_loc(loc) or None, **got)

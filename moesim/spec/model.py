@@ -1,0 +1,342 @@
+"""A mixture-of-experts transformer by its shape, and what follows from it: parameters, FLOPs, bytes.
+
+Parameters are counted in matrices only. Norms, biases, attention sinks and the gate of a shared expert
+are left out: below 0.1 % of every preset (`docs/models.md` has the comparison with published counts).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal, Self
+
+from pydantic import model_validator
+
+from moesim.spec.base import Count, Flag, Index, Strict, Text, fault
+
+Dtype = Literal["fp32", "bf16", "fp16", "fp8", "mxfp4", "int8", "int4"]
+
+DTYPE_BYTES: Mapping[str, float] = MappingProxyType(
+    {
+        "fp32": 4.0,
+        "bf16": 2.0,
+        "fp16": 2.0,
+        "fp8": 1.0,  # DeepSeek's fp32 scale of each 128 × 128 block adds 0.02 %: left out
+        "int8": 1.0,
+        "mxfp4": 4.25 / 8,  # 4 bits and one 8-bit scale for each 32 values (OCP MX specification 1.0)
+        "int4": 4.125 / 8,  # 4 bits and one 16-bit scale for each 128 values (GPTQ's and AWQ's usual group)
+    }
+)
+"""Bytes of one value, its share of the scales included."""
+
+
+class Attention(Strict):
+    """The attention of every layer: grouped-query (``gqa``) or multi-head latent (``mla``).
+
+    ``gqa`` needs ``kv_heads`` and ``head_dim``. ``mla`` (DeepSeek-V2, arXiv 2405.04434, section 2.1)
+    needs ``kv_lora_rank``, ``qk_nope_head_dim``, ``qk_rope_head_dim``, ``v_head_dim``, and has
+    ``q_lora_rank`` where queries are compressed too.
+
+    Of each ``full_every`` layers the last one attends to the whole context and the others slide over
+    the last ``window`` tokens; without ``full_every`` all layers slide, without ``window`` none does.
+    """
+
+    kind: Literal["gqa", "mla"] = "gqa"
+    heads: Count
+    kv_heads: Count | None = None
+    head_dim: Count | None = None
+    q_lora_rank: Count | None = None
+    kv_lora_rank: Count | None = None
+    qk_nope_head_dim: Count | None = None
+    qk_rope_head_dim: Count | None = None
+    v_head_dim: Count | None = None
+    window: Count | None = None
+    full_every: Count | None = None
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> Self:
+        latent = ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
+        grouped = ("kv_heads", "head_dim")
+        needed, foreign = (grouped, (*latent, "q_lora_rank")) if self.kind == "gqa" else (latent, grouped)
+        for name in needed:
+            if getattr(self, name) is None:
+                raise fault(f"is missing: attention of kind {self.kind} needs it", name, got=None)
+        for name in foreign:
+            if getattr(self, name) is not None:
+                raise fault(
+                    f"does not belong to attention of kind {self.kind}", name, got=getattr(self, name)
+                )
+        if self.kv_heads is not None and self.heads % self.kv_heads:
+            raise fault(f"must divide heads ({self.heads})", "kv_heads", got=self.kv_heads)
+        if self.full_every is not None and self.window is None:
+            raise fault("needs window", "full_every", got=self.full_every)
+        return self
+
+    def params(self, hidden: int) -> int:
+        """Parameters of one layer's projections, for a model of width ``hidden``."""
+        if self.kind == "gqa":
+            kv_heads, head_dim = _known(self.kv_heads), _known(self.head_dim)
+            return hidden * head_dim * (2 * self.heads + 2 * kv_heads)  # Q and output; K and V
+        nope, rope = _known(self.qk_nope_head_dim), _known(self.qk_rope_head_dim)
+        value, rank = _known(self.v_head_dim), _known(self.kv_lora_rank)
+        queries = self.heads * (nope + rope)
+        query = hidden * queries if self.q_lora_rank is None else self.q_lora_rank * (hidden + queries)
+        down = hidden * (rank + rope)
+        up = rank * self.heads * (nope + value)
+        return query + down + up + self.heads * value * hidden
+
+    @property
+    def score_flops_per_key(self) -> int:
+        """FLOP of one query token against one cached key, QKᵀ and PV, all heads.
+
+        MLA in its absorbed form, which decoding uses: queries are brought into the latent space, so each
+        head works on ``kv_lora_rank + qk_rope_head_dim`` values for QKᵀ and on ``kv_lora_rank`` for PV.
+        """
+        if self.kind == "gqa":
+            return 4 * self.heads * _known(self.head_dim)
+        rank, rope = _known(self.kv_lora_rank), _known(self.qk_rope_head_dim)
+        return 2 * self.heads * (rank + rope) + 2 * self.heads * rank
+
+    @property
+    def expanded_score_flops_per_key(self) -> int:
+        """As :attr:`score_flops_per_key`, for prefill: MLA there works on its expanded heads."""
+        if self.kind == "gqa":
+            return self.score_flops_per_key
+        query_key = _known(self.qk_nope_head_dim) + _known(self.qk_rope_head_dim)
+        return 2 * self.heads * (query_key + _known(self.v_head_dim))
+
+    @property
+    def kv_values_per_token(self) -> int:
+        """Values that one layer caches for one token."""
+        if self.kind == "gqa":
+            return 2 * _known(self.kv_heads) * _known(self.head_dim)
+        return _known(self.kv_lora_rank) + _known(self.qk_rope_head_dim)
+
+    def kv_share(self, tp: int) -> float:
+        """Part of the KV cache that each of ``tp`` ranks holds.
+
+        Whole KV heads are dealt to the ranks, and repeated where ranks outnumber them; the latent of MLA
+        belongs to all heads, so every rank holds it whole.
+        """
+        if self.kind == "mla":
+            return 1.0
+        kv_heads = _known(self.kv_heads)
+        return -(-kv_heads // tp) / kv_heads
+
+
+class Experts(Strict):
+    """The routed experts of a MoE layer, and the shared ones that every token passes through.
+
+    ``shared_width`` is the sum of the widths of the shared experts. ``gated`` experts have three matrices
+    (SwiGLU: gate, up, down), others two. With ``groups`` > 1 a token chooses ``top_groups`` groups first,
+    then its ``top_k`` experts inside them.
+    """
+
+    count: Count
+    top_k: Count
+    width: Count
+    shared_width: Index = 0
+    gated: Flag = True
+    groups: Count = 1
+    top_groups: Count = 1
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Self:
+        if self.count > 65_536:
+            raise fault("must be at most 65536", "count", got=self.count)
+        if self.top_k > self.count:
+            raise fault(f"must be at most count ({self.count})", "top_k", got=self.top_k)
+        if self.count % self.groups:
+            raise fault(f"must divide count ({self.count})", "groups", got=self.groups)
+        if self.top_groups > self.groups:
+            raise fault(f"must be at most groups ({self.groups})", "top_groups", got=self.top_groups)
+        if self.top_k > self.count // self.groups * self.top_groups:
+            raise fault(
+                f"must fit into top_groups ({self.top_groups}) groups of {self.count // self.groups} experts",
+                "top_k",
+                got=self.top_k,
+            )
+        return self
+
+
+@dataclass(frozen=True)
+class WeightBytes:
+    """Bytes of weights on one GPU, all layers together."""
+
+    attention: float
+    dense: float
+    shared: float
+    routers: float
+    embeddings: float
+    experts: float
+
+    @property
+    def total(self) -> float:
+        return self.attention + self.dense + self.shared + self.routers + self.embeddings + self.experts
+
+
+class Model(Strict):
+    """A decoder-only transformer with mixture-of-experts layers.
+
+    Layer ``i`` (from 0) is a MoE layer when ``i >= first_dense`` and ``(i + 1) % moe_every == 0``; the
+    others are dense, of width ``dense_width``. ``weight_dtype`` is that of attention, dense and shared
+    weights; routers, embeddings and the LM head stay in ``activation_dtype``, as released models keep
+    them. ``active_includes`` says which of the two vocabulary matrices the published number of active
+    parameters counts: papers differ.
+    """
+
+    name: Text
+    hidden: Count
+    layers: Count
+    vocab: Count
+    attention: Attention
+    experts: Experts
+    first_dense: Index = 0
+    moe_every: Count = 1
+    dense_width: Count | None = None
+    tied_embeddings: Flag = False
+    weight_dtype: Dtype = "bf16"
+    expert_dtype: Dtype = "bf16"
+    kv_dtype: Dtype = "bf16"
+    activation_dtype: Dtype = "bf16"
+    active_includes: tuple[Literal["embedding", "head"], ...] = ("embedding", "head")
+    source: Text = ""
+
+    @model_validator(mode="after")
+    def _has_its_layers(self) -> Self:
+        if self.layers > 4096:
+            raise fault("must be at most 4096", "layers", got=self.layers)
+        if not self.moe_layers:
+            raise fault("leaves no MoE layer", "first_dense", got=self.first_dense)
+        if self.dense_layers and self.dense_width is None:
+            raise fault(f"is missing: {len(self.dense_layers)} layers are dense", "dense_width", got=None)
+        return self
+
+    @property
+    def moe_layers(self) -> tuple[int, ...]:
+        """Indices of the MoE layers among all ``layers``."""
+        every = self.moe_every
+        return tuple(layer for layer in range(self.first_dense, self.layers) if (layer + 1) % every == 0)
+
+    @property
+    def dense_layers(self) -> tuple[int, ...]:
+        """Indices of the other layers."""
+        moe = set(self.moe_layers)
+        return tuple(layer for layer in range(self.layers) if layer not in moe)
+
+    # Parameters: numbers of weights, not bytes.
+
+    @property
+    def attention_params(self) -> int:
+        """Projections of one layer's attention."""
+        return self.attention.params(self.hidden)
+
+    @property
+    def expert_params(self) -> int:
+        """One routed expert of one layer."""
+        return self._ffn_params(self.experts.width)
+
+    @property
+    def shared_expert_params(self) -> int:
+        """All shared experts of one MoE layer."""
+        return self._ffn_params(self.experts.shared_width)
+
+    @property
+    def router_params(self) -> int:
+        """The router of one MoE layer."""
+        return self.hidden * self.experts.count
+
+    @property
+    def dense_params(self) -> int:
+        """The feed-forward network of one dense layer; 0 without dense layers."""
+        return self._ffn_params(self.dense_width or 0)
+
+    @property
+    def embedding_params(self) -> int:
+        """One vocabulary matrix: the input embedding, and as large again the LM head."""
+        return self.vocab * self.hidden
+
+    @property
+    def total_params(self) -> int:
+        """All parameters; tied embeddings count once."""
+        vocabulary = self.embedding_params * (1 if self.tied_embeddings else 2)
+        return self._body_params(self.experts.count) + vocabulary
+
+    @property
+    def active_params(self) -> int:
+        """Parameters that one token uses, its ``top_k`` experts and what ``active_includes`` names."""
+        included = set(self.active_includes)
+        matrices = min(len(included), 1) if self.tied_embeddings else len(included)
+        return self._body_params(self.experts.top_k) + self.embedding_params * matrices
+
+    def _body_params(self, experts: int) -> int:
+        """All layers, with ``experts`` routed experts in each MoE layer."""
+        moe_layer = experts * self.expert_params + self.shared_expert_params + self.router_params
+        return (
+            self.layers * self.attention_params
+            + len(self.moe_layers) * moe_layer
+            + len(self.dense_layers) * self.dense_params
+        )
+
+    def _ffn_params(self, width: int) -> int:
+        return (3 if self.experts.gated else 2) * self.hidden * width
+
+    # What a token costs in attention.
+
+    @property
+    def score_flops_per_key(self) -> int:
+        """See :attr:`Attention.score_flops_per_key`."""
+        return self.attention.score_flops_per_key
+
+    def attention_context(self, layer: int, context: float) -> float:
+        """Keys that a token attends to in ``layer`` when ``context`` tokens precede it, itself included."""
+        window, full_every = self.attention.window, self.attention.full_every
+        if window is None or (full_every is not None and (layer + 1) % full_every == 0):
+            return context
+        return min(context, float(window))
+
+    @property
+    def kv_bytes_per_token(self) -> float:
+        """Bytes of KV cache for one token in one layer, over all ranks of a tensor-parallel group."""
+        return self.attention.kv_values_per_token * DTYPE_BYTES[self.kv_dtype]
+
+    def kv_cache_bytes(self, context: float, tp: int = 1) -> float:
+        """Bytes of KV cache on one of ``tp`` ranks for one sequence of ``context`` tokens, all layers.
+
+        A sliding layer keeps its window only.
+        """
+        tokens = sum(self.attention_context(layer, context) for layer in range(self.layers))
+        return tokens * self.kv_bytes_per_token * self.attention.kv_share(tp)
+
+    # What lies in memory.
+
+    @property
+    def expert_bytes(self) -> float:
+        """Bytes of one routed expert of one layer."""
+        return self.expert_params * DTYPE_BYTES[self.expert_dtype]
+
+    def weight_bytes(self, ep: int, tp: int = 1, slots: int | None = None) -> WeightBytes:
+        """Weights on one GPU of an expert-parallel group of ``ep``, attention split over ``tp``.
+
+        ``slots`` is the number of experts that a GPU holds in each MoE layer, copies included; without it
+        ⌈count / ep⌉. Attention, dense and shared layers and the vocabulary are split over the ``tp`` ranks
+        of a group, routers are not.
+        """
+        moe, held = len(self.moe_layers), -(-self.experts.count // ep) if slots is None else slots
+        weight, activation = DTYPE_BYTES[self.weight_dtype], DTYPE_BYTES[self.activation_dtype]
+        vocabulary = self.embedding_params * (1 if self.tied_embeddings else 2)
+        return WeightBytes(
+            attention=self.layers * self.attention_params * weight / tp,
+            dense=len(self.dense_layers) * self.dense_params * weight / tp,
+            shared=moe * self.shared_expert_params * weight / tp,
+            routers=moe * self.router_params * activation,
+            embeddings=vocabulary * activation / tp,
+            experts=moe * held * self.expert_bytes,
+        )
+
+
+def _known(value: int | None) -> int:
+    """A field that the kind of attention guarantees."""
+    assert value is not None
+    return value
