@@ -93,11 +93,9 @@ def outcome(
     capacity: int | None = None,
 ) -> Outcome:
     """Count what became of each assignment of ``batch`` now that its place holds ``ids_TK``."""
-    if batch.weights_TK is None:
-        kept, rerouted, dropped, added = _count(batch.ids_TK, ids_TK)
-        mass = lost = None
-    else:
-        kept, rerouted, dropped, added = _count(batch.ids_TK, ids_TK)
+    kept, rerouted, dropped, added = _count(batch.ids_TK, ids_TK)
+    mass = lost = None
+    if batch.weights_TK is not None:
         mass, lost = _gate_mass(batch.ids_TK, ids_TK, batch.weights_TK)
     return Outcome(
         ids_TK=ids_TK,
