@@ -1,0 +1,1 @@
+"""What a run found, for people: tables in the terminal, one offline HTML page. Imports nothing heavy."""

@@ -1,0 +1,208 @@
+"""Where the time goes: the critical path beside its bounds and the attribution, and compared points."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from moesim.report import svg
+from moesim.report.findings import TERMS, best_point, percent, speedup, vary
+from moesim.report.markup import Markup, tag
+from moesim.units import format_seconds
+from traces.timeline import PHASES
+
+# A comparison's chart ends here; its table holds every point.
+MOST_BARS: Final = 40
+_BAR, _STEP = 26.0, 44.0
+# Fills on which white letters are hard to read, in both themes.
+_LIGHT_FILLS: Final = frozenset({"combine", "wait", "shared_expert", "router"})
+
+
+def breakdown(result: Mapping[str, Any]) -> Markup:
+    """Three stacked bars over one time axis: critical path, lower bounds, attribution."""
+    metrics, bounds = result["metrics"], result["bounds"]
+    phases = {name: metrics["phase_time_s"].get(name, 0.0) for name in PHASES}
+    attribution = {term: result["attribution"][f"{term}_s"] for term in TERMS}
+    bars = [
+        ("critical path", phases),
+        ("lower bounds", {name: bounds[name] for name in PHASES if name in bounds}),
+        ("attribution", attribution),
+    ]
+    used = [name for name in PHASES if phases[name] or bounds.get(name)]
+    left, right, top = 110.0, svg.WIDTH - 14, 8.0
+    low, high = _range([values for _, values in bars])
+    bottom = top + _STEP * len(bars)
+    parts = [svg.time_axis(left, right, top, bottom, high, low)]
+    for row, (name, values) in enumerate(bars):
+        y = top + row * _STEP + (_STEP - _BAR) / 2
+        parts.append(svg.text(left - 8, y + 17, name, "end"))
+        parts.append(_stack(values, left, right, y, low, high))
+    parts.append(svg.legend(left, bottom + 46, [(name, name.replace("_", " ")) for name in used]))
+    parts.append(svg.legend(left, bottom + 66, [(term, term) for term in TERMS]))
+    return svg.figure(
+        bottom + 76,
+        "Stacked bars of the time of a step: critical path, lower bounds, attribution",
+        *parts,
+        caption=(
+            "One mean step. Critical path: the phases that the step's end waited for; they sum to the step. "
+            "Lower bounds: the same work spread evenly over all GPUs at the data sheets' peak rates. "
+            "Attribution: what the step loses to each cause, from five simulations of the same steps."
+        ),
+    )
+
+
+def phase_table(result: Mapping[str, Any]) -> Markup:
+    """Per phase: time on the critical path, its share of the step, the bound, and path over bound."""
+    metrics, bounds = result["metrics"], result["bounds"]
+    step_s = metrics["step_time_s"]["mean"]
+    rows = []
+    for name in PHASES:
+        path_s, bound_s = metrics["phase_time_s"].get(name, 0.0), bounds.get(name)
+        if not path_s and not bound_s:
+            continue
+        cells = [format_seconds(path_s), percent(path_s / step_s)]
+        cells.append("–" if bound_s is None else format_seconds(bound_s))
+        cells.append(f"{path_s / bound_s:.1f}×" if bound_s else "–")
+        rows.append(
+            tag("tr", tag("td", name.replace("_", " ")), *(tag("td", cell, class_="n") for cell in cells))
+        )
+    total_s = sum(bounds.values())
+    cells = [format_seconds(step_s), "100 %", format_seconds(total_s)]
+    cells.append(f"{step_s / total_s:.1f}×" if total_s else "–")
+    rows.append(
+        tag("tr", tag("td", "step"), *(tag("td", cell, class_="n") for cell in cells), class_="total")
+    )
+    return table(["phase"], ["critical path", "of the step", "lower bound", "path / bound"], rows)
+
+
+def attribution_table(result: Mapping[str, Any]) -> Markup:
+    """The five terms, largest first, with what each means."""
+    step_s = result["metrics"]["step_time_s"]["mean"]
+    seconds = {term: result["attribution"][f"{term}_s"] for term in TERMS}
+    rows = [
+        tag(
+            "tr",
+            tag("td", term),
+            tag("td", format_seconds(seconds[term]), class_="n"),
+            tag("td", percent(seconds[term] / step_s), class_="n"),
+            tag("td", TERMS[term]),
+        )
+        for term in sorted(TERMS, key=lambda term: -seconds[term])
+    ]
+    return table(["cause"], ["a step", "of the step"], rows, ["what it is"])
+
+
+def comparison_chart(comparison: Mapping[str, Any]) -> Markup:
+    """A bar for the scenario and for each point, fastest first, stacked by attribution."""
+    order = by_speedup(comparison)[:MOST_BARS]
+    entries = [("the scenario itself", "", comparison["baseline"])]
+    entries += [(vary(point), speedup(point), point) for _, point in order]
+    left, right, top, step = 290.0, svg.WIDTH - 64, 8.0, 26.0
+    stacks = [{term: point["attribution"][f"{term}_s"] for term in TERMS} for _, _, point in entries]
+    low, high = _range(stacks)
+    bottom = top + step * len(entries)
+    parts = [svg.time_axis(left, right, top, bottom, high, low)]
+    for row, (name, factor, _) in enumerate(entries):
+        y = top + row * step + 4
+        short = name if len(name) <= 44 else name[:43] + "…"
+        parts.append(svg.text(left - 8, y + 13, short, "end strong" if row == 1 else "end", name))
+        parts.append(_stack(stacks[row], left, right, y, low, high, height=step - 8))
+        parts.append(svg.text(svg.WIDTH - 4, y + 13, factor, "end strong" if row == 1 else "end"))
+    parts.append(svg.legend(left, bottom + 46, [(term, term) for term in TERMS]))
+    hidden = len(comparison["points"]) - len(order)
+    return svg.figure(
+        bottom + 56,
+        "Bars of the step time of every compared point, stacked by attribution",
+        *parts,
+        caption="Time of a mean step by cause, fastest first; on the right the speedup over the scenario."
+        + (f" {hidden} slower points are in the table only." if hidden else ""),
+    )
+
+
+def comparison_table(comparison: Mapping[str, Any]) -> Markup:
+    """Every point and the scenario itself: time, speedup, balance, and what the policy costs."""
+    best = best_point(comparison)
+    rows = [_point_row("the scenario itself", "1.00×", comparison["baseline"], "base")]
+    rows += [
+        _point_row(vary(point), speedup(point), point, "best" if index == best else None)
+        for index, point in by_speedup(comparison)
+    ]
+    head = [
+        "step",
+        "speedup",
+        "tokens/s",
+        "balancedness",
+        "imbalance",
+        "network",
+        "dropped",
+        "gate mass lost",
+    ]
+    return table(["varied"], head, rows)
+
+
+def by_speedup(comparison: Mapping[str, Any]) -> list[tuple[int, Mapping[str, Any]]]:
+    """The points with their indices, fastest first; equals keep their order."""
+    return sorted(enumerate(comparison["points"]), key=lambda item: -item[1]["speedup"])
+
+
+def table(
+    left: Sequence[str], numbers: Sequence[str], rows: Sequence[Markup], right: Sequence[str] = ()
+) -> Markup:
+    """A table whose columns are text, then numbers, then text again."""
+    head = [tag("th", name) for name in left] + [tag("th", name, class_="n") for name in numbers]
+    head += [tag("th", name) for name in right]
+    return tag("div", tag("table", tag("thead", tag("tr", *head)), tag("tbody", *rows)), class_="scroll")
+
+
+def _point_row(name: str, factor: str, point: Mapping[str, Any], class_: str | None) -> Markup:
+    metrics, attribution = point["metrics"], point["attribution"]
+    lost = metrics["gate_mass_lost"]
+    cells = [
+        format_seconds(metrics["step_time_s"]["mean"]),
+        factor,
+        f"{metrics['tokens_per_s']:,.0f}",
+        f"{metrics['balancedness']:.2f}",
+        format_seconds(attribution["imbalance_s"]),
+        format_seconds(attribution["network_s"]),
+        percent(metrics["dropped"]),
+        "–" if lost is None else percent(lost),
+    ]
+    return tag("tr", tag("td", name), *(tag("td", cell, class_="n") for cell in cells), class_=class_)
+
+
+def _range(stacks: Sequence[Mapping[str, float]]) -> tuple[float, float]:
+    """The ends of an axis that holds every stack: negative parts reach left of 0."""
+    low = min(sum(value for value in stack.values() if value < 0) for stack in stacks)
+    high = max(sum(value for value in stack.values() if value > 0) for stack in stacks)
+    return float(low), float(high) if high > low else float(low) + 1.0
+
+
+def _stack(
+    values: Mapping[str, float],
+    left: float,
+    right: float,
+    y: float,
+    low: float,
+    high: float,
+    height: float = _BAR,
+) -> Markup:
+    """One stacked bar; parts below zero grow from zero to the left."""
+    scale = (right - left) / (high - low)
+    zero = left - low * scale
+    ends = {True: zero, False: zero}
+    total = sum(values.values())
+    parts: list[Markup] = []
+    for name, value in values.items():
+        if not value:
+            continue
+        wide, ahead = abs(value) * scale, value > 0
+        x = ends[ahead] if ahead else ends[ahead] - wide
+        ends[ahead] += wide if ahead else -wide
+        label = name.replace("_", " ")
+        tooltip = f"{label}: {format_seconds(value)}" + (f", {percent(value / total)}" if total else "")
+        parts.append(svg.rect(x, y, wide - 0.5, height, name, tooltip))
+        shown = next((t for t in (f"{label} {format_seconds(value)}", label) if 6.4 * len(t) + 6 < wide), "")
+        if shown:
+            class_ = "inside dark" if name in _LIGHT_FILLS else "inside"
+            parts.append(svg.text(x + wide / 2, y + height / 2 + 4, shown, class_))
+    return tag("g", *parts)

@@ -1,0 +1,154 @@
+"""Tables for the terminal, readable at 80 columns and without colour."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from moesim.report.breakdown import by_speedup
+from moesim.report.findings import TERMS, advice, answer, best_point, percent, shares, speedup, whatif_answer
+from moesim.report.question import brief, question
+from moesim.units import format_bytes, format_seconds
+from traces.timeline import PHASES
+
+# The layers that lose most; the report lists all.
+_STRAGGLERS: Final = 5
+# What a comparison shows of a point (or of the scenario itself), by column.
+_COLUMNS: Final[Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
+    "step": lambda point: format_seconds(point["metrics"]["step_time_s"]["mean"]),
+    "tokens/s": lambda point: f"{point['metrics']['tokens_per_s']:,.0f}",
+    "balanced": lambda point: f"{point['metrics']['balancedness']:.2f}",
+    "imbalance": lambda point: format_seconds(point["attribution"]["imbalance_s"]),
+    "network": lambda point: format_seconds(point["attribution"]["network_s"]),
+    "dropped": lambda point: percent(point["metrics"]["dropped"]),
+    "rerouted": lambda point: percent(point["metrics"]["rerouted"]),
+}
+_ALWAYS: Final = ("step", "tokens/s", "balanced", "imbalance")
+
+
+def run_tables(result: Mapping[str, Any]) -> list[RenderableType]:
+    """What ``moesim run`` prints: question and answer, figures, where the time goes, stragglers, advice."""
+    parts: list[RenderableType] = [
+        Text(question(result["scenario"])),
+        Text(answer(result), style="bold"),
+        _figures(result),
+        _phases(result),
+        _attribution(result),
+    ]
+    if result["stragglers"]:
+        parts.append(_stragglers(result))
+    lines = advice(result)
+    if lines:
+        parts.append(Group(*(Padding(Text(f"- {line.replace('`', '')}"), (0, 1)) for line in lines)))
+    return [Padding(part, (0, 0, 1, 0)) for part in parts]
+
+
+def whatif_table(comparison: Mapping[str, Any]) -> Table:
+    """The scenario itself and every point, fastest first, the best in bold; the caption is the answer.
+
+    A column for each varied key, headed by the key's last part, then the metrics. Of the attribution
+    and of what a policy costs only those columns stand in the table in which points differ.
+    """
+    base, points = comparison["baseline"], comparison["points"]
+    keys = list(dict.fromkeys(key for point in points for key in point["vary"]))
+    shown = {name: cell for name, cell in _COLUMNS.items() if name in _ALWAYS}
+    for name, cell in _COLUMNS.items():
+        if len({cell(point) for point in (base, *points)}) > 1:
+            shown[name] = cell
+    table = _table(caption=whatif_answer(comparison), caption_style="bold", caption_justify="left")
+    for key in keys:
+        table.add_column(key.rsplit(".", 1)[-1], overflow="fold")
+    for name in ("speedup", *shown):
+        table.add_column(name, justify="right", no_wrap=True)
+    varied = ["as asked", *[""] * (len(keys) - 1)][: len(keys)]
+    table.add_row(*varied, "1.00×", *(cell(base) for cell in shown.values()))
+    best = best_point(comparison)
+    for index, point in by_speedup(comparison):
+        cells = [Text(brief(point["vary"][key]) if key in point["vary"] else "") for key in keys]
+        values = [cell(point) for cell in shown.values()]
+        table.add_row(*cells, speedup(point), *values, style="bold" if index == best else None)
+    return table
+
+
+def _table(**options: Any) -> Table:
+    return Table(box=None, pad_edge=False, padding=(0, 1, 0, 1), header_style="dim", **options)
+
+
+def _figures(result: Mapping[str, Any]) -> Table:
+    metrics = result["metrics"]
+    time, memory = metrics["step_time_s"], metrics["gpu_memory_bytes"]
+    table = _table(show_header=False)
+    table.add_column()
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(style="dim")
+    ratio = metrics["straggler_ratio"]
+    table.add_row("step time", format_seconds(time["mean"]), f"p95 {format_seconds(time['p95'])}")
+    table.add_row("throughput", f"{metrics['tokens_per_s']:,.0f}", "tokens/s, all GPUs together")
+    table.add_row("balancedness", f"{metrics['balancedness']:.3f}", "mean / max of assignments per GPU")
+    table.add_row("straggler ratio", f"{ratio['assignments']:.2f}", "max / mean of assignments per GPU")
+    if metrics["dropped"] or metrics["rerouted"]:
+        lost = metrics["gate_mass_lost"]
+        note = "of the assignments" + ("" if lost is None else f", gate mass lost {percent(lost)}")
+        table.add_row("dropped", percent(metrics["dropped"]), note)
+        table.add_row("rerouted", percent(metrics["rerouted"]), "of the assignments")
+    mean = f"fullest GPU; mean {format_bytes(memory['mean'])}"
+    table.add_row("memory", format_bytes(memory["max"]), mean)
+    trace = result["trace"]
+    kind = "generated" if trace["generated"] else "recorded"
+    skew = f"hottest expert at {trace['skew']:.2f} times the mean load"
+    table.add_row("routing", kind, Text(f"{trace['name']}, {skew}"))
+    return table
+
+
+def _phases(result: Mapping[str, Any]) -> Table:
+    metrics, bounds = result["metrics"], result["bounds"]
+    step_s = metrics["step_time_s"]["mean"]
+    table = _table()
+    table.add_column("phase")
+    for name in ("critical path", "of the step", "lower bound"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name in PHASES:
+        seconds, bound = metrics["phase_time_s"].get(name, 0.0), bounds.get(name)
+        if seconds or bound:
+            shown = "–" if bound is None else format_seconds(bound)
+            table.add_row(name.replace("_", " "), format_seconds(seconds), percent(seconds / step_s), shown)
+    return table
+
+
+def _attribution(result: Mapping[str, Any]) -> Table:
+    table = _table()
+    table.add_column("cause")
+    table.add_column("a step", justify="right", no_wrap=True)
+    table.add_column("of the step", justify="right", no_wrap=True)
+    table.add_column("", style="dim")
+    for term, share in shares(result).items():
+        table.add_row(term, format_seconds(result["attribution"][f"{term}_s"]), percent(share), TERMS[term])
+    return table
+
+
+def _stragglers(result: Mapping[str, Any]) -> Table:
+    rows = sorted(result["stragglers"], key=lambda row: (-row["lost_s"], row["layer"]))
+    table = _table()
+    for name in ("layer", "GPU", "lost a step", "tokens/mean", "time/mean"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("cause")
+    table.add_column("hottest expert")
+    for row in rows[:_STRAGGLERS]:
+        table.add_row(
+            str(row["layer"]),
+            str(row["rank"]),
+            format_seconds(row["lost_s"]),
+            f"{row['load']:.2f}",
+            f"{row['time']:.2f}",
+            row["cause"],
+            f"{row['expert']} ({percent(row['expert_share'])})",
+        )
+    if len(rows) > _STRAGGLERS:
+        table.caption = f"the {_STRAGGLERS} layers of {len(rows)} that lose most"
+        table.caption_justify = "left"
+    return table

@@ -1,0 +1,190 @@
+"""What was found, in sentences: the answer, who the stragglers are, what would help.
+
+Every sentence is made from ``result.json`` alone, so that the terminal and the page say the same.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from moesim.report.question import brief, plural
+from moesim.units import format_seconds
+
+# Below this share of a step a cost is not worth acting on.
+SMALL: Final = 0.02
+# From this share on a cost is worth a line of advice.
+LARGE: Final = 0.15
+
+TERMS: Final = {
+    "imbalance": "slower than if, in each phase, every GPU took the mean over GPUs",
+    "network": "what remains of transfers between GPUs once they are balanced",
+    "overhead": "kernel launches and other fixed costs",
+    "hardware": "GPUs or links that are slower than they should be",
+    "ideal": "the work itself: balanced, on a free network, without fixed costs",
+}
+CAUSES: Final = {
+    "tokens": "gets more tokens for its experts",
+    "weights": "has more experts with tokens, so it streams more weights from memory",
+    "attention": "takes longer in attention",
+    "network": "takes longer in its transfers",
+    "none": "no more than chance: the last GPU changes from step to step",
+}
+
+_BALANCE_ADVICE: Final = {
+    "tokens": "The time follows the tokens, so a placement that spreads the hot experts helps: "
+    "`--vary 'placement=[linear, greedy]'`.",
+    "weights": "The time follows the number of experts that get tokens, since their weights come from "
+    "memory: moving tokens helps little, fewer experts on each GPU (a larger EP) helps.",
+    "attention": "The attention differs between GPUs: even out tokens and contexts over the ranks.",
+    "network": "The transfers differ between GPUs: compare dispatch modes, and placements by their traffic.",
+    "none": "It changes from step to step, so a fixed placement cannot remove it; a cap on each step can.",
+}
+
+
+def percent(share: float) -> str:
+    """A fraction as per cent, with a decimal where it is small.
+
+    >>> percent(0.314), percent(0.0123), percent(-0.0004)
+    ('31 %', '1.2 %', '0 %')
+    """
+    text = f"{100 * share:.0f}" if abs(share) >= 0.0995 else f"{100 * share:.1f}"
+    return ("0" if text in ("0.0", "-0.0") else text) + " %"
+
+
+def shares(result: Mapping[str, Any]) -> dict[str, float]:
+    """Each attribution term as a fraction of the mean step time, in the order of ``TERMS``."""
+    step_s = result["metrics"]["step_time_s"]["mean"]
+    return {term: result["attribution"][f"{term}_s"] / step_s for term in TERMS}
+
+
+def answer(result: Mapping[str, Any]) -> str:
+    """What imbalance costs, and who causes it and why; or that it costs nothing and what does."""
+    step = format_seconds(result["metrics"]["step_time_s"]["mean"])
+    share = shares(result)
+    if share["imbalance"] < SMALL:
+        costs = {term: share[term] for term in ("network", "overhead", "hardware")}
+        largest = max(costs, key=lambda term: costs[term])
+        return (
+            f"Imbalance costs {percent(max(share['imbalance'], 0.0))} of a {step} step, so balancing experts "
+            f"wins next to nothing here; {largest} costs {percent(costs[largest])}."
+        )
+    sentence = f"Imbalance costs {percent(share['imbalance'])} of a {step} step"
+    culprit = straggler_summary(result["stragglers"])
+    return f"{sentence}; {culprit}." if culprit else f"{sentence}."
+
+
+def straggler_summary(stragglers: Sequence[Mapping[str, Any]]) -> str:
+    """Which GPU is the straggler of most layers and why; empty where no layer has one.
+
+    The reason is the cause behind most of the lost time in those layers.
+    """
+    named = [row for row in stragglers if row["cause"] != "none"]
+    if not named:
+        return ""
+    layers = Counter(row["rank"] for row in named)
+    rank, most = min(layers.items(), key=lambda item: (-item[1], item[0]))
+    whole = plural(len(stragglers), "layer")
+    if len(layers) > 1 and most < 0.2 * len(stragglers):
+        return (
+            f"the straggler changes from layer to layer ({len(layers)} different GPUs in {whole}), "
+            f"mostly because {_reason(named, 'the straggler')}"
+        )
+    return f"GPU {rank} is the straggler in {most} of {whole} because " + _reason(
+        [row for row in named if row["rank"] == rank], "it"
+    )
+
+
+def lost_by_cause(stragglers: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Seconds per step that the mean GPU waits for the straggler, by cause, largest first."""
+    lost: Counter[str] = Counter()
+    for row in stragglers:
+        lost[row["cause"]] += row["lost_s"]
+    return dict(lost.most_common())
+
+
+def advice(result: Mapping[str, Any]) -> list[str]:
+    """What to try next and the most it can win, largest first; never more than the run shows."""
+    step_s, share = result["metrics"]["step_time_s"]["mean"], shares(result)
+    most = {term: f"at most {format_seconds(share[term] * step_s)} a step" for term in TERMS}
+    lines: dict[str, list[str]] = {}
+    if share["imbalance"] >= SMALL:
+        cause = next(iter(lost_by_cause(result["stragglers"])), "none")
+        lines["imbalance"] = [f"Balance: {most['imbalance']}. {_BALANCE_ADVICE[cause]}"]
+        alone = sum(row["load"] * row["expert_share"] > 1 for row in result["stragglers"])
+        if alone:
+            lines["imbalance"].append(
+                f"In {alone} of {plural(len(result['stragglers']), 'layer')} the straggler's hottest expert "
+                "alone has more assignments than the mean GPU. No rearrangement mends that: give it replicas "
+                "(more slots than experts) or cap it (`routing.policy=drop`)."
+            )
+    if share["network"] >= LARGE:
+        modes = "`--vary 'dispatch.mode=[per_expert, per_gpu, per_node]'`"
+        lines["network"] = [f"Network: {most['network']}. Compare dispatch modes: {modes}."]
+    if share["overhead"] >= LARGE:
+        loads = "`--vary 'workload.tokens_per_gpu=[64, 128, 256]'`"
+        lines["overhead"] = [f"Fixed costs: {most['overhead']}. More tokens a GPU spread them: {loads}."]
+    if share["hardware"] >= SMALL:
+        lines["hardware"] = [f"Hardware: healthy GPUs and links win {most['hardware']}."]
+    return [line for term in sorted(lines, key=lambda term: -share[term]) for line in lines[term]]
+
+
+def best_point(comparison: Mapping[str, Any]) -> int | None:
+    """Index of the point with the largest speedup, the first of equals; None without points."""
+    points = comparison["points"]
+    return max(range(len(points)), key=lambda index: points[index]["speedup"]) if points else None
+
+
+def whatif_answer(comparison: Mapping[str, Any]) -> str:
+    """The best point, what its time was won from, and what it costs in dropped assignments."""
+    best = best_point(comparison)
+    if best is None:
+        return "Nothing was varied."
+    point, base = comparison["points"][best], comparison["baseline"]
+    base_s, point_s = base["metrics"]["step_time_s"]["mean"], point["metrics"]["step_time_s"]["mean"]
+    if point["speedup"] < 1 + SMALL / 2:
+        return f"Nothing tried here is faster: the best point, {vary(point)}, runs {speedup(point)}."
+    saved = {term: base["attribution"][f"{term}_s"] - point["attribution"][f"{term}_s"] for term in TERMS}
+    term = max(saved, key=lambda name: saved[name])
+    sentence = (
+        f"{vary(point)} is best: {speedup(point)}, {format_seconds(base_s - point_s)} less per step, "
+        f"mostly less {term} ({format_seconds(saved[term])})"
+    )
+    if point["metrics"]["dropped"] <= base["metrics"]["dropped"]:
+        return sentence + "."
+    sentence += f"; it drops {percent(point['metrics']['dropped'])} of the assignments"
+    return f"{sentence}. {_best_without_dropping(comparison)}"
+
+
+def vary(point: Mapping[str, Any]) -> str:
+    """A point's varied keys and values, ``key=value`` after another."""
+    return ", ".join(f"{key}={brief(value)}" for key, value in point["vary"].items())
+
+
+def speedup(point: Mapping[str, Any]) -> str:
+    """A speedup as a factor.
+
+    >>> speedup({"speedup": 1.309})
+    '1.31×'
+    """
+    return f"{point['speedup']:.2f}×"
+
+
+def _best_without_dropping(comparison: Mapping[str, Any]) -> str:
+    dropped = comparison["baseline"]["metrics"]["dropped"]
+    free = [point for point in comparison["points"] if point["metrics"]["dropped"] <= dropped]
+    if not free:
+        return "Every point drops more than the scenario itself."
+    best = max(free, key=lambda point: point["speedup"])
+    return f"Without dropping more than the scenario itself: {vary(best)}, {speedup(best)}."
+
+
+def _reason(stragglers: Sequence[Mapping[str, Any]], subject: str) -> str:
+    """Why ``subject`` is last: the cause behind most of the lost time, with the mean excess of tokens where that is it."""
+    cause = next(iter(lost_by_cause(stragglers)))
+    if cause != "tokens":
+        return f"{subject} {CAUSES[cause]}"
+    load = sum(row["load"] for row in stragglers if row["cause"] == "tokens")
+    load /= sum(row["cause"] == "tokens" for row in stragglers)
+    return f"{subject} gets {load:.1f} times the mean GPU's tokens for its experts"

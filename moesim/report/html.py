@@ -1,0 +1,247 @@
+"""The report: one HTML page that opens offline, loads nothing, and can be rebuilt from a run's files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import resources
+from typing import Any
+
+from moesim.report.breakdown import (
+    attribution_table,
+    breakdown,
+    comparison_chart,
+    comparison_table,
+    phase_table,
+    table,
+)
+from moesim.report.findings import CAUSES, advice, answer, percent, shares, whatif_answer
+from moesim.report.gantt import gantt
+from moesim.report.heatmap import heatmap
+from moesim.report.markup import Markup, join, tag
+from moesim.report.question import brief, question
+from moesim.units import format_bytes, format_seconds
+from traces.timeline import Timeline, WorkTable
+
+# Rows of stragglers before the fold; the rest opens on a click.
+_FIRST_STRAGGLERS = 12
+
+
+def run_page(
+    result: Mapping[str, Any],
+    timeline: Timeline,
+    work: WorkTable,
+    comparison: Mapping[str, Any] | None = None,
+) -> str:
+    """The page of one run, and of a comparison against it where there is one.
+
+    Args:
+        result: what ``result.json`` holds.
+        timeline, work: what ``timeline.parquet`` and ``work.parquet`` hold.
+        comparison: what ``whatif --json`` prints, with this run as its baseline.
+    """
+    cluster = result["scenario"]["cluster"]
+    gpus = max(cluster["nodes"] * cluster["gpus_per_node"], 1 + int(timeline.rank_N.max(initial=0)))
+    steps = max(1, len({*zip(timeline.repeat_N.tolist(), timeline.step_N.tolist(), strict=True)}))
+    sections = [
+        _opening(question(result["scenario"]), answer(result), _trace_note(result["trace"])),
+        _key_figures(result),
+        _advice(result),
+        _section(
+            "Who gets the work: assignments by layer and GPU",
+            heatmap(timeline, work, gpus, cluster["gpus_per_node"], steps),
+        ),
+        _section("Where the time goes", breakdown(result), phase_table(result), attribution_table(result)),
+        _section("The stragglers", _stragglers(result)),
+        _section("One step as it runs", gantt(timeline, result["stragglers"])),
+    ]
+    if comparison is not None:
+        sections.append(_comparison(comparison))
+    sections.append(_provenance(result))
+    return _page(str(result["scenario"]["name"]), sections)
+
+
+def whatif_page(comparison: Mapping[str, Any]) -> str:
+    """The page of a comparison alone."""
+    base = comparison["baseline"]
+    asked = question(base["scenario"])[:-1] + ", and what if …?"
+    sections = [
+        _opening(asked, whatif_answer(comparison), _trace_note(base["trace"])),
+        _section("The points, fastest first", comparison_chart(comparison), comparison_table(comparison)),
+        _section("The scenario itself", tag("p", answer(base)), breakdown(base), phase_table(base)),
+        _provenance(base),
+    ]
+    return _page(f"{base['scenario']['name']}: what if", sections)
+
+
+def _page(title: str, sections: list[Markup]) -> str:
+    style = Markup(resources.files("moesim.report").joinpath("style.css").read_text(encoding="utf-8"))
+    head = join(
+        [
+            Markup('<meta charset="utf-8">'),
+            Markup('<meta name="viewport" content="width=device-width, initial-scale=1">'),
+            # An empty icon: without one, browsers ask for /favicon.ico.
+            Markup('<link rel="icon" href="data:,">'),
+            tag("title", f"{title} · moesim"),
+            tag("style", style),
+        ],
+        "\n",
+    )
+    body = tag("main", _header(title), *(join(["\n", section]) for section in sections))
+    return f'<!doctype html>\n<html lang="en">\n{tag("head", head)}\n{tag("body", body)}\n</html>\n'
+
+
+def _header(title: str) -> Markup:
+    buttons = [
+        tag(
+            "label",
+            Markup(
+                f'<input type="radio" name="theme" id="theme-{name}"{" checked" if name == "auto" else ""}> '
+            ),
+            name,
+        )
+        for name in ("auto", "light", "dark")
+    ]
+    return tag("header", tag("span", f"moesim · {title}"), tag("fieldset", *buttons, aria_label="colours"))
+
+
+def _opening(asked: str, found: str, note: str) -> Markup:
+    return join([tag("h1", asked), tag("p", found, class_="answer"), tag("p", note, class_="note")])
+
+
+def _section(heading: str, *content: Markup) -> Markup:
+    return tag("section", tag("h2", heading), *content)
+
+
+def _trace_note(trace: Mapping[str, Any]) -> str:
+    kind = "Generated routing" if trace["generated"] else "Recorded routing"
+    return (
+        f"{kind}: {trace['name']} ({trace['origin']}), {trace['tokens']:,} tokens of "
+        f"{trace['requests']:,} requests, hottest expert at {trace['skew']:.2f} times "
+        "the mean load, averaged over layers."
+    )
+
+
+def _key_figures(result: Mapping[str, Any]) -> Markup:
+    metrics, share = result["metrics"], shares(result)
+    time, memory = metrics["step_time_s"], metrics["gpu_memory_bytes"]
+    figures = [
+        (
+            "step time",
+            format_seconds(time["mean"]),
+            f"p95 {format_seconds(time['p95'])}, p99 {format_seconds(time['p99'])}",
+        ),
+        ("throughput", f"{metrics['tokens_per_s']:,.0f} tokens/s", "all GPUs of the group together"),
+        (
+            "imbalance",
+            percent(share["imbalance"]),
+            f"{format_seconds(result['attribution']['imbalance_s'])} of a step",
+        ),
+        ("balancedness", f"{metrics['balancedness']:.3f}", "mean / max of assignments per GPU; 1 is perfect"),
+        (
+            "straggler ratio",
+            f"{metrics['straggler_ratio']['assignments']:.2f}",
+            f"max / mean of assignments; of expert time {metrics['straggler_ratio']['experts_time']:.2f}",
+        ),
+        ("memory", format_bytes(memory["max"]), f"fullest GPU; mean {format_bytes(memory['mean'])}"),
+    ]
+    if metrics["dropped"] or metrics["rerouted"]:
+        lost = metrics["gate_mass_lost"]
+        lost_text = "" if lost is None else f", gate mass lost {percent(lost)}"
+        figures.append(
+            ("dropped", percent(metrics["dropped"]), f"rerouted {percent(metrics['rerouted'])}{lost_text}")
+        )
+    return tag(
+        "dl",
+        *(
+            tag("div", tag("dt", name), tag("dd", value), tag("dd", detail, class_="small"))
+            for name, value, detail in figures
+        ),
+        class_="figures",
+    )
+
+
+def _advice(result: Mapping[str, Any]) -> Markup:
+    lines = advice(result)
+    if not lines:
+        return tag("p", "Nothing that this run shows is worth changing.", class_="note")
+    return tag("ul", *(tag("li", _with_code(line)) for line in lines), class_="advice")
+
+
+def _with_code(line: str) -> Markup:
+    """Text whose parts between backquotes become code."""
+    parts = line.split("`")
+    return join(tag("code", part) if index % 2 else part for index, part in enumerate(parts))
+
+
+def _stragglers(result: Mapping[str, Any]) -> Markup:
+    rows = sorted(result["stragglers"], key=lambda row: (-row["lost_s"], row["layer"]))
+    if not rows:
+        return tag("p", "No layer has a straggler.", class_="note")
+    lost_s = sum(row["lost_s"] for row in rows)
+    step_s = result["metrics"]["step_time_s"]["mean"]
+    parts = [
+        tag(
+            "p",
+            f"The GPU that finishes its experts last in each layer, by the time the mean GPU waits for it: "
+            f"{format_seconds(lost_s)} a step in all layers together, {percent(lost_s / step_s)} of it.",
+        ),
+        _straggler_table(rows[:_FIRST_STRAGGLERS]),
+    ]
+    if len(rows) > _FIRST_STRAGGLERS:
+        rest = rows[_FIRST_STRAGGLERS:]
+        parts.append(tag("details", tag("summary", f"{len(rest)} more layers"), _straggler_table(rest)))
+    return join(parts)
+
+
+def _straggler_table(rows: list[Mapping[str, Any]]) -> Markup:
+    lines = []
+    for row in rows:
+        numbers = [
+            str(row["layer"]),
+            str(row["rank"]),
+            format_seconds(row["lost_s"]),
+            percent(row["share"]),
+            f"{row['load']:.2f}×",
+            f"{row['time']:.2f}×",
+        ]
+        why = CAUSES[row["cause"]]
+        if row["cause"] == "tokens":
+            why += f"; expert {row['expert']} brings {percent(row['expert_share'])} of them"
+        lines.append(tag("tr", *(tag("td", cell, class_="n") for cell in numbers), tag("td", why)))
+    head = ["layer", "GPU", "lost a step", "last in steps", "tokens / mean", "expert time / mean"]
+    return table([], head, lines, ["why"])
+
+
+def _comparison(comparison: Mapping[str, Any]) -> Markup:
+    return _section(
+        "What if",
+        tag("p", whatif_answer(comparison)),
+        comparison_chart(comparison),
+        comparison_table(comparison),
+    )
+
+
+def _provenance(result: Mapping[str, Any]) -> Markup:
+    """Where the numbers come from: every entry of the provenance, and the resolved scenario."""
+    trace = result["trace"]
+    rows = [("trace", f"{trace['name']}: {trace['origin']}")]
+    rows += [(str(key), brief(value)) for key, value in result["provenance"].items() if key != "wall_s"]
+    lines = [
+        tag("tr", tag("td", key.replace("_", " ")), tag("td", tag("code", value))) for key, value in rows
+    ]
+    scenario = [
+        tag("tr", tag("td", str(key)), tag("td", tag("code", brief(value))))
+        for key, value in result["scenario"].items()
+    ]
+    return _section(
+        "Where the numbers come from",
+        tag(
+            "p",
+            "Simulated, not measured: counted work from the routing trace, times from the hardware profile "
+            "named here. The run's folder holds the resolved scenario; ",
+            tag("code", "moesim run scenario.yaml"),
+            " there gives the same numbers again.",
+        ),
+        table(["what", "value"], [], lines),
+        tag("details", tag("summary", "the resolved scenario"), table(["key", "value"], [], scenario)),
+    )

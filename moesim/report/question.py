@@ -1,0 +1,88 @@
+"""What was asked: a resolved scenario in one sentence, and short names for varied values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def question(scenario: Mapping[str, Any]) -> str:
+    """The scenario as a question in one sentence."""
+    model, cluster, work = scenario["model"], scenario["cluster"], scenario["workload"]
+    parallel = f"EP{scenario['parallelism']['ep']}"
+    if scenario["parallelism"].get("tp", 1) != 1:
+        parallel += f", TP{scenario['parallelism']['tp']}"
+    gpus = cluster["nodes"] * cluster["gpus_per_node"]
+    machines = f"{gpus} × {cluster['gpu']['name']} in {plural(cluster['nodes'], 'node')}"
+    load = f"{amount(work['tokens_per_gpu'])} tokens a GPU"
+    if work.get("context") is not None:
+        load += f", a context of {amount(work['context'])}"
+    asked = [placement(scenario["placement"]), policy(scenario["routing"])]
+    asked.append(f"{scenario['dispatch']['mode'].replace('_', ' ')} dispatch")
+    return (
+        f"What does a {work['phase']} step of {model['name']} cost on {machines} ({parallel}) with {load}, "
+        f"{', '.join(asked[:-1])} and {asked[-1]}?"
+    )
+
+
+def placement(value: Any) -> str:
+    """A placement in words.
+
+    >>> placement({"solver": "greedy", "slots": 288}), placement("linear"), placement({"file": "p.json"})
+    ('greedy placement on 288 slots', 'linear placement', 'the placement of p.json')
+    """
+    if not isinstance(value, Mapping):
+        return f"{brief(value)} placement"
+    if "solver" not in value:
+        return f"the placement of {brief(value.get('file'))}"
+    return f"{value['solver']} placement" + (f" on {value['slots']} slots" if value.get("slots") else "")
+
+
+def policy(routing: Any) -> str:
+    """A routing policy, or a list of its stages, in words."""
+    stages = routing if isinstance(routing, list) else [routing]
+    words = []
+    for stage in stages:
+        if stage["policy"] == "none":
+            words.append("no routing policy")
+            continue
+        options = ", ".join(f"{key} {brief(value)}" for key, value in stage.items() if key != "policy")
+        words.append(f"routing policy {stage['policy']}" + (f" ({options})" if options else ""))
+    return ", then ".join(words)
+
+
+def amount(value: Any) -> str:
+    """A number, a list with one number per rank, or a distribution.
+
+    >>> amount(128), amount([64, 256, 128]), amount({"uniform": [1, 9]})
+    ('128', '64 to 256', '{uniform: [1, 9]}')
+    """
+    if isinstance(value, list) and value:
+        low, high = min(value), max(value)
+        return f"{low:g}" if low == high else f"{low:g} to {high:g}"
+    return f"{value:g}" if isinstance(value, int | float) else brief(value)
+
+
+def brief(value: Any) -> str:
+    """A value as one would write it on the command line; a solver without options by its name.
+
+    >>> brief({"solver": "greedy"}), brief({"solver": "greedy", "slots": 288}), brief([1, None, True])
+    ('greedy', '{solver: greedy, slots: 288}', '[1, null, true]')
+    """
+    if isinstance(value, Mapping):
+        if set(value) == {"solver"}:
+            return str(value["solver"])
+        return "{" + ", ".join(f"{key}: {brief(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(brief(item) for item in value) + "]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def plural(count: int, noun: str) -> str:
+    """
+    >>> plural(1, "node"), plural(4, "node")
+    ('1 node', '4 nodes')
+    """
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
