@@ -1,0 +1,213 @@
+"""Generated routing with a stated skew and persistence, for where no recording is at hand.
+
+The model, for each MoE layer on its own:
+
+* Expert e has a fixed popularity w_e = exp(skew · z_e), z_e standard normal: log-normal loads are
+  what serving systems report.
+* A token chooses the K experts with the largest scores s_e = w_e / x_e, x_e ~ Exp(1). As
+  ln(1 / x_e) is a Gumbel variable, this is the Gumbel top-k trick: the choice is a draw of K experts
+  without replacement with probabilities proportional to w (Yellott 1977; Kool et al., ICML 2019).
+* Along a request each x_e is kept with probability ``persistence`` and drawn anew otherwise. So
+  neighbouring tokens share experts, while every token alone still has the distribution above.
+* With expert groups (DeepSeek-V3's n_group and topk_group) only the experts of the ``top_groups``
+  groups with the largest sum of their two best scores can be chosen (arXiv 2412.19437, section 2.1.2).
+* Gate weights are the chosen scores, normalised: the softmax over the chosen logits ln s_e.
+
+Layers are independent of each other, as are requests; real routing is neither.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from traces.errors import TraceError
+from traces.jit import jit
+from traces.memory import require_memory
+from traces.meta import TraceMeta
+from traces.routing import RoutingTrace
+
+Array = npt.NDArray[Any]
+
+_MAX_SKEW = 10.0  # exp(10 · z) stays far inside float64, and no router is that skewed
+
+
+@dataclass(frozen=True)
+class SynthSpec:
+    """What to generate.
+
+    Attributes:
+        model: name written into the trace.
+        layers: true indices of the MoE layers.
+        experts: E.
+        top_k: K.
+        requests: number of requests.
+        tokens_per_request: tokens of each.
+        skew: standard deviation of the logarithm of expert popularity; 0 is uniform.
+        persistence: probability that an expert's noise is kept from one token to the next, below 1.
+        groups: expert groups, E divides by it; 1 = no groups.
+        top_groups: groups from which a token may choose.
+        seed: equal seeds give equal traces.
+
+    Raises:
+        TraceError: a value is outside its range.
+    """
+
+    model: str
+    layers: tuple[int, ...]
+    experts: int
+    top_k: int
+    requests: int
+    tokens_per_request: int
+    skew: float
+    persistence: float
+    groups: int = 1
+    top_groups: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        TraceMeta(self.model, self.experts, self.top_k, self.layers, "", "")  # checks these four
+        for field in ("requests", "tokens_per_request", "groups", "top_groups"):
+            _require(getattr(self, field) >= 1, "must be at least 1", field, getattr(self, field))
+        _require(0 <= self.skew <= _MAX_SKEW, f"must be between 0 and {_MAX_SKEW:g}", "skew", self.skew)
+        _require(0 <= self.persistence < 1, "must be at least 0 and below 1", "persistence", self.persistence)
+        _require(
+            self.experts % self.groups == 0, f"must divide {self.experts} experts", "groups", self.groups
+        )
+        _require(
+            self.top_groups <= self.groups, f"must be at most {self.groups}", "top_groups", self.top_groups
+        )
+        reachable = self.experts // self.groups * self.top_groups
+        _require(
+            self.top_k <= reachable, f"must be at most {reachable}, the experts in reach", "top_k", self.top_k
+        )
+        _require(self.seed >= 0, "must be at least 0", "seed", self.seed)
+
+
+def synthesize(spec: SynthSpec) -> RoutingTrace:
+    """Generate a trace; weights are float16, descending within a token.
+
+    >>> spec = SynthSpec("tiny", (0,), 4, 2, requests=1, tokens_per_request=3, skew=0.5, persistence=0.5)
+    >>> synthesize(spec).ids_TLK.shape
+    (3, 1, 2)
+
+    Raises:
+        TraceError: the trace would not fit into memory.
+    """
+    tokens, layers = spec.requests * spec.tokens_per_request, len(spec.layers)
+    row_bytes = layers * spec.top_k * 4
+    require_memory(tokens * row_bytes, f"a generated trace of {tokens} tokens", error=TraceError)
+    meta = TraceMeta(spec.model, spec.experts, spec.top_k, spec.layers, _origin(spec), "")
+    popularity_seed, noise_seed = np.random.SeedSequence(spec.seed).spawn(2)
+    z_LE = np.random.default_rng(popularity_seed).standard_normal((layers, spec.experts))
+    popularity_LE = np.exp(spec.skew * z_LE)
+    stream_RL = noise_seed.generate_state(spec.requests * layers, np.uint64).reshape(spec.requests, layers)
+    ids_TLK = np.empty((tokens, layers, spec.top_k), meta.ids_dtype)
+    weights_TLK = np.empty(ids_TLK.shape, np.float32)
+    _draw(
+        popularity_LE,
+        stream_RL,
+        spec.tokens_per_request,
+        spec.persistence,
+        spec.groups,
+        spec.top_groups,
+        ids_TLK,
+        weights_TLK,
+    )
+    each = np.arange(spec.tokens_per_request, dtype=np.int32)
+    return RoutingTrace(
+        meta=meta,
+        ids_TLK=ids_TLK,
+        weights_TLK=weights_TLK.astype(np.float16),
+        request_T=np.repeat(np.arange(spec.requests, dtype=np.int32), spec.tokens_per_request),
+        position_T=np.tile(each, spec.requests),
+    )
+
+
+def _origin(spec: SynthSpec) -> str:
+    groups = f", {spec.top_groups} of {spec.groups} groups" if spec.groups > 1 else ""
+    return (
+        f"generated: log-normal popularity with skew {spec.skew:g}, "
+        f"persistence {spec.persistence:g}{groups}, seed {spec.seed}"
+    )
+
+
+def _require(holds: bool, rule: str, field: str, got: object) -> None:
+    if not holds:
+        raise TraceError(rule, field=field, got=got)
+
+
+@jit
+def _draw(
+    popularity_LE: Array,
+    stream_RL: Array,
+    tokens_per_request: int,
+    persistence: float,
+    groups: int,
+    top_groups: int,
+    ids_TLK: Array,
+    weights_TLK: Array,
+) -> None:
+    """Fill ids and weights; each (request, layer) draws from a SplitMix64 stream of its own."""
+    layers, experts = popularity_LE.shape
+    score_E = np.empty(experts)
+    keep_below = np.uint64(persistence * 2.0**24)
+    for request in range(stream_RL.shape[0]):
+        for layer in range(layers):
+            state = stream_RL[request, layer]
+            for position in range(tokens_per_request):
+                for expert in range(experts):
+                    # SplitMix64 (Steele, Lea, Flood, OOPSLA 2014): one draw gives 24 bits that decide
+                    # whether the noise is kept, and 40 bits of new noise.
+                    state += np.uint64(0x9E3779B97F4A7C15)
+                    bits = state
+                    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+                    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+                    bits ^= bits >> np.uint64(31)
+                    if position > 0 and (bits >> np.uint64(40)) < keep_below:
+                        continue
+                    uniform = (float(bits & np.uint64(0xFFFFFFFFFF)) + 0.5) * 2.0**-40
+                    score_E[expert] = popularity_LE[layer, expert] / -math.log(uniform)
+                token = request * tokens_per_request + position
+                _choose(score_E, groups, top_groups, ids_TLK[token, layer], weights_TLK[token, layer])
+
+
+@jit
+def _choose(score_E: Array, groups: int, top_groups: int, ids_K: Array, weights_K: Array) -> None:
+    """The K best experts of the best groups, best first, with normalised scores; ties to the lowest id."""
+    size = score_E.size // groups
+    allowed = np.ones(groups, np.bool_)
+    if top_groups < groups:
+        sum_of_two = np.empty(groups)
+        for group in range(groups):
+            best, second = 0.0, 0.0
+            for score in score_E[group * size : (group + 1) * size]:
+                if score > best:
+                    best, second = score, best
+                elif score > second:
+                    second = score
+            sum_of_two[group] = best + second
+        allowed[np.argsort(-sum_of_two, kind="mergesort")[top_groups:]] = False
+    chosen = ids_K.size
+    best_K = np.zeros(chosen)  # scores are positive
+    for group in range(groups):
+        if not allowed[group]:
+            continue
+        for expert in range(group * size, (group + 1) * size):
+            score = score_E[expert]
+            if score <= best_K[chosen - 1]:
+                continue
+            k = chosen - 1
+            while k > 0 and best_K[k - 1] < score:
+                best_K[k] = best_K[k - 1]
+                ids_K[k] = ids_K[k - 1]
+                k -= 1
+            best_K[k] = score
+            ids_K[k] = expert
+    total = best_K.sum()
+    for k in range(chosen):
+        weights_K[k] = best_K[k] / total
