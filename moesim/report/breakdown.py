@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from moesim.report import svg
-from moesim.report.findings import TERMS, best_point, percent, speedup, vary
+from moesim.report.findings import TERMS, best_point, percent, speedup, varied_keys
 from moesim.report.markup import Markup, tag
+from moesim.report.question import brief
 from moesim.units import format_seconds
 from traces.timeline import PHASES
 
@@ -96,15 +97,23 @@ def comparison_chart(comparison: Mapping[str, Any]) -> Markup:
     """A bar for the scenario and for each point, fastest first, stacked by attribution."""
     order = by_speedup(comparison)[:MOST_BARS]
     entries = [("the scenario itself", "", comparison["baseline"])]
-    entries += [(vary(point), speedup(point), point) for _, point in order]
-    left, right, top, step = 290.0, svg.WIDTH - 64, 8.0, 26.0
+    keys = varied_keys(comparison)
+    entries += [
+        (
+            ", ".join(f"{keys[key]}={brief(value)}" for key, value in point["vary"].items()),
+            speedup(point),
+            point,
+        )
+        for _, point in order
+    ]
+    left, right, top, step = 270.0, svg.WIDTH - 64, 8.0, 26.0
     stacks = [{term: point["attribution"][f"{term}_s"] for term in TERMS} for _, _, point in entries]
     low, high = _range(stacks)
     bottom = top + step * len(entries)
     parts = [svg.time_axis(left, right, top, bottom, high, low)]
     for row, (name, factor, _) in enumerate(entries):
         y = top + row * step + 4
-        short = name if len(name) <= 44 else name[:43] + "…"
+        short = name if len(name) <= 36 else name[:35] + "…"
         parts.append(svg.text(left - 8, y + 13, short, "end strong" if row == 1 else "end", name))
         parts.append(_stack(stacks[row], left, right, y, low, high, height=step - 8))
         parts.append(svg.text(svg.WIDTH - 4, y + 13, factor, "end strong" if row == 1 else "end"))
@@ -122,11 +131,12 @@ def comparison_chart(comparison: Mapping[str, Any]) -> Markup:
 def comparison_table(comparison: Mapping[str, Any]) -> Markup:
     """Every point and the scenario itself: time, speedup, balance, and what the policy costs."""
     best = best_point(comparison)
-    rows = [_point_row("the scenario itself", "1.00×", comparison["baseline"], "base")]
-    rows += [
-        _point_row(vary(point), speedup(point), point, "best" if index == best else None)
-        for index, point in by_speedup(comparison)
-    ]
+    keys = varied_keys(comparison)
+    names = ["the scenario itself", *[""] * (len(keys) - 1)]
+    rows = [_point_row(names, "1.00×", comparison["baseline"], "base")]
+    for index, point in by_speedup(comparison):
+        names = [brief(point["vary"][key]) if key in point["vary"] else "" for key in keys]
+        rows.append(_point_row(names, speedup(point), point, "best" if index == best else None))
     head = [
         "step",
         "speedup",
@@ -137,7 +147,7 @@ def comparison_table(comparison: Mapping[str, Any]) -> Markup:
         "dropped",
         "gate mass lost",
     ]
-    return table(["varied"], head, rows)
+    return table(list(keys.values()) or [""], head, rows)
 
 
 def by_speedup(comparison: Mapping[str, Any]) -> list[tuple[int, Mapping[str, Any]]]:
@@ -154,7 +164,7 @@ def table(
     return tag("div", tag("table", tag("thead", tag("tr", *head)), tag("tbody", *rows)), class_="scroll")
 
 
-def _point_row(name: str, factor: str, point: Mapping[str, Any], class_: str | None) -> Markup:
+def _point_row(names: Sequence[str], factor: str, point: Mapping[str, Any], class_: str | None) -> Markup:
     metrics, attribution = point["metrics"], point["attribution"]
     lost = metrics["gate_mass_lost"]
     cells = [
@@ -167,7 +177,8 @@ def _point_row(name: str, factor: str, point: Mapping[str, Any], class_: str | N
         percent(metrics["dropped"]),
         "–" if lost is None else percent(lost),
     ]
-    return tag("tr", tag("td", name), *(tag("td", cell, class_="n") for cell in cells), class_=class_)
+    varied = [tag("td", name) for name in names]
+    return tag("tr", *varied, *(tag("td", cell, class_="n") for cell in cells), class_=class_)
 
 
 def _range(stacks: Sequence[Mapping[str, float]]) -> tuple[float, float]:

@@ -11,7 +11,17 @@ from rich.table import Table
 from rich.text import Text
 
 from moesim.report.breakdown import by_speedup
-from moesim.report.findings import TERMS, advice, answer, best_point, percent, shares, speedup, whatif_answer
+from moesim.report.findings import (
+    TERMS,
+    advice,
+    answer,
+    best_point,
+    percent,
+    shares,
+    speedup,
+    varied_keys,
+    whatif_answer,
+)
 from moesim.report.question import brief, question
 from moesim.units import format_bytes, format_seconds
 from traces.timeline import PHASES
@@ -51,18 +61,19 @@ def run_tables(result: Mapping[str, Any]) -> list[RenderableType]:
 def whatif_table(comparison: Mapping[str, Any]) -> Table:
     """The scenario itself and every point, fastest first, the best in bold; the caption is the answer.
 
-    A column for each varied key, headed by the key's last part, then the metrics. Of the attribution
+    A column for each varied key, then the metrics. Of the attribution
     and of what a policy costs only those columns stand in the table in which points differ.
     """
     base, points = comparison["baseline"], comparison["points"]
-    keys = list(dict.fromkeys(key for point in points for key in point["vary"]))
-    shown = {name: cell for name, cell in _COLUMNS.items() if name in _ALWAYS}
-    for name, cell in _COLUMNS.items():
-        if len({cell(point) for point in (base, *points)}) > 1:
-            shown[name] = cell
+    keys = varied_keys(comparison)
+    shown = {
+        name: cell
+        for name, cell in _COLUMNS.items()
+        if name in _ALWAYS or len({cell(point) for point in (base, *points)}) > 1
+    }
     table = _table(caption=whatif_answer(comparison), caption_style="bold", caption_justify="left")
-    for key in keys:
-        table.add_column(key.rsplit(".", 1)[-1], overflow="fold")
+    for name in keys.values():
+        table.add_column(name, overflow="fold")
     for name in ("speedup", *shown):
         table.add_column(name, justify="right", no_wrap=True)
     varied = ["as asked", *[""] * (len(keys) - 1)][: len(keys)]

@@ -25,7 +25,7 @@ TERMS: Final = {
     "ideal": "the work itself: balanced, on a free network, without fixed costs",
 }
 CAUSES: Final = {
-    "tokens": "gets more tokens for its experts",
+    "tokens": "gets more tokens than the others",
     "weights": "has more experts with tokens, so it streams more weights from memory",
     "attention": "takes longer in attention",
     "network": "takes longer in its transfers",
@@ -162,6 +162,13 @@ def vary(point: Mapping[str, Any]) -> str:
     return ", ".join(f"{key}={brief(value)}" for key, value in point["vary"].items())
 
 
+def varied_keys(comparison: Mapping[str, Any]) -> dict[str, str]:
+    """Every varied key in order of appearance, and its short name: the last part where that is unique."""
+    keys = list(dict.fromkeys(key for point in comparison["points"] for key in point["vary"]))
+    last = Counter(key.rsplit(".", 1)[-1] for key in keys)
+    return {key: short if last[short := key.rsplit(".", 1)[-1]] == 1 else key for key in keys}
+
+
 def speedup(point: Mapping[str, Any]) -> str:
     """A speedup as a factor.
 
@@ -181,10 +188,10 @@ def _best_without_dropping(comparison: Mapping[str, Any]) -> str:
 
 
 def _reason(stragglers: Sequence[Mapping[str, Any]], subject: str) -> str:
-    """Why ``subject`` is last: the cause behind most of the lost time, with the mean excess of tokens where that is it."""
+    """Why ``subject`` is last: the cause behind most of the lost time, tokens with their mean excess."""
     cause = next(iter(lost_by_cause(stragglers)))
     if cause != "tokens":
         return f"{subject} {CAUSES[cause]}"
     load = sum(row["load"] for row in stragglers if row["cause"] == "tokens")
     load /= sum(row["cause"] == "tokens" for row in stragglers)
-    return f"{subject} gets {load:.1f} times the mean GPU's tokens for its experts"
+    return f"{subject} gets {load:.1f} times the mean GPU's tokens"

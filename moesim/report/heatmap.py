@@ -88,9 +88,10 @@ def heatmap(timeline: Timeline, work: WorkTable, gpus: int, gpus_per_node: int, 
         "Heat map of assignments, layer by GPU, relative to each layer's mean",
         *parts,
         caption=(
-            f"Assignments of each GPU in each MoE layer over the layer's mean, "
-            f"{plural(steps, 'step')} together. Bars: max / mean of the layer; the mark is the hottest single "
-            "slot over the mean GPU, below which no exchange of slots gets (1 is perfect balance). Worst: layer {layers_L[worst]}, "
+            "Assignments of each GPU in each MoE layer over the layer's mean, "
+            f"{plural(steps, 'step')} together. Bars: max / mean of the layer. Marks: the hottest slot "
+            "over the mean GPU, below which no exchange of slots gets the bar (1 is perfect balance). "
+            f"Worst: layer {layers_L[worst]}, "
             f"{relative_LG[worst].max():.2f} with its mark at {bound_L[worst]:.2f}.{shared_note}"
         ),
     )

@@ -130,7 +130,7 @@ def _key_figures(result: Mapping[str, Any]) -> Markup:
             format_seconds(time["mean"]),
             f"p95 {format_seconds(time['p95'])}, p99 {format_seconds(time['p99'])}",
         ),
-        ("throughput", f"{metrics['tokens_per_s']:,.0f} tokens/s", "all GPUs of the group together"),
+        ("throughput", f"{metrics['tokens_per_s']:,.0f}", "tokens a second, all GPUs of the group together"),
         (
             "imbalance",
             percent(share["imbalance"]),
@@ -163,8 +163,8 @@ def _key_figures(result: Mapping[str, Any]) -> Markup:
 def _advice(result: Mapping[str, Any]) -> Markup:
     lines = advice(result)
     if not lines:
-        return tag("p", "Nothing that this run shows is worth changing.", class_="note")
-    return tag("ul", *(tag("li", _with_code(line)) for line in lines), class_="advice")
+        return _section("What would help", tag("p", "Nothing that this run shows is worth changing."))
+    return _section("What would help", tag("ul", *(tag("li", _with_code(line)) for line in lines)))
 
 
 def _with_code(line: str) -> Markup:
@@ -206,7 +206,7 @@ def _straggler_table(rows: list[Mapping[str, Any]]) -> Markup:
         ]
         why = CAUSES[row["cause"]]
         if row["cause"] == "tokens":
-            why += f"; expert {row['expert']} brings {percent(row['expert_share'])} of them"
+            why += f", {percent(row['expert_share'])} of them for expert {row['expert']}"
         lines.append(tag("tr", *(tag("td", cell, class_="n") for cell in numbers), tag("td", why)))
     head = ["layer", "GPU", "lost a step", "last in steps", "tokens / mean", "expert time / mean"]
     return table([], head, lines, ["why"])
