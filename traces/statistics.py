@@ -1,0 +1,322 @@
+"""What a trace's routing looks like before any deployment: skew, batches, neighbours, GPU loads.
+
+Everything is computed in one pass over windows, so a trace may be larger than memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from traces.errors import TraceError
+from traces.jit import jit
+from traces.meta import TraceMeta
+from traces.routing import RoutingTrace
+
+Array = npt.NDArray[Any]
+Loads = npt.NDArray[np.int64]
+
+BATCH_SIZES = (16, 64, 256)
+_BATCHES = 64  # of each size: their mean then varies by about 1 % from seed to seed
+
+
+class TraceSource(Protocol):
+    """A trace in memory or on disk: :class:`RoutingTrace` and :class:`TraceFile` both are one."""
+
+    @property
+    def meta(self) -> TraceMeta: ...
+    @property
+    def tokens(self) -> int: ...
+    def windows(self) -> Iterator[RoutingTrace]: ...
+
+
+@dataclass(frozen=True)
+class LayerStatistics:
+    """One MoE layer over the whole trace.
+
+    Attributes:
+        layer: true index in the model.
+        max_over_mean: load of the most loaded expert over the mean.
+        gini: Gini coefficient of the expert loads: 0 = all equal, 1 − 1/E = all on one.
+        never_activated: share of the experts without any token.
+        overlap: share of a token's experts that the next token of its request chooses again; None
+            where no two tokens follow each other, or tokens are not known.
+    """
+
+    layer: int
+    max_over_mean: float
+    gini: float
+    never_activated: float
+    overlap: float | None
+
+
+@dataclass(frozen=True)
+class GpuStatistics:
+    """Loads of G GPUs that hold E/G neighbouring experts each.
+
+    Attributes:
+        balancedness: mean / max over GPUs, averaged over layers (SGLang's formula: both plus 1e-5).
+        straggler_ratio: max / mean over GPUs, averaged over layers.
+    """
+
+    gpus: int
+    balancedness: float
+    straggler_ratio: float
+
+
+@dataclass(frozen=True)
+class BatchStatistics:
+    """Batches of random tokens, averaged over batches and layers.
+
+    Attributes:
+        tokens: tokens of a batch.
+        max_over_mean: as in :class:`LayerStatistics`, for the batch alone.
+        activated: share of the experts with at least one token.
+        gpus: GPU loads of a batch, where a number of GPUs was named.
+    """
+
+    tokens: int
+    max_over_mean: float
+    activated: float
+    gpus: GpuStatistics | None
+
+
+@dataclass(frozen=True)
+class TraceStatistics:
+    """All that ``moesim trace info`` shows of a routing trace."""
+
+    meta: TraceMeta
+    tokens: int
+    requests: int
+    assignments: int
+    weights: bool
+    categories: dict[str, int]  # tokens of each, "" = unknown
+    max_over_mean_median: float
+    max_over_mean_worst: float
+    overlap: float | None
+    overlap_by_chance: float
+    batches: tuple[BatchStatistics, ...]
+    gpus: GpuStatistics | None
+    layers: tuple[LayerStatistics, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as JSON can hold it."""
+        return {**asdict(self), "meta": self.meta.to_dict()}
+
+
+def expert_loads(trace: TraceSource) -> Loads:
+    """Assignments of each expert in each layer, int64 [L, E]."""
+    count = _Count(trace.meta)
+    for window in trace.windows():
+        count.add(window)
+    return count.load_LE
+
+
+def trace_statistics(trace: TraceSource, *, ep: int | None = None, seed: int = 0) -> TraceStatistics:
+    """Count the whole trace once and describe it.
+
+    Args:
+        ep: G, to report the loads of so many GPUs; must divide E.
+        seed: chooses the tokens of the random batches.
+
+    Raises:
+        TraceError: ``ep`` does not divide E, or the trace breaks a rule of its format.
+    """
+    meta = trace.meta
+    require_divisor(meta.experts, ep)
+    count, sample = _Count(meta), _Sample(trace.tokens, seed)
+    categories: dict[str, int] = {}
+    weights = False
+    for window in trace.windows():
+        sample.add(window, count.tokens)
+        count.add(window)
+        weights = window.weights_TLK is not None
+        _count_categories(window, categories)
+    overlap_L = count.overlap()
+    layers = layer_statistics(meta.layers, count.load_LE, overlap_L)
+    ratios = [layer.max_over_mean for layer in layers]
+    return TraceStatistics(
+        meta=meta,
+        tokens=count.tokens,
+        requests=count.requests,
+        assignments=count.tokens * len(meta.layers) * meta.top_k,
+        weights=weights,
+        categories=categories,
+        max_over_mean_median=float(np.median(ratios)),
+        max_over_mean_worst=max(ratios),
+        overlap=None if overlap_L is None else float(np.mean(overlap_L)),
+        overlap_by_chance=meta.top_k / meta.experts,
+        batches=tuple(_batch_statistics(batch_BTLK, meta, ep) for batch_BTLK in sample.batches()),
+        gpus=None if ep is None else gpu_statistics(count.load_LE, ep),
+        layers=layers,
+    )
+
+
+def layer_statistics(
+    layers: Sequence[int], load_LE: Loads, overlap_L: Sequence[float] | None = None
+) -> tuple[LayerStatistics, ...]:
+    """Skew of each layer's expert loads; every layer has some load."""
+    return tuple(
+        LayerStatistics(
+            layer=layer,
+            max_over_mean=float(load_E.max() / load_E.mean()),
+            gini=gini(load_E),
+            never_activated=float(np.mean(load_E == 0)),
+            overlap=None if overlap_L is None else overlap_L[index],
+        )
+        for index, (layer, load_E) in enumerate(zip(layers, load_LE, strict=True))
+    )
+
+
+def gpu_statistics(load_LE: Loads, ep: int) -> GpuStatistics:
+    """Loads of ``ep`` GPUs; GPU g holds experts g·E/G to (g+1)·E/G."""
+    layers = len(load_LE)
+    load_LG = load_LE.reshape(layers, ep, -1).sum(axis=2)
+    mean_L, max_L = load_LG.mean(axis=1), load_LG.max(axis=1)
+    return GpuStatistics(
+        gpus=ep,
+        balancedness=float(np.mean((mean_L + 1e-5) / (max_L + 1e-5))),
+        straggler_ratio=float(np.mean(max_L / mean_L)),
+    )
+
+
+def gini(load_E: Array) -> float:
+    """Gini coefficient: Σ_i (2i − E − 1) x_i / (E · Σ x), x ascending, i from 1.
+
+    >>> gini(np.array([1, 1, 1, 1])), gini(np.array([0, 0, 0, 8]))
+    (0.0, 0.75)
+    """
+    ascending = np.sort(load_E).astype(np.float64)
+    size = len(ascending)
+    rank = 2 * np.arange(1, size + 1) - size - 1
+    return float(rank @ ascending / (size * ascending.sum()))
+
+
+def require_divisor(experts: int, ep: int | None) -> None:
+    """Refuse a number of GPUs that does not divide the experts."""
+    if ep is not None and (ep < 1 or experts % ep):
+        raise TraceError(f"must divide {experts} experts", field="ep", got=ep)
+
+
+def _batch_statistics(batch_BTLK: Array, meta: TraceMeta, ep: int | None) -> BatchStatistics:
+    batches, tokens = batch_BTLK.shape[:2]
+    load_BLE = np.zeros((batches, len(meta.layers), meta.experts), np.int64)
+    for batch_TLK, load_LE in zip(batch_BTLK, load_BLE, strict=True):
+        _add_loads(batch_TLK, load_LE)
+    load_NE = load_BLE.reshape(-1, meta.experts)
+    return BatchStatistics(
+        tokens=tokens,
+        max_over_mean=float(np.mean(load_NE.max(axis=1) / load_NE.mean(axis=1))),
+        activated=float(np.mean(load_NE > 0)),
+        gpus=None if ep is None else gpu_statistics(load_NE, ep),
+    )
+
+
+def _count_categories(window: RoutingTrace, categories: dict[str, int]) -> None:
+    if window.category_T is None:
+        return
+    # Code -1, unknown, is counted at index 0.
+    counts = np.bincount(window.category_T + 1, minlength=len(window.categories) + 1).tolist()
+    for name, tokens in zip(("", *window.categories), counts, strict=True):
+        if tokens:
+            categories[name] = categories.get(name, 0) + tokens
+
+
+class _Count:
+    """Loads, requests and shared neighbours of the windows seen so far."""
+
+    def __init__(self, meta: TraceMeta) -> None:
+        shape = (len(meta.layers), meta.experts)
+        self.load_LE = np.zeros(shape, np.int64)
+        self.tokens = self.requests = 0
+        self._top_k = meta.top_k
+        self._pairs = 0
+        self._shared_L = np.zeros(shape[0], np.int64)
+        self._last_token_LE = np.full(shape, -2, np.int64)
+        self._last_request = self._last_position = -2
+
+    def add(self, window: RoutingTrace) -> None:
+        request_T, position_T = window.request_T, window.position_T
+        same_T = np.diff(request_T, prepend=np.int32(self._last_request)) == 0
+        follows_T = same_T & (np.diff(position_T, prepend=np.int32(self._last_position)) == 1)
+        _add_neighbours(
+            window.ids_TLK, follows_T, self.tokens, self.load_LE, self._last_token_LE, self._shared_L
+        )
+        self.tokens += window.tokens
+        self.requests += window.tokens - int(same_T.sum())
+        self._pairs += int(follows_T.sum())
+        self._last_request, self._last_position = int(request_T[-1]), int(position_T[-1])
+
+    def overlap(self) -> list[float] | None:
+        """Share of experts that two neighbouring tokens have in common, by layer."""
+        if self._pairs == 0:
+            return None
+        shares: list[float] = (self._shared_L / (self._pairs * self._top_k)).tolist()
+        return shares
+
+
+class _Sample:
+    """Random tokens, picked up as their windows pass: 64 batches of each size that the trace can fill."""
+
+    def __init__(self, tokens: int, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        self._sizes = [size for size in BATCH_SIZES if size <= tokens]
+        draws = [rng.choice(tokens, size, replace=False) for size in self._sizes for _ in range(_BATCHES)]
+        chosen = np.concatenate([np.empty(0, np.int64), *draws])
+        self._order = np.argsort(chosen, kind="stable")
+        self._sorted = chosen[self._order]
+        self._rows: list[Array] = []
+
+    def add(self, window: RoutingTrace, first_token: int) -> None:
+        first, last = np.searchsorted(self._sorted, [first_token, first_token + window.tokens])
+        self._rows.append(window.ids_TLK[self._sorted[first:last] - first_token])
+
+    def batches(self) -> Iterator[Array]:
+        """For each size, ids [batches, tokens, L, K]."""
+        if not self._sizes:
+            return
+        gathered = np.concatenate(self._rows)
+        drawn = np.empty_like(gathered)
+        drawn[self._order] = gathered
+        start = 0
+        for size in self._sizes:
+            stop = start + _BATCHES * size
+            yield drawn[start:stop].reshape(_BATCHES, size, *drawn.shape[1:])
+            start = stop
+
+
+@jit
+def _add_loads(ids_TLK: Array, load_LE: Loads) -> None:
+    tokens, layers, chosen = ids_TLK.shape
+    for t in range(tokens):
+        for layer in range(layers):
+            for k in range(chosen):
+                load_LE[layer, ids_TLK[t, layer, k]] += 1
+
+
+@jit
+def _add_neighbours(
+    ids_TLK: Array,
+    follows_T: Array,
+    first_token: int,
+    load_LE: Loads,
+    last_token_LE: Loads,
+    shared_L: Loads,
+) -> None:
+    """Count assignments, and those whose expert the token before chose too where ``follows_T``."""
+    tokens, layers, chosen = ids_TLK.shape
+    for t in range(tokens):
+        token = first_token + t
+        before = token - 1 if follows_T[t] else -1
+        for layer in range(layers):
+            shared = 0
+            for k in range(chosen):
+                expert = ids_TLK[t, layer, k]
+                load_LE[layer, expert] += 1
+                shared += last_token_LE[layer, expert] == before
+                last_token_LE[layer, expert] = token
+            shared_L[layer] += shared
