@@ -62,7 +62,13 @@ def greedy(
     >>> greedy(np.array([[8.0, 4.0, 2.0, 2.0]]), np.array([0, 0, 0, 1, 1, 1], dtype=np.int32), 2)
     array([[0, 1, 2, 0, 1, 3]], dtype=int16)
     """
-    return _greedy(np.ascontiguousarray(load_LE, dtype=np.float64), slot_gpu_S.astype(np.int32), gpus)
+    load_LE = np.ascontiguousarray(load_LE, dtype=np.float64)
+    room_G = np.bincount(slot_gpu_S, minlength=gpus)
+    replicas_LE = _replicate(load_LE, len(slot_gpu_S), int(np.count_nonzero(room_G)))
+    share_LE = load_LE / replicas_LE
+    order_LE = np.argsort(-share_LE, axis=1, kind="stable")
+    by_gpu_S = np.argsort(slot_gpu_S, kind="stable")
+    return _pack(order_LE, replicas_LE, share_LE, room_G, by_gpu_S)
 
 
 def _deal(experts: int, slot_gpu_S: npt.NDArray[np.int32], gpus: int) -> npt.NDArray[np.int16]:
@@ -86,52 +92,54 @@ def _deal(experts: int, slot_gpu_S: npt.NDArray[np.int32], gpus: int) -> npt.NDA
 
 
 @jit
-def _greedy(
-    load_LE: npt.NDArray[np.float64], slot_gpu_S: npt.NDArray[np.int32], gpus: int
-) -> npt.NDArray[np.int16]:
-    layers = len(load_LE)
-    slots = len(slot_gpu_S)
-    slot_expert_LS = np.full((layers, slots), _NONE, dtype=np.int16)
-    room_G = np.zeros(gpus, dtype=np.int64)
-    for gpu in slot_gpu_S:
-        room_G[gpu] += 1
-    # The slots of GPU g are slot_of_S[first_G[g] : first_G[g] + room_G[g]].
-    slot_of_S = np.argsort(slot_gpu_S, kind="mergesort")
-    first_G = np.cumsum(room_G) - room_G
-    useful = int(np.count_nonzero(room_G))
-    for row in range(layers):
-        replicas_E = _replicate(load_LE[row], slots, useful)
-        share_E = load_LE[row] / replicas_E
-        used_G = np.zeros(gpus, dtype=np.int64)
-        load_G = np.zeros(gpus)
-        newest_G = np.full(gpus, _NONE, dtype=np.int64)
-        for expert in np.argsort(-share_E, kind="mergesort"):
-            for _ in range(replicas_E[expert]):
-                gpu = _least_loaded(load_G, used_G, room_G, newest_G, expert)
-                slot_expert_LS[row, slot_of_S[first_G[gpu] + used_G[gpu]]] = expert
-                used_G[gpu] += 1
-                load_G[gpu] += share_E[expert]
-                newest_G[gpu] = expert
-    return slot_expert_LS
+def _replicate(load_LE: npt.NDArray[np.float64], slots: int, useful: int) -> npt.NDArray[np.int64]:
+    """int64 [L, E], replicas of each expert, ``slots`` in all; above ``useful`` only as a last resort."""
+    layers, experts = load_LE.shape
+    replicas_LE = np.ones((layers, experts), dtype=np.int64)
+    for layer in range(layers):
+        load_E, replicas_E = load_LE[layer], replicas_LE[layer]
+        for _ in range(slots - experts):
+            best = 0
+            for expert in range(1, experts):
+                spare, best_spare = replicas_E[expert] < useful, replicas_E[best] < useful
+                larger = load_E[expert] / replicas_E[expert] > load_E[best] / replicas_E[best]
+                if (spare and not best_spare) or (spare == best_spare and larger):
+                    best = expert
+            replicas_E[best] += 1
+    return replicas_LE
 
 
 @jit
-def _replicate(load_E: npt.NDArray[np.float64], slots: int, useful: int) -> npt.NDArray[np.int64]:
-    """int64 [E], replicas of each expert, ``slots`` in all; above ``useful`` only as a last resort."""
-    experts = len(load_E)
-    replicas_E = np.ones(experts, dtype=np.int64)
-    for _ in range(slots - experts):
-        best = _NONE
-        for expert in range(experts):
-            if best == _NONE:
-                best = expert
-                continue
-            spare, best_spare = replicas_E[expert] < useful, replicas_E[best] < useful
-            larger = load_E[expert] / replicas_E[expert] > load_E[best] / replicas_E[best]
-            if (spare and not best_spare) or (spare == best_spare and larger):
-                best = expert
-        replicas_E[best] += 1
-    return replicas_E
+def _pack(
+    order_LE: npt.NDArray[np.int64],
+    replicas_LE: npt.NDArray[np.int64],
+    share_LE: npt.NDArray[np.float64],
+    room_G: npt.NDArray[np.int64],
+    by_gpu_S: npt.NDArray[np.int64],
+) -> npt.NDArray[np.int16]:
+    """int16 [L, S]: the replicas of each expert, in the given order of experts, on the least loaded GPUs.
+
+    Args:
+        order_LE: experts by falling load of one replica, ``share_LE``.
+        room_G: slots of each GPU; ``by_gpu_S`` lists those of GPU 0 first, then those of GPU 1, and so on.
+    """
+    layers, gpus = len(order_LE), len(room_G)
+    slot_expert_LS = np.empty((layers, len(by_gpu_S)), dtype=np.int16)
+    first_G = np.zeros(gpus, dtype=np.int64)
+    for gpu in range(1, gpus):
+        first_G[gpu] = first_G[gpu - 1] + room_G[gpu - 1]
+    for layer in range(layers):
+        used_G = np.zeros(gpus, dtype=np.int64)
+        load_G = np.zeros(gpus, dtype=np.float64)
+        newest_G = np.full(gpus, _NONE, dtype=np.int64)
+        for expert in order_LE[layer]:
+            for _ in range(replicas_LE[layer, expert]):
+                gpu = _least_loaded(load_G, used_G, room_G, newest_G, expert)
+                slot_expert_LS[layer, by_gpu_S[first_G[gpu] + used_G[gpu]]] = expert
+                used_G[gpu] += 1
+                load_G[gpu] += share_LE[layer, expert]
+                newest_G[gpu] = expert
+    return slot_expert_LS
 
 
 @jit

@@ -17,7 +17,7 @@ EMPTY = -1
 MAX_EXPERTS = np.iinfo(np.int16).max
 """Expert ids are int16 everywhere, as in routing traces."""
 
-MAX_GPUS, MAX_SLOTS = 4_096, 65_536
+MAX_GPUS, MAX_SLOTS, MAX_LAYERS = 4_096, 65_536, 65_536
 """Far above any deployment; keep a wrong file from asking for absurd amounts of memory."""
 
 MAX_TABLE = 1 << 27
@@ -133,7 +133,9 @@ class Placement:
         load = np.asarray(load_LE, dtype=np.float64)
         if load.shape != self.replicas_LE.shape:
             raise PlacementError(
-                "loads of another shape", field=f"load {self.replicas_LE.shape}", got=load.shape
+                f"must have shape [{len(self.layers)} layers, {self.experts} experts]",
+                field="load",
+                got=load.shape,
             )
         share_LE = load / self.replicas_LE
         rows_L = np.arange(len(self.layers))[:, None]
@@ -148,17 +150,13 @@ class Placement:
         Raises:
             PlacementError: experts, GPUs or layers differ.
         """
-        for field, here, wanted in (
-            ("experts", self.experts, experts),
-            ("gpus", self.gpus, gpus),
-            ("layers", self.layers, layers),
-        ):
+        for field, here, wanted in (("experts", self.experts, experts), ("gpus", self.gpus, gpus)):
             if here != wanted:
-                raise PlacementError(
-                    f"the placement is for other {field}: {_brief(wanted)} needed",
-                    field=field,
-                    got=_brief(here),
-                )
+                raise PlacementError(f"the placement must be for {wanted}", field=field, got=here)
+        if self.layers != layers:
+            raise PlacementError(
+                f"the placement must be for {_brief(layers)}", field="layers", got=_brief(self.layers)
+            )
 
 
 def _replicas(slot_expert_LS: npt.NDArray[np.int16], experts: int) -> npt.NDArray[np.int32]:
@@ -181,9 +179,11 @@ def _checked_layers(layers: Iterable[int]) -> tuple[int, ...]:
         raise PlacementError("must name at least one layer", field="layers")
     previous = -1
     for position, layer in enumerate(indices):
-        if type(layer) is not int or layer <= previous:
+        if type(layer) is not int or not previous < layer < MAX_LAYERS:
             raise PlacementError(
-                "layer indices must be integers from 0, ascending", field=f"layers[{position}]", got=layer
+                f"layer indices must be integers from 0 to {MAX_LAYERS - 1}, ascending",
+                field=f"layers[{position}]",
+                got=layer,
             )
         previous = layer
     return indices
@@ -195,7 +195,7 @@ def _integers(
     array = np.asarray(values)
     if array.ndim != dimensions or array.size == 0 or not np.issubdtype(array.dtype, np.integer):
         raise PlacementError(
-            f"must be integers of shape {axes}, none of them zero",
+            f"must be integers of shape {axes}, not empty",
             field=field,
             got=f"{array.dtype} {array.shape}",
         )
@@ -241,8 +241,6 @@ def _check_experts(
         raise PlacementError(f"layer {layers[row]}: expert {expert} is in no slot", field="slot_expert")
 
 
-def _brief(value: int | tuple[int, ...]) -> str:
-    """Layers as count and ends, so that two long lists can be told apart in one line."""
-    if isinstance(value, int):
-        return str(value)
-    return f"{len(value)} layers {value[0]} to {value[-1]}" if value else "no layers"
+def _brief(layers: tuple[int, ...]) -> str:
+    """How many, and the two ends: models that differ mostly differ in these."""
+    return f"{len(layers)} layers from {layers[0]} to {layers[-1]}" if layers else "no layers"
