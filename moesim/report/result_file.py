@@ -1,0 +1,187 @@
+"""Reading ``result.json`` and a comparison back, checked as far as tables and pages rely on them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
+
+from moesim.errors import MoesimError
+from traces.files import check_format
+
+# A comparison of a thousand points takes a few megabytes.
+MAX_BYTES: Final = 1 << 28
+
+_Number = Annotated[float, Field(allow_inf_nan=False)]
+_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_Fraction = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_Count = Annotated[int, Field(ge=0, strict=True)]
+# Far above any cluster: a page draws every GPU.
+_Size = Annotated[int, Field(ge=1, le=1 << 14, strict=True)]
+
+
+class _StepTime(TypedDict):
+    mean: _Positive
+    p50: _Number
+    p95: _Number
+    p99: _Number
+
+
+class _Ratios(TypedDict):
+    assignments: _Number
+    experts_time: _Number
+    dispatch_bytes: _Number | None
+
+
+class _Memory(TypedDict):
+    max: _Fraction
+    mean: _Fraction
+
+
+class _Metrics(TypedDict):
+    step_time_s: _StepTime
+    tokens_per_s: _Number
+    phase_time_s: dict[str, _Number]
+    straggler_ratio: _Ratios
+    balancedness: _Number
+    dropped: _Fraction
+    rerouted: _Fraction
+    gate_mass_lost: _Number | None
+    gpu_memory_bytes: _Memory
+
+
+class _Attribution(TypedDict):
+    hardware_s: _Number
+    imbalance_s: _Number
+    network_s: _Number
+    overhead_s: _Number
+    ideal_s: _Number
+
+
+class _Straggler(TypedDict):
+    layer: _Count
+    rank: _Count
+    share: _Fraction
+    load: _Fraction
+    time: _Fraction
+    lost_s: _Number
+    cause: Literal["tokens", "weights", "attention", "network", "none"]
+    expert: _Count
+    expert_share: _Fraction
+
+
+class _Trace(TypedDict):
+    name: str
+    origin: str
+    tokens: _Count
+    requests: _Count
+    skew: _Fraction
+    generated: Annotated[bool, Field(strict=True)]
+
+
+class _Named(TypedDict):
+    name: str
+
+
+class _Cluster(TypedDict):
+    gpu: _Named
+    nodes: _Size
+    gpus_per_node: _Size
+
+
+class _Parallelism(TypedDict):
+    ep: _Size
+    tp: _Size
+
+
+class _Workload(TypedDict):
+    phase: str
+    tokens_per_gpu: Any
+
+
+class _Policy(TypedDict):
+    policy: str
+
+
+class _Dispatch(TypedDict):
+    mode: str
+
+
+class _Scenario(TypedDict):
+    name: str
+    model: _Named
+    cluster: _Cluster
+    parallelism: _Parallelism
+    workload: _Workload
+    placement: Any
+    routing: _Policy | list[_Policy]
+    dispatch: _Dispatch
+
+
+class _Result(TypedDict):
+    scenario: _Scenario
+    metrics: _Metrics
+    attribution: _Attribution
+    bounds: dict[str, _Fraction]
+    stragglers: list[_Straggler]
+    trace: _Trace
+    provenance: dict[str, Any]
+
+
+class _Point(TypedDict):
+    vary: dict[str, Any]
+    metrics: _Metrics
+    attribution: _Attribution
+    speedup: _Positive
+
+
+class _Comparison(TypedDict):
+    baseline: _Result
+    points: list[_Point]
+
+
+_RESULT: Final = TypeAdapter(_Result)
+_COMPARISON: Final = TypeAdapter(_Comparison)
+
+
+def read_result(path: str | Path) -> dict[str, Any]:
+    """``result.json`` as the dictionary that the report takes.
+
+    Raises:
+        MoesimError: naming the file, the field, the rule and the value.
+    """
+    return _read(path, "result", _RESULT)
+
+
+def read_comparison(path: str | Path) -> dict[str, Any]:
+    """What ``whatif --json`` printed, checked as :func:`read_result` does."""
+    return _read(path, "whatif", _COMPARISON)
+
+
+def _read(path: str | Path, thing: str, rules: TypeAdapter[Any]) -> dict[str, Any]:
+    try:
+        with Path(path).open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise MoesimError(f"cannot be read: {error.strerror or error}", file=path) from error
+    if len(raw) > MAX_BYTES:
+        raise MoesimError(f"must not be larger than {MAX_BYTES} bytes", file=path)
+    try:
+        content = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise MoesimError(f"is not JSON: {error}", file=path) from error
+    check_format(
+        content.get("format") if isinstance(content, dict) else None, thing, 1, file=path, error=MoesimError
+    )
+    try:
+        rules.validate_python(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "missing":
+            raise MoesimError("is missing", file=path, field=field) from error
+        raise MoesimError(first["msg"], file=path, field=field, got=first["input"]) from error
+    return dict(content)
