@@ -96,7 +96,7 @@ def attribution_table(result: Mapping[str, Any]) -> Markup:
 def comparison_chart(comparison: Mapping[str, Any]) -> Markup:
     """A bar for the scenario and for each point, fastest first, stacked by attribution."""
     order = by_speedup(comparison)[:MOST_BARS]
-    entries = [("the scenario itself", "", comparison["baseline"])]
+    entries = [("as asked", "", comparison["baseline"])]
     keys = varied_keys(comparison)
     entries += [
         (
@@ -106,14 +106,14 @@ def comparison_chart(comparison: Mapping[str, Any]) -> Markup:
         )
         for _, point in order
     ]
-    left, right, top, step = 270.0, svg.WIDTH - 64, 8.0, 26.0
+    left, right, top, step = 292.0, svg.WIDTH - 64, 8.0, 26.0
     stacks = [{term: point["attribution"][f"{term}_s"] for term in TERMS} for _, _, point in entries]
     low, high = _range(stacks)
     bottom = top + step * len(entries)
     parts = [svg.time_axis(left, right, top, bottom, high, low)]
     for row, (name, factor, _) in enumerate(entries):
         y = top + row * step + 4
-        short = name if len(name) <= 36 else name[:35] + "…"
+        short = name if len(name) <= 40 else name[:39] + "…"
         parts.append(svg.text(left - 8, y + 13, short, "end strong" if row == 1 else "end", name))
         parts.append(_stack(stacks[row], left, right, y, low, high, height=step - 8))
         parts.append(svg.text(svg.WIDTH - 4, y + 13, factor, "end strong" if row == 1 else "end"))
@@ -132,7 +132,7 @@ def comparison_table(comparison: Mapping[str, Any]) -> Markup:
     """Every point and the scenario itself: time, speedup, balance, and what the policy costs."""
     best = best_point(comparison)
     keys = varied_keys(comparison)
-    names = ["the scenario itself", *[""] * (len(keys) - 1)]
+    names = ["as asked", *[""] * (len(keys) - 1)]
     rows = [_point_row(names, "1.00×", comparison["baseline"], "base")]
     for index, point in by_speedup(comparison):
         names = [brief(point["vary"][key]) if key in point["vary"] else "" for key in keys]

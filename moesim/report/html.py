@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import resources
-from typing import Any
+from typing import Any, Final
 
+import numpy as np
+
+from moesim.errors import TimelineError
 from moesim.report.breakdown import (
     attribution_table,
     breakdown,
@@ -14,7 +17,7 @@ from moesim.report.breakdown import (
     phase_table,
     table,
 )
-from moesim.report.findings import CAUSES, advice, answer, percent, shares, whatif_answer
+from moesim.report.findings import CAUSES, advice, answer, percent, shares, varied_keys, whatif_answer
 from moesim.report.gantt import gantt
 from moesim.report.heatmap import heatmap
 from moesim.report.markup import Markup, join, tag
@@ -23,7 +26,9 @@ from moesim.units import format_bytes, format_seconds
 from traces.timeline import Timeline, WorkTable
 
 # Rows of stragglers before the fold; the rest opens on a click.
-_FIRST_STRAGGLERS = 12
+_FIRST_STRAGGLERS: Final = 12
+# The heat map has a row for each; the deepest models have a few hundred.
+_MOST_LAYERS: Final = 2000
 
 
 def run_page(
@@ -32,16 +37,20 @@ def run_page(
     work: WorkTable,
     comparison: Mapping[str, Any] | None = None,
 ) -> str:
-    """The page of one run, and of a comparison against it where there is one.
+    """The page of one run, and of a comparison with it as baseline where there is one.
 
     Args:
         result: what ``result.json`` holds.
         timeline, work: what ``timeline.parquet`` and ``work.parquet`` hold.
-        comparison: what ``whatif --json`` prints, with this run as its baseline.
+        comparison: what ``whatif --json`` prints.
+
+    Raises:
+        TimelineError: the timeline is not this result's.
     """
     cluster = result["scenario"]["cluster"]
-    gpus = max(cluster["nodes"] * cluster["gpus_per_node"], 1 + int(timeline.rank_N.max(initial=0)))
-    steps = max(1, len({*zip(timeline.repeat_N.tolist(), timeline.step_N.tolist(), strict=True)}))
+    gpus = cluster["nodes"] * cluster["gpus_per_node"]
+    _check_fit(timeline, gpus)
+    steps = len(np.unique((timeline.repeat_N.astype(np.int64) << 32) | timeline.step_N))
     sections = [
         _opening(question(result["scenario"]), answer(result), _trace_note(result["trace"])),
         _key_figures(result),
@@ -60,10 +69,21 @@ def run_page(
     return _page(str(result["scenario"]["name"]), sections)
 
 
+def _check_fit(timeline: Timeline, gpus: int) -> None:
+    """Refuse a timeline of another run, or of a shape that no page could show."""
+    ranks = int(timeline.rank_N.max(initial=-1)) + 1
+    if ranks > gpus:
+        raise TimelineError(f"must be below {gpus}, the GPUs of the scenario", field="rank", got=ranks - 1)
+    layers = len(np.unique(timeline.layer_N))
+    if layers > _MOST_LAYERS:
+        raise TimelineError(f"must name at most {_MOST_LAYERS} layers", field="layer", got=layers)
+
+
 def whatif_page(comparison: Mapping[str, Any]) -> str:
     """The page of a comparison alone."""
     base = comparison["baseline"]
-    asked = question(base["scenario"])[:-1] + ", and what if …?"
+    keys = " or ".join(varied_keys(comparison).values())
+    asked = question(base["scenario"])[:-1] + f", and what if {keys} were another?"
     sections = [
         _opening(asked, whatif_answer(comparison), _trace_note(base["trace"])),
         _section("The points, fastest first", comparison_chart(comparison), comparison_table(comparison)),
@@ -144,6 +164,10 @@ def _key_figures(result: Mapping[str, Any]) -> Markup:
         ),
         ("memory", format_bytes(memory["max"]), f"fullest GPU; mean {format_bytes(memory['mean'])}"),
     ]
+    if result["scenario"]["cluster"]["nodes"] > 1:
+        figures.append(
+            ("between nodes", format_bytes(metrics["cross_node_bytes"]), "a step, all GPUs together")
+        )
     if metrics["dropped"] or metrics["rerouted"]:
         lost = metrics["gate_mass_lost"]
         lost_text = "" if lost is None else f", gate mass lost {percent(lost)}"

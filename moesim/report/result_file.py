@@ -50,6 +50,7 @@ class _Metrics(TypedDict):
     dropped: _Fraction
     rerouted: _Fraction
     gate_mass_lost: _Number | None
+    cross_node_bytes: _Fraction
     gpu_memory_bytes: _Memory
 
 
