@@ -1,0 +1,1 @@
+"""What timelines and counts say: metrics, critical path, attribution, stragglers, comparisons."""

@@ -1,0 +1,75 @@
+"""A timeline's columns as dense arrays: one value for each step, MoE layer and rank."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from traces.timeline import PHASES, Timeline, WorkTable
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Cube:
+    """The MoE layers of one run and repeat. W steps, L MoE layers, G ranks.
+
+    Attributes:
+        layers: true index of each MoE layer: those with a span of phase ``experts``.
+        start_WLG, end_WLG: by phase; seconds.
+    """
+
+    timeline: Timeline
+    steps: int
+    ranks: int
+    layers: NDArray[np.int32]
+
+    @classmethod
+    def of(cls, timeline: Timeline) -> Cube:
+        """The cube of a timeline."""
+        experts = timeline.phase_N == PHASES.index("experts")
+        layers = np.unique(timeline.layer_N[experts])
+        return cls(timeline, int(timeline.step_N.max()) + 1, int(timeline.rank_N.max()) + 1, layers)
+
+    def values(self, phase: str, column: NDArray[np.generic]) -> FloatArray:
+        """[W, L, G]: the sum of a column over the spans of a phase."""
+        timeline = self.timeline
+        chosen = np.flatnonzero(
+            (timeline.phase_N == PHASES.index(phase)) & np.isin(timeline.layer_N, self.layers)
+        )
+        layer = np.searchsorted(self.layers, timeline.layer_N[chosen])
+        cell = (timeline.step_N[chosen].astype(np.int64) * len(self.layers) + layer) * self.ranks
+        total = np.bincount(
+            cell + timeline.rank_N[chosen],
+            column[chosen].astype(np.float64),
+            minlength=self.steps * len(self.layers) * self.ranks,
+        )
+        return total.astype(np.float64).reshape(self.steps, len(self.layers), self.ranks)
+
+    def seconds(self, phase: str) -> FloatArray:
+        """[W, L, G]: durations of a phase."""
+        return self.values(phase, self.timeline.end_s_N - self.timeline.start_s_N)
+
+    def active_slots(self, slots: WorkTable, slot_gpu_S: NDArray[np.int32]) -> FloatArray:
+        """[W, L, G]: slots that got tokens."""
+        layer = np.searchsorted(self.layers, slots.layer_N)
+        cell = (slots.step_N.astype(np.int64) * len(self.layers) + layer) * self.ranks
+        total = np.bincount(
+            cell + slot_gpu_S[slots.destination_N], minlength=self.steps * len(self.layers) * self.ranks
+        )
+        return total.reshape(self.steps, len(self.layers), self.ranks).astype(np.float64)
+
+
+def max_over_mean(values_XG: FloatArray) -> float:
+    """Mean over X of max / mean over ranks; rows without any work count as even.
+
+    >>> max_over_mean(np.array([[1.0, 3.0], [0.0, 0.0]]))
+    1.25
+    """
+    rows = values_XG.reshape(-1, values_XG.shape[-1])
+    mean_X = rows.mean(axis=1)
+    ratio_X = np.ones(len(rows))
+    np.divide(rows.max(axis=1), mean_X, out=ratio_X, where=mean_X > 0)
+    return float(ratio_X.mean())

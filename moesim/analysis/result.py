@@ -1,0 +1,89 @@
+"""``result.json``: one run in numbers, with where they come from. Format ``moesim.result/1``."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numba
+import numpy as np
+
+from moesim import __version__
+from moesim.analysis.attribution import attribution
+from moesim.analysis.metrics import timeline_metrics
+from moesim.analysis.stragglers import stragglers
+from moesim.simulation.deployment import Deployment, deploy
+from moesim.simulation.run import Run, Tally, run
+from moesim.spec.scenario import Scenario
+from traces.statistics import expert_loads
+
+Result = dict[str, Any]
+
+
+def simulate_scenario(scenario: Scenario) -> tuple[Run, Result]:
+    """Run a scenario and say what it showed."""
+    began = time.perf_counter()
+    done = run(deploy(scenario))
+    outcome = result(done)
+    outcome["provenance"]["wall_s"] = time.perf_counter() - began
+    return done, outcome
+
+
+def result(done: Run) -> Result:
+    """The content of ``result.json``; ``provenance.wall_s`` is left at 0."""
+    deployment = done.deployment
+    scenario, steps = deployment.scenario, deployment.scenario.workload.steps
+    metrics = timeline_metrics(done.timeline, int(deployment.tokens_G.sum()))
+    metrics |= routing_metrics(done.tally)
+    metrics["cross_node_bytes"] = done.cross_node_bytes / steps
+    metrics["gpu_memory_bytes"] = {
+        "max": float(deployment.memory_G.max()),
+        "mean": float(deployment.memory_G.mean()),
+    }
+    return {
+        "format": "moesim.result/1",
+        "scenario": scenario.resolved(),
+        "metrics": metrics,
+        "attribution": attribution(metrics["step_time_s"]["mean"], done.even, steps),
+        "bounds": done.bounds_s,
+        "stragglers": stragglers(done.timeline, done.slots, deployment.placement),
+        "trace": _trace_facts(deployment),
+        "provenance": {
+            "moesim": __version__,
+            "numpy": np.__version__,
+            "numba": numba.__version__,
+            "seed": scenario.seed,
+            "trace_sha256": deployment.trace.digest(),
+            "profile": f"{scenario.profile.name}: {scenario.profile.origin}",
+            "resolution": "event",
+            "network": "ports",
+            "placement": deployment.placement.origin,
+            "wall_s": 0.0,
+        },
+    }
+
+
+def routing_metrics(tally: Tally) -> dict[str, float | None]:
+    """Fractions of the wished assignments; None where the trace has no weights, or nothing has a capacity."""
+    shares: dict[str, float | None] = {
+        name: getattr(tally, name) / tally.wished
+        for name in ("wished", "kept", "rerouted", "dropped", "added")
+    }
+    shares["gate_mass_lost"] = tally.gate_mass_lost / tally.gate_mass if tally.weighted else None
+    shares["effective_capacity_factor"] = tally.room / tally.limited if tally.limited else None
+    return shares
+
+
+def _trace_facts(deployment: Deployment) -> dict[str, Any]:
+    """What the reader should know of the routing that was replayed."""
+    replayed, meta = deployment.replayed, deployment.trace.meta
+    load_LE = expert_loads(replayed)
+    synth, file = deployment.scenario.trace.synth, deployment.scenario.trace.file
+    return {
+        "name": meta.model if file is None else file.rsplit("/", 1)[-1],
+        "origin": meta.origin,
+        "tokens": replayed.tokens,
+        "requests": len(replayed.request_offsets) - 1,
+        "skew": float((load_LE.max(axis=1) / load_LE.mean(axis=1)).mean()),
+        "generated": synth is not None,
+    }

@@ -1,0 +1,100 @@
+"""Who holds up each layer, how often, and why."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moesim.analysis.cube import Cube
+from placement.placement import Placement
+from traces.timeline import Timeline, WorkTable
+
+# Below this part of the layer's own time a straggler is not worth a name.
+_NEGLIGIBLE = 0.01
+
+
+def stragglers(timeline: Timeline, slots: WorkTable, placement: Placement) -> list[dict[str, Any]]:
+    """For each MoE layer the rank that is most often the last to finish its experts, and the cause.
+
+    Each entry has:
+
+    - ``layer``, ``rank``, ``share``: the part of the steps in which this rank was the last.
+    - ``load``, ``time``: its assignments and its experts' seconds, over the mean of ranks.
+    - ``lost_s``: seconds of a step that ranks wait in this layer, on average.
+    - ``cause``: ``none`` if less than 1 % of the layer's time is lost. If most of it is lost before the
+      dispatch, ``attention`` or ``network``: whether the last rank to enter had more to compute, or left
+      the layer before late. If most is lost after it, ``network`` if the rank's tokens arrived late, else
+      ``tokens`` or ``weights``: which of its share of assignments and of activated slots lies closer to
+      its share of the time.
+    - ``expert``, ``expert_share``: its hottest expert, and that expert's part of the rank's assignments.
+    """
+    cube = Cube.of(timeline)
+    seconds_WLG = cube.seconds("experts")
+    end_WLG = cube.values("experts", timeline.end_s_N)
+    load_WLG = cube.values("experts", timeline.assignments_N)
+    arrival_WLG = cube.values("dispatch", timeline.end_s_N)
+    active_WLG = cube.active_slots(slots, placement.slot_gpu_S)
+    wait_WLG = cube.seconds("wait")
+    after_WLG = cube.values("combine", timeline.start_s_N).max(axis=-1, keepdims=True) - end_WLG
+    begin_WLG = cube.values("attention", timeline.start_s_N)
+    before_WLG = np.add.reduce([cube.seconds(phase) for phase in ("attention", "router", "shared_expert")])
+    layer_s_L = (end_WLG.max(axis=-1) - begin_WLG.min(axis=-1)).mean(axis=0)
+    tokens_LS = _slot_tokens(cube, slots, placement.slots)
+
+    found = []
+    for i, layer in enumerate(cube.layers.tolist()):
+        last_W = end_WLG[:, i].argmax(axis=-1)
+        rank = int(np.bincount(last_W).argmax())
+        when = np.flatnonzero(last_W == rank)
+        lost_s = float(wait_WLG[:, i].mean())
+        last_when = last_W[when]
+        late = _excess(arrival_WLG[when, i], last_when), _excess(seconds_WLG[when, i], last_when)
+        ratio = [_ratio(values[when, i], rank) for values in (load_WLG, active_WLG, seconds_WLG)]
+        if lost_s < _NEGLIGIBLE * layer_s_L[i]:
+            cause = "none"
+        elif float(after_WLG[:, i].mean()) < lost_s / 2:
+            entering_W = (begin_WLG + before_WLG)[:, i].argmax(axis=-1)
+            begun, worked = _excess(begin_WLG[:, i], entering_W), _excess(before_WLG[:, i], entering_W)
+            cause = "network" if begun > worked else "attention"
+        elif late[0] > late[1]:
+            cause = "network"
+        else:
+            cause = "tokens" if abs(ratio[0] - ratio[2]) <= abs(ratio[1] - ratio[2]) else "weights"
+        own_slots = np.flatnonzero(placement.slot_gpu_S == rank)
+        own_tokens = tokens_LS[i, own_slots]
+        hottest = int(own_tokens.argmax())
+        found.append(
+            {
+                "layer": layer,
+                "rank": rank,
+                "share": len(when) / cube.steps,
+                "load": ratio[0],
+                "time": ratio[2],
+                "lost_s": lost_s,
+                "cause": cause,
+                "expert": int(placement.slot_expert_LS[i, own_slots[hottest]]),
+                "expert_share": float(own_tokens[hottest] / max(own_tokens.sum(), 1.0)),
+            }
+        )
+    return found
+
+
+def _excess(values_WG: NDArray[np.float64], rank_W: NDArray[np.intp]) -> float:
+    """How far the named rank of each step lies above the mean over ranks, on average."""
+    own_W = np.take_along_axis(values_WG, rank_W[:, None], axis=1)[:, 0]
+    return float((own_W - values_WG.mean(axis=1)).mean())
+
+
+def _ratio(values_WG: NDArray[np.float64], rank: int) -> float:
+    """The rank's value over the mean over ranks; 1 where nothing was done."""
+    mean = float(values_WG.mean())
+    return float(values_WG[:, rank].mean()) / mean if mean > 0 else 1.0
+
+
+def _slot_tokens(cube: Cube, slots: WorkTable, count: int) -> NDArray[np.float64]:
+    """[L, S] tokens of each slot over all steps."""
+    cell = np.searchsorted(cube.layers, slots.layer_N) * count + slots.destination_N
+    tokens = np.bincount(cell, slots.count_N, minlength=len(cube.layers) * count)
+    return tokens.astype(np.float64).reshape(-1, count)

@@ -1,0 +1,193 @@
+"""The command line. Only this module prints, and only it sets exit codes.
+
+What a command needs is imported inside it: ``moesim --help`` must not wait for numba.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from moesim import __version__
+from traces.errors import MoesimError
+
+if TYPE_CHECKING:
+    from moesim.spec.scenario import Override
+
+app = typer.Typer(
+    name="moesim",
+    help="Replay recorded expert routing on a model of a GPU cluster: where time goes, and what would help.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+trace_app = typer.Typer(help="Look at routing traces and convert them.", no_args_is_help=True)
+app.add_typer(trace_app, name="trace")
+
+ScenarioName = Annotated[str, typer.Argument(metavar="SCENARIO", help="A YAML file or the name of a preset.")]
+Set = Annotated[
+    list[str] | None, typer.Option("-s", metavar="KEY=VALUE", help="Set a field, in YAML; may be repeated.")
+]
+Out = Annotated[Path | None, typer.Option("-o", metavar="OUT", help="Write the files to this folder.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
+
+
+def main() -> None:
+    """Run the command line; a user's mistake ends with one line and the exit code of its error."""
+    try:
+        app()
+    except MoesimError as error:
+        print(f"moesim: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"moesim {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def run(scenario: ScenarioName, set_: Set = None, out: Out = None, as_json: AsJson = False) -> None:
+    """Simulate one scenario."""
+    from moesim.analysis.result import simulate_scenario
+    from moesim.output import write_run
+    from moesim.report.console import run_tables
+    from moesim.spec.scenario import load_scenario
+
+    with _progress("simulating", 1):
+        done, result = simulate_scenario(load_scenario(scenario, _overrides(set_)))
+    result["provenance"]["command"] = _command("run", scenario, set_)
+    if out is not None:
+        write_run(out, done, result)
+    _show(result, lambda: run_tables(result), as_json, out)
+
+
+@app.command()
+def whatif(
+    scenario: ScenarioName,
+    vary: Annotated[
+        list[str], typer.Option("--vary", metavar="KEY=[V1,V2,…]", help="Values of a field; may be repeated.")
+    ],
+    set_: Set = None,
+    out: Out = None,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Worker processes.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Simulate every combination of some values, side by side against the scenario itself.
+
+    With -o, finished points survive an interruption in OUT/points and are not run again.
+    """
+    from moesim.analysis.whatif import Vary, compare, plan
+    from moesim.output import points_folder, write_comparison
+    from moesim.report.console import whatif_table
+
+    base, points = plan(scenario, _overrides(set_), [Vary.parse(text) for text in vary])
+    store = None if out is None else points_folder(out)
+    with _progress("simulating", 1 + len(points)) as advance:
+        comparison = compare(base, points, jobs=jobs, store=store, progress=advance)
+    comparison["baseline"]["provenance"]["command"] = _command("whatif", scenario, set_, vary)
+    if out is not None:
+        write_comparison(out, comparison)
+    _show(comparison, lambda: [whatif_table(comparison)], as_json, out)
+
+
+@app.command()
+def demo(out: Out = None) -> None:
+    """The main job on built-in data: what imbalance costs on 4 x 8 GPUs, and what wins it back."""
+    from moesim.analysis.result import simulate_scenario
+    from moesim.analysis.whatif import compare, demo_points
+    from moesim.output import write_run
+    from moesim.report.console import run_tables, whatif_table
+    from moesim.spec.scenario import load_scenario
+
+    base = load_scenario("demo")
+    points = demo_points()
+    with _progress("simulating", 2 + len(points)) as advance:
+        done, result = simulate_scenario(base)
+        advance()
+        comparison = compare(base, points, progress=advance)
+    result["provenance"]["command"] = "moesim demo"
+    if out is not None:
+        write_run(out, done, result, comparison)
+    _show(result, lambda: [*run_tables(result), whatif_table(comparison)], False, out)
+
+
+@trace_app.command("info")
+def trace_info(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A trace.")],
+    ep: Annotated[
+        int | None,
+        typer.Option("--ep", min=1, metavar="G", help="Also balance over G GPUs, linear placement."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What a trace holds and how skewed it is."""
+    from moesim.report.trace_table import trace_tables
+    from traces.statistics import trace_statistics
+
+    facts = trace_statistics(file, ep=ep)
+    _show(facts, lambda: trace_tables(facts), as_json, None)
+
+
+@app.command()
+def presets(
+    kind: Annotated[str | None, typer.Argument(metavar="[KIND]", help="Only this kind.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What is built in, with sources."""
+    from moesim.report.preset_table import preset_tables
+    from moesim.spec.catalogue import catalogue
+
+    found = catalogue(kind)
+    _show(found, lambda: preset_tables(found), as_json, None)
+
+
+def _overrides(texts: list[str] | None) -> list[Override]:
+    from moesim.spec.scenario import Override
+
+    return [Override.parse(text) for text in texts or []]
+
+
+def _command(name: str, scenario: str, set_: list[str] | None, vary: list[str] | None = None) -> str:
+    """The command that repeats this run; where the files went does not matter to it."""
+    import shlex
+
+    options = [part for text in set_ or [] for part in ("-s", text)]
+    options += [part for text in vary or [] for part in ("--vary", text)]
+    return shlex.join(["moesim", name, scenario, *options])
+
+
+@contextlib.contextmanager
+def _progress(what: str, total: int) -> Iterator[Callable[[], None]]:
+    """A progress bar on stderr, gone when done; silent where stderr is no terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda: bar.advance(task)
+
+
+def _show(value: dict[str, Any], tables: Callable[[], list[Any]], as_json: bool, out: Path | None) -> None:
+    """The result on stdout; where its files are on stderr."""
+    if as_json:
+        sys.stdout.write(json.dumps(value, allow_nan=False, ensure_ascii=False) + "\n")
+    else:
+        from rich.console import Console
+
+        console = Console()
+        for table in tables():
+            console.print(table)
+    if out is not None:
+        print(f"report: {out / 'report.html'}", file=sys.stderr)

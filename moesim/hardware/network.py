@@ -1,0 +1,142 @@
+"""When a collective ends for each GPU. One compiled function for each network model.
+
+Axes: G GPUs of the expert-parallel group, P GPUs per node. A *hop* is one stage of a collective:
+bytes_GG[i, j] from GPU i to GPU j, over NVLink inside a node and over the NICs between nodes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from traces.jit import jit
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Fabric:
+    """The links of an expert-parallel group as its kernels see them.
+
+    Attributes:
+        gpus_per_node: P; GPU g stands in node g // P.
+        nvlink_bandwidth, nic_bandwidth: bytes per second that one GPU sends, and at the same time
+            receives, inside and outside its node.
+        nvlink_latency_s, nic_latency_s: seconds until the first byte arrives.
+    """
+
+    gpus_per_node: int
+    nvlink_bandwidth: float
+    nic_bandwidth: float
+    nvlink_latency_s: float
+    nic_latency_s: float
+
+
+def ports(start_G: FloatArray, first_GG: FloatArray, second_GG: FloatArray, fabric: Fabric) -> FloatArray:
+    """Ends of a collective in which only the ports of the GPUs limit: each GPU's NVLink and NIC, each way.
+
+    A GPU's outgoing port ends at s + bytes / B. An incoming port ends at
+    max over senders k of s_k + Σ_{h: s_h ≥ s_k} b_h / B: whatever starts at or after s_k comes after s_k.
+    Both are lower bounds for any sharing of the links. The second hop is a relay, pipelined with the
+    first: it ends no earlier than the port that feeds it, and the slower of the two binds, not their
+    sum. A GPU leaves when its own ports are done, all relays to it are fed, and every GPU has entered
+    (counts are exchanged first).
+
+    Args:
+        start_G: seconds at which each GPU enters.
+        first_GG, second_GG: bytes of the two hops; the second is all zeros without a relay.
+        fabric: the links.
+
+    Returns:
+        end_G in seconds.
+
+    Example: GPU 0 sends 100 bytes at 10 B/s to GPU 1, which entered at 3 s: both end by 10 s.
+
+    >>> ports(np.array([0.0, 3.0]), np.array([[0.0, 100], [0, 0]]), np.zeros((2, 2)),
+    ...       Fabric(2, 10.0, 1.0, 0.0, 0.0)).tolist()
+    [10.0, 10.0]
+    """
+    end_G: FloatArray = _ports(
+        np.ascontiguousarray(start_G, np.float64),
+        np.ascontiguousarray(first_GG, np.float64),
+        np.ascontiguousarray(second_GG, np.float64),
+        fabric.gpus_per_node,
+        1.0 / fabric.nvlink_bandwidth,
+        1.0 / fabric.nic_bandwidth,
+        fabric.nvlink_latency_s,
+        fabric.nic_latency_s,
+    )
+    return end_G
+
+
+@jit
+def _ports(
+    start_G: Any,
+    first_GG: Any,
+    second_GG: Any,
+    P: int,
+    nvlink_s_B: float,
+    nic_s_B: float,
+    nvlink_latency: float,
+    nic_latency: float,
+) -> Any:
+    G = len(start_G)
+    # Senders from the latest to the earliest: a running sum is then Σ over s_h ≥ s_k.
+    order_G = np.argsort(-start_G, kind="mergesort")
+    nvlink_out_G = np.zeros(G)
+    nic_out_G = np.zeros(G)
+    nvlink_in_G = np.zeros(G)
+    nic_in_G = np.zeros(G)
+    nvlink_end_G = np.zeros(G)
+    nic_end_G = np.zeros(G)
+    uses_nvlink_G = np.zeros(G, np.bool_)
+    uses_nic_G = np.zeros(G, np.bool_)
+    for i in range(G):
+        sender = order_G[i]
+        start = start_G[sender]
+        node = sender // P
+        for receiver in range(G):
+            load = first_GG[sender, receiver] + second_GG[sender, receiver]
+            if load == 0.0:
+                continue
+            if receiver // P == node:
+                nvlink_out_G[sender] += load
+                nvlink_in_G[receiver] += load
+                nvlink_end_G[receiver] = max(
+                    nvlink_end_G[receiver], start + nvlink_in_G[receiver] * nvlink_s_B
+                )
+                uses_nvlink_G[receiver] = True
+            else:
+                nic_out_G[sender] += load
+                nic_in_G[receiver] += load
+                nic_end_G[receiver] = max(nic_end_G[receiver], start + nic_in_G[receiver] * nic_s_B)
+                uses_nic_G[receiver] = True
+    end_G = np.empty(G)
+    entered = start_G.max()
+    for gpu in range(G):
+        end = entered
+        if nvlink_out_G[gpu] > 0.0:
+            end = max(end, start_G[gpu] + nvlink_out_G[gpu] * nvlink_s_B + nvlink_latency)
+        if nic_out_G[gpu] > 0.0:
+            end = max(end, start_G[gpu] + nic_out_G[gpu] * nic_s_B + nic_latency)
+        if uses_nvlink_G[gpu]:
+            end = max(end, nvlink_end_G[gpu] + nvlink_latency)
+        if uses_nic_G[gpu]:
+            end = max(end, nic_end_G[gpu] + nic_latency)
+        for entry in range(G):
+            # The entry GPU's NIC feeds a relay over NVLink (dispatch), its NVLink one over the NIC (combine).
+            if second_GG[entry, gpu] == 0.0:
+                continue
+            if entry // P == gpu // P:
+                if uses_nic_G[entry]:
+                    end = max(end, nic_end_G[entry] + nic_latency + nvlink_latency)
+            elif uses_nvlink_G[entry]:
+                end = max(end, nvlink_end_G[entry] + nvlink_latency + nic_latency)
+        end_G[gpu] = end
+    return end_G
+
+
+NETWORKS = {"ports": ports}

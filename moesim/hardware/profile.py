@@ -1,0 +1,113 @@
+"""A profile: how close kernels and links come to the data sheet. Schema ``moesim.profile/1``.
+
+A profile is all that a calibration measures and all that a cost model assumes; everything else comes
+from the model, the cluster and the counted work. Fractions are of the data-sheet peak.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from moesim.spec.base import Count, Strict, validate
+from moesim.spec.presets import preset_names, preset_source
+from moesim.spec.yaml_source import Loc, Source, read_yaml
+from moesim.units import Seconds
+
+Share = Annotated[float, Field(gt=0, le=1)]
+Phase = Literal["attention", "router", "dispatch", "experts", "shared_expert", "combine", "dense", "other"]
+
+
+class Roof(Strict):
+    """How close one family of kernels comes to the two roofs.
+
+    A kernel that needs c seconds of arithmetic and m seconds of memory traffic at these rates takes
+    max(c, m) + (1 - overlap) · min(c, m): overlap 1 is the roofline, overlap 0 adds the two.
+    """
+
+    compute: Share
+    memory: Share
+    overlap: Annotated[float, Field(ge=0, le=1)] = 1.0
+
+
+class Tile(Strict):
+    """A tile height of GEMMs, and the share of ``compute`` that such tiles reach."""
+
+    rows: Count
+    efficiency: Share
+
+
+class Profile(Strict):
+    """Efficiencies and fixed costs of one machine, with where they come from.
+
+    Attributes:
+        gpu: the GPU they were measured on; ``any`` for assumptions that fit several.
+        gemm, grouped_gemm, attention: roofs of dense GEMMs, expert GEMMs, and attention scores.
+        tiles: heights a GEMM can use. Rows are padded to whole tiles, and a launch uses the height that
+            takes it the least time.
+        launch: seconds per kernel launch, replayed from a CUDA graph where the server uses one.
+        kernels: launches in each phase of a layer (``other``: of a step).
+        nvlink, nic: share of the link's bandwidth that the transfer kernels reach.
+        step: seconds of host work per step that no GPU work hides.
+        memory: share of GPU memory that weights, KV cache and buffers may take.
+        residuals: relative errors of the fit, by quantity; empty where nothing was fitted.
+        sources: for each figure, where it comes from.
+    """
+
+    format: Literal["moesim.profile/1"]
+    name: str
+    origin: str
+    date: str
+    gpu: str = "any"
+    gemm: Roof
+    grouped_gemm: Roof
+    attention: Roof
+    tiles: Annotated[tuple[Tile, ...], Field(min_length=1)]
+    launch: Seconds
+    kernels: dict[Phase, Annotated[int, Field(ge=0)]]
+    nvlink: Share
+    nic: Share
+    step: Seconds
+    memory: Share
+    residuals: dict[str, float] = Field(default_factory=dict)
+    sources: dict[str, str]
+
+
+DATA_SHEET = Profile(
+    format="moesim.profile/1",
+    name="data sheet",
+    origin="every rate at its peak, no fixed cost: the lower bound beside each result",
+    date="",
+    gemm=Roof(compute=1, memory=1),
+    grouped_gemm=Roof(compute=1, memory=1),
+    attention=Roof(compute=1, memory=1),
+    tiles=(Tile(rows=1, efficiency=1),),
+    launch=0.0,
+    kernels={},
+    nvlink=1,
+    nic=1,
+    step=0.0,
+    memory=1,
+    sources={},
+)
+
+
+def load_profile(value: Any, source: Source, at: Loc) -> Profile:
+    """A profile from a preset's name, a YAML file, or an inline mapping; None is the preset ``generic``.
+
+    Raises:
+        SpecError: unknown preset, missing file, or a field that breaks the schema.
+    """
+    if value is None:
+        value = "generic"
+    if isinstance(value, str):
+        if value in preset_names("profiles"):
+            source, at = preset_source("profiles", value), ()
+        elif value.endswith((".yaml", ".yml")):
+            source, at = read_yaml(source.path(value)), ()
+        else:
+            known = ", ".join(preset_names("profiles"))
+            raise source.error(f"must be a .yaml file or one of: {known}", at, got=value)
+        value = source.value
+    return validate(Profile, value, source=source, at=at)

@@ -1,0 +1,89 @@
+"""The files of a run, in one folder: all of them appear, or none."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from moesim.errors import OutputError
+from moesim.report.html import run_page, whatif_page
+from moesim.simulation.run import Run
+from placement.placement_file import write_placement
+from traces.files import write_text
+from traces.perfetto import write_perfetto
+from traces.timeline import write_timeline, write_work
+
+
+def write_run(
+    folder: Path, run: Run, result: dict[str, Any], comparison: dict[str, Any] | None = None
+) -> None:
+    """Write what ``moesim run -o`` promises, and the comparison where there is one.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    work = run.work()
+    with whole_folder(folder) as part:
+        write_text(part / "scenario.yaml", run.deployment.scenario.to_yaml())
+        write_text(part / "result.json", to_json(result))
+        write_timeline(run.timeline, part / "timeline.parquet")
+        write_work(work, part / "work.parquet")
+        write_perfetto(run.timeline, part / "timeline.json.gz")
+        write_placement(run.deployment.placement, part / "placement.json")
+        if comparison is not None:
+            write_text(part / "whatif.json", to_json(comparison))
+        write_text(part / "report.html", run_page(result, run.timeline, work, comparison))
+
+
+def write_comparison(folder: Path, comparison: dict[str, Any]) -> None:
+    """Write what ``moesim whatif -o`` promises.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    with whole_folder(folder) as part:
+        write_text(part / "whatif.json", to_json(comparison))
+        write_text(part / "report.html", whatif_page(comparison))
+
+
+def points_folder(folder: Path) -> Path:
+    """Where a what-if keeps its finished points.
+
+    Raises:
+        OutputError: the folder cannot be made.
+    """
+    points = folder / "points"
+    try:
+        points.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot be written: {error.strerror or error}", file=points) from error
+    return points
+
+
+def to_json(value: dict[str, Any]) -> str:
+    """One JSON object, a line for each entry of its upper levels."""
+    return json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+@contextlib.contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder beside ``folder``; if the block succeeds, move its files into ``folder``."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
+    except OSError as error:
+        raise OutputError(f"cannot be written: {error.strerror or error}", file=folder) from error
+    try:
+        yield part
+        folder.mkdir(exist_ok=True)
+        for file in sorted(part.iterdir()):
+            file.replace(folder / file.name)
+    except OSError as error:
+        raise OutputError(f"cannot be written: {error.strerror or error}", file=folder) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)

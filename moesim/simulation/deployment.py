@@ -1,0 +1,184 @@
+"""A scenario with its data in hand: the trace that is replayed and the placement that serves it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moesim.errors import PolicyError, TraceError
+from moesim.hardware.kernels import Kernels
+from moesim.hardware.network import Fabric
+from moesim.hardware.profile import Profile
+from moesim.routing.catalogue import policy_from
+from moesim.routing.policy import Policy
+from moesim.simulation.memory import check_memory, memory_G
+from moesim.simulation.operations import Bytes
+from moesim.spec.model import Model
+from moesim.spec.scenario import Scenario
+from moesim.spec.workload import Synthesis
+from placement.placement import Placement
+from placement.placement_file import read_placement
+from placement.solvers import solve
+from traces.interop import load_any
+from traces.routing import RoutingTrace
+from traces.statistics import expert_loads
+from traces.synthesis import SynthSpec, synthesize
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """All that a run needs, checked against each other.
+
+    Attributes:
+        trace: the whole trace; ``replayed`` is the part of it that the run draws its batches from.
+        memory_G: bytes on each GPU.
+    """
+
+    scenario: Scenario
+    trace: RoutingTrace
+    replayed: RoutingTrace
+    placement: Placement
+    policy: Policy
+    memory_G: NDArray[np.float64]
+
+    @property
+    def tokens_G(self) -> NDArray[np.int64]:
+        """Tokens at home on each GPU, in every step."""
+        parallelism, workload = self.scenario.parallelism, self.scenario.workload
+        return np.full(parallelism.ep, workload.tokens_per_gpu, np.int64)
+
+    def kernels(self, profile: Profile) -> Kernels:
+        """The kernel model with this profile."""
+        scenario = self.scenario
+        return Kernels(scenario.model, scenario.cluster.gpu, profile, scenario.parallelism.tp)
+
+    def fabric(self, profile: Profile) -> Fabric:
+        """The links as transfer kernels with this profile reach them."""
+        cluster, ep = self.scenario.cluster, self.scenario.parallelism.ep
+        nvlink, nic = cluster.gpu.nvlink, cluster.nic
+        return Fabric(
+            min(cluster.gpus_per_node, ep),
+            nvlink.bandwidth * profile.nvlink,
+            nic.bandwidth * profile.nic,
+            nvlink.latency,
+            nic.latency,
+        )
+
+    def copy_bytes(self) -> Bytes:
+        """Bytes of a token on a wire."""
+        dispatch = self.scenario.dispatch
+        return Bytes.of(self.scenario.model.hidden, dispatch.dtype, dispatch.combine_dtype)
+
+
+def deploy(scenario: Scenario) -> Deployment:
+    """Load what the scenario names and check that it fits together.
+
+    Raises:
+        MoesimError: the trace, placement or policy does not fit the model, or the model not the memory.
+    """
+    trace = load_trace(scenario)
+    _check_shape(trace, scenario.model, scenario.trace.file)
+    policy = policy_from(scenario.routing)
+    if policy.needs_weights and trace.weights_TLK is None:
+        raise PolicyError(
+            f"policy {policy.name} needs gate weights, which the trace lacks: record them, or name another",
+            field="routing.policy",
+            got=policy.name,
+        )
+    placement, replayed = _place(scenario, trace)
+    bytes_G = memory_G(scenario, placement)
+    check_memory(scenario, bytes_G)
+    return Deployment(scenario, trace, replayed, placement, policy, bytes_G)
+
+
+def load_trace(scenario: Scenario) -> RoutingTrace:
+    """The trace that a scenario names: read, or generated; the last ones are kept."""
+    synth = scenario.trace.synth
+    if synth is not None:
+        return _synthesized(scenario.model, synth, scenario.seed)
+    assert scenario.trace.file is not None  # TraceSource names one of the two
+    path = Path(scenario.trace.file)
+    stat = path.stat() if path.exists() else None
+    # A file that changed between two runs of one process must be read again.
+    return _read(str(path), (stat.st_mtime_ns, stat.st_size) if stat else None)
+
+
+@lru_cache(maxsize=2)
+def _read(path: str, _version: tuple[int, int] | None) -> RoutingTrace:
+    return load_any(path)
+
+
+@lru_cache(maxsize=2)
+def _synthesized(model: Model, synth: Synthesis, seed: int) -> RoutingTrace:
+    experts = model.experts
+    return synthesize(
+        SynthSpec(
+            model=model.name,
+            layers=model.moe_layers,
+            experts=experts.count,
+            top_k=experts.top_k,
+            requests=synth.requests,
+            tokens_per_request=synth.tokens_per_request,
+            skew=synth.skew,
+            persistence=synth.persistence,
+            groups=experts.groups,
+            top_groups=experts.top_groups,
+            seed=seed,
+        )
+    )
+
+
+def _check_shape(trace: RoutingTrace, model: Model, file: str | None) -> None:
+    wanted = (len(model.moe_layers), model.experts.count, model.experts.top_k)
+    found = (len(trace.meta.layers), trace.meta.experts, trace.meta.top_k)
+    for name, want, have in zip(("MoE layers", "experts", "experts per token"), wanted, found, strict=True):
+        if want != have:
+            raise TraceError(
+                f"the trace is of another shape than {model.name}, which has {want} {name}: name the model "
+                f"it was recorded from ({trace.meta.model}), or bring a trace of this one",
+                file=file,
+                field="trace",
+                got=f"{have} {name}",
+            )
+    if trace.meta.layers != model.moe_layers:
+        raise TraceError(
+            f"the trace is of other layers than {model.name}, whose MoE layers are {model.moe_layers}",
+            file=file,
+            field="trace",
+            got=trace.meta.layers,
+        )
+
+
+def _place(scenario: Scenario, trace: RoutingTrace) -> tuple[Placement, RoutingTrace]:
+    """The placement, and the requests that it was not fitted on."""
+    choice, experts, ep = scenario.placement, scenario.model.experts.count, scenario.parallelism.ep
+    layers = scenario.model.moe_layers
+    if choice.file is not None:
+        placement = read_placement(choice.file)
+        placement.check_fits(experts, ep, layers)
+        return placement, trace
+    assert choice.solver is not None  # PlacementChoice names one of the two
+    requests = len(trace.request_offsets) - 1
+    fitted = int(requests * choice.fit_fraction)
+    if not 0 < fitted < requests:
+        raise TraceError(
+            f"has too few requests to fit a placement on {choice.fit_fraction:.0%} and replay the rest",
+            file=scenario.trace.file,
+            field="placement.fit_fraction",
+            got=f"{requests} requests",
+        )
+    load_LE = expert_loads(trace.select_requests(0, fitted))
+    placement = solve(
+        choice.solver,
+        load_LE,
+        experts=experts,
+        gpus=ep,
+        layers=layers,
+        slots=choice.slots,
+        fitted_on=f"requests 0 to {fitted - 1}",
+    )
+    return placement, trace.select_requests(fitted, requests)

@@ -1,0 +1,223 @@
+"""A step as the list of operations that every GPU runs in order, with what each costs on each GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moesim.hardware.kernels import Kernels, group_rows
+from moesim.hardware.network import Fabric
+from moesim.hardware.profile import Phase
+from moesim.simulation.work import Work
+from moesim.spec.model import DTYPE_BYTES
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+NetworkModel = Callable[[FloatArray, FloatArray, FloatArray, Fabric], FloatArray]
+
+# One fp32 scale for each 128 values of an fp8 vector (DeepSeek-V3 technical report, section 3.3.2).
+_FP8_BLOCK, _FP8_SCALE_BYTES = 128, 4
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Bytes of a collective's two hops, GPU (row) to GPU (column); the second relays the first."""
+
+    first_GG: FloatArray
+    second_GG: FloatArray
+
+    @property
+    def received_G(self) -> FloatArray:
+        """Bytes that enter each GPU, those it relays included."""
+        return (self.first_GG + self.second_GG).sum(axis=0)  # type: ignore[no-any-return]
+
+    def cross_node_bytes(self, gpus_per_node: int) -> float:
+        """Bytes that cross a NIC."""
+        node_G = np.arange(len(self.first_GG)) // gpus_per_node
+        across_GG = node_G[:, None] != node_G[None, :]
+        return float((self.first_GG + self.second_GG)[across_GG].sum())
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation on all GPUs: kernels, or a collective if it has a transfer.
+
+    Attributes:
+        phase: one of ``traces.timeline.PHASES`` other than ``wait``.
+        layer: true layer index; -1 for what belongs to the whole step.
+        busy_G: seconds of kernels on each GPU.
+        wire_G: seconds on links inside an operation that is not a collective of the whole group.
+        overhead_s: launches and other fixed seconds.
+        assignments_G, unique_G: assignments and distinct tokens it handles on each GPU.
+        transfer: what a collective moves.
+    """
+
+    phase: Phase
+    layer: int
+    busy_G: FloatArray
+    wire_G: FloatArray
+    overhead_s: float
+    assignments_G: IntArray
+    unique_G: IntArray
+    transfer: Transfer | None = None
+
+    @property
+    def seconds_G(self) -> FloatArray:
+        """Seconds on each GPU, the transfer apart."""
+        return self.busy_G + self.wire_G + self.overhead_s
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """Bytes of one copy of a token, out and back."""
+
+    dispatch: float
+    combine: float
+
+    @classmethod
+    def of(cls, hidden: int, dtype: str, combine_dtype: str) -> Bytes:
+        """A copy is the hidden vector; fp8 adds its scales.
+
+        >>> Bytes.of(7168, "fp8", "bf16")
+        Bytes(dispatch=7392.0, combine=14336.0)
+        """
+        return cls(_vector_bytes(hidden, dtype), _vector_bytes(hidden, combine_dtype))
+
+
+def step_operations(
+    kernels: Kernels,
+    fabric: Fabric,
+    work: Work,
+    slot_gpu_S: NDArray[np.int32],
+    tokens_G: IntArray,
+    context: float,
+    copy: Bytes,
+) -> list[Operation]:
+    """The operations of one decode step, in program order.
+
+    Args:
+        kernels, fabric: the cost models.
+        work: what was counted, one row for each MoE layer of the model.
+        slot_gpu_S: the GPU of each slot.
+        tokens_G: tokens at home on each GPU.
+        context: tokens in the KV cache of each sequence.
+        copy: bytes of a token on a wire.
+    """
+    model, profile = kernels.model, kernels.profile
+    G = len(tokens_G)
+    tokens_f_G = tokens_G.astype(np.float64)
+    none_G = np.zeros(G)
+    no_assignments_G = np.zeros(G, np.int64)
+
+    def local(phase: Phase, layer: int, busy_G: FloatArray, wire_G: FloatArray = none_G) -> Operation:
+        """Kernels over the tokens at home."""
+        overhead_s = kernels.launch_s(phase)
+        return Operation(phase, layer, busy_G, wire_G, overhead_s, no_assignments_G, tokens_G)
+
+    # Layers differ in routing and, with sliding windows, in attention; the rest is computed once.
+    keys = {layer: model.attention_context(layer, context) for layer in range(model.layers)}
+    by_keys = {count: layer for layer, count in keys.items()}
+    attention_s = {count: kernels.attention(tokens_f_G, context, layer) for count, layer in by_keys.items()}
+    reduce_G = _attention_group_s(kernels, fabric, tokens_f_G)
+    router_G = kernels.router(tokens_f_G)
+    shared_G = kernels.shared_expert(tokens_f_G) if model.experts.shared_width else None
+    dense_G = kernels.dense(tokens_f_G) if len(model.moe_layers) < model.layers else none_G
+    experts_LG = kernels.experts(work.tokens_LS, slot_gpu_S, G)
+    served_LG = group_rows(work.tokens_LS, slot_gpu_S, G, np.zeros(0, np.int64))[2].astype(np.int64)
+    row = {layer: i for i, layer in enumerate(model.moe_layers)}
+
+    operations = []
+    for layer in range(model.layers):
+        operations.append(local("attention", layer, attention_s[keys[layer]], reduce_G))
+        if layer not in row:
+            operations.append(local("dense", layer, dense_G))
+            continue
+        operations.append(local("router", layer, router_G))
+        if shared_G is not None:
+            operations.append(local("shared_expert", layer, shared_G))
+        i = row[layer]
+        served_G, unique_G = served_LG[i], work.unique_LG[i].astype(np.int64)
+        sent_GG, relayed_GG = work.sent_LGG[i].astype(np.float64), work.relayed_LGG[i].astype(np.float64)
+        there = dispatch_transfer(sent_GG, relayed_GG, copy.dispatch)
+        back = combine_transfer(sent_GG, relayed_GG, copy.combine, fabric.gpus_per_node)
+        for phase, busy_G, transfer in (
+            ("dispatch", none_G, there),
+            ("experts", experts_LG[i], None),
+            ("combine", none_G, back),
+        ):
+            overhead_s = kernels.launch_s(phase)  # type: ignore[arg-type]
+            operations.append(
+                Operation(phase, layer, busy_G, none_G, overhead_s, served_G, unique_G, transfer)  # type: ignore[arg-type]
+            )
+    head = local("other", -1, kernels.head(tokens_f_G))
+    operations.append(replace(head, overhead_s=head.overhead_s + profile.step))
+    return operations
+
+
+def dispatch_transfer(sent_GG: FloatArray, relayed_GG: FloatArray, copy_bytes: float) -> Transfer:
+    """Home GPUs send; entry GPUs relay what came over their NIC."""
+    return Transfer(sent_GG * copy_bytes, relayed_GG * copy_bytes)
+
+
+def combine_transfer(
+    sent_GG: FloatArray, relayed_GG: FloatArray, copy_bytes: float, gpus_per_node: int
+) -> Transfer:
+    """The way back: what was relayed is summed at the entry GPU first, and crosses the NIC once.
+
+    Without relays every copy goes straight back in the first hop.
+    """
+    back_GG = sent_GG.T * copy_bytes
+    if not relayed_GG.any():
+        return Transfer(back_GG, np.zeros_like(back_GG))
+    node_G = np.arange(len(sent_GG)) // gpus_per_node
+    across_GG = node_G[:, None] != node_G[None, :]
+    inside_GG = np.where(across_GG, 0.0, back_GG) + relayed_GG.T * copy_bytes
+    return Transfer(inside_GG, np.where(across_GG, back_GG, 0.0))
+
+
+def even(operations: Sequence[Operation], network: NetworkModel | None, fabric: Fabric) -> list[Operation]:
+    """The same step with each phase evened out, as one GPU that stands for all of them.
+
+    Each operation takes every GPU the mean over GPUs of its own duration; a collective's own duration is
+    what it takes when all GPUs enter together, zero without a network. GPUs that are always equal never
+    wait, so one serves for all.
+    """
+    one = np.zeros(1)
+    evened = []
+    for operation in operations:
+        transfer = operation.transfer
+        wire_s = float(operation.wire_G.mean()) if network else 0.0
+        if transfer and network:
+            start_G = np.zeros(len(transfer.first_GG))
+            wire_s = float(network(start_G, transfer.first_GG, transfer.second_GG, fabric).mean())
+        evened.append(
+            replace(operation, busy_G=one + operation.busy_G.mean(), wire_G=one + wire_s, transfer=None)
+        )
+    return evened
+
+
+def without_overhead(operations: Sequence[Operation]) -> list[Operation]:
+    """The same step without launches and fixed costs."""
+    return [replace(operation, overhead_s=0.0) for operation in operations]
+
+
+def _attention_group_s(kernels: Kernels, fabric: Fabric, tokens_G: FloatArray) -> FloatArray:
+    """Seconds of the all-gather before and the reduce-scatter after attention in a group of tp GPUs.
+
+    Each moves (tp - 1) / tp of the group's activations through every GPU's NVLink port.
+    """
+    tp = kernels.tp
+    if tp == 1:
+        return np.zeros(len(tokens_G))
+    group_G = np.repeat(tokens_G.reshape(-1, tp).sum(axis=1), tp)
+    token_bytes = kernels.model.hidden * DTYPE_BYTES[kernels.model.activation_dtype]
+    bytes_G = group_G * token_bytes * (tp - 1) / tp
+    return 2 * (bytes_G / fabric.nvlink_bandwidth + fabric.nvlink_latency_s)
+
+
+def _vector_bytes(hidden: int, dtype: str) -> float:
+    scales = -(-hidden // _FP8_BLOCK) * _FP8_SCALE_BYTES if dtype == "fp8" else 0
+    return hidden * DTYPE_BYTES[dtype] + scales

@@ -1,0 +1,160 @@
+"""Counting the work of one step, assignment by assignment: the hot loop.
+
+Axes: L MoE layers, T tokens (rows sorted by home rank), K experts per token, S slots, G GPUs of the
+expert-parallel group, P GPUs per node. GPU g stands in node g // P at local position (rail) g % P.
+
+A *copy* is one token vector on a wire. What is counted as one belongs to the dispatch mode:
+
+- ``per_expert``: one copy for each assignment whose slot is on another GPU.
+- ``per_gpu``: one copy for each distinct other GPU that holds one of the token's slots.
+- ``per_node``: inside the home node as ``per_gpu``; to every other node one copy, over the NIC, to the
+  *entry* GPU (the one of the home GPU's rail), which relays it to each further GPU of its node.
+
+What stays on its own GPU is never a copy. Combine sends the same copies backwards.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moesim.spec.workload import DispatchMode
+from traces.jit import jit
+
+MODES: tuple[DispatchMode, ...] = get_args(DispatchMode)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one step asks of slots, GPUs and wires. All counts are int32.
+
+    Attributes:
+        tokens_LS: assignments served by each slot.
+        unique_LG: distinct tokens that have at least one slot on the GPU, those at home included.
+        sent_LGG: copies from the home GPU (row) to where they first arrive (column).
+        relayed_LGG: copies from an entry GPU (row) on to a GPU of its node (column).
+    """
+
+    tokens_LS: NDArray[np.int32]
+    unique_LG: NDArray[np.int32]
+    sent_LGG: NDArray[np.int32]
+    relayed_LGG: NDArray[np.int32]
+
+
+def count_work(
+    slot_LTK: NDArray[np.int16],
+    offsets_G: NDArray[np.int64],
+    slot_gpu_S: NDArray[np.int32],
+    gpus_per_node: int,
+    mode: DispatchMode,
+) -> Work:
+    """Count the work of the chosen slots.
+
+    Args:
+        slot_LTK: the slot that serves each assignment; -1 where it was dropped.
+        offsets_G: [G + 1]; tokens offsets_G[g] to offsets_G[g + 1] have their home on GPU g.
+        slot_gpu_S: the GPU of each slot.
+        gpus_per_node: P; it divides G.
+        mode: what counts as a copy.
+
+    Example: one node of two GPUs, one slot each, one token at home on GPU 0 that visits both slots:
+    ``tokens`` is [1, 1] and one copy goes 0 → 1.
+
+    >>> work = count_work(np.array([[[0, 1]]], np.int16), np.array([0, 1, 1]),
+    ...                   np.array([0, 1], np.int32), 2, "per_gpu")
+    >>> work.tokens_LS.tolist(), work.sent_LGG.tolist()
+    ([[1, 1]], [[[0, 1], [0, 0]]])
+    """
+    L, _, K = slot_LTK.shape
+    G, S, P = len(offsets_G) - 1, len(slot_gpu_S), gpus_per_node
+    work = Work(
+        np.zeros((L, S), np.int32),
+        np.zeros((L, G), np.int32),
+        np.zeros((L, G, G), np.int32),
+        np.zeros((L, G, G), np.int32),
+    )
+    _count_layers(
+        np.ascontiguousarray(slot_LTK, np.int16).reshape(L, -1),
+        K,
+        offsets_G,
+        slot_gpu_S.astype(np.int32),
+        (slot_gpu_S // P).astype(np.int32),
+        P,
+        MODES.index(mode),
+        work.tokens_LS,
+        work.unique_LG,
+        work.sent_LGG,
+        work.relayed_LGG,
+    )
+    return work
+
+
+@jit
+def _count_layers(
+    slot_LA: Any,
+    K: int,
+    offsets_G: Any,
+    gpu_S: Any,
+    node_S: Any,
+    P: int,
+    mode: int,
+    tokens_LS: Any,
+    unique_LG: Any,
+    sent_LGG: Any,
+    relayed_LGG: Any,
+) -> None:
+    """Fill the arrays of ``Work``; A = T·K assignments of a layer, token by token."""
+    G = len(offsets_G) - 1
+    N = G // P
+    # The token that last touched a GPU or node: a stamp is one load and one store, clearing a set costs G.
+    seen_G = np.empty(G, np.int32)
+    seen_N = np.empty(N, np.int32)
+    all_G = np.empty(G, np.int32)
+    distinct_G = np.empty(G, np.int32)
+    distinct_N = np.empty(N, np.int32)
+    for layer in range(len(slot_LA)):
+        slot_A = slot_LA[layer]
+        tokens_S = tokens_LS[layer]
+        seen_G[:] = -1
+        seen_N[:] = -1
+        for home in range(G):
+            all_G[:] = 0
+            distinct_G[:] = 0
+            distinct_N[:] = 0
+            # Unsigned indices spare numba's test for negative ones: three times as fast.
+            a: Any = np.uintp(offsets_G[home] * K)
+            for row in range(offsets_G[home], offsets_G[home + 1]):
+                token = np.int32(row)
+                for _ in range(K):
+                    chosen = slot_A[a]
+                    a += np.uintp(1)
+                    if chosen < 0:
+                        continue
+                    slot: Any = np.uintp(chosen)
+                    tokens_S[slot] += np.int32(1)
+                    at_gpu: Any = np.uintp(gpu_S[slot])
+                    at_node: Any = np.uintp(node_S[slot])
+                    # Adding the comparison, not branching on it: which GPU is new cannot be predicted.
+                    distinct_G[at_gpu] += np.int32(seen_G[at_gpu] != token)
+                    seen_G[at_gpu] = token
+                    distinct_N[at_node] += np.int32(seen_N[at_node] != token)
+                    seen_N[at_node] = token
+                    if mode == 0:
+                        all_G[at_gpu] += np.int32(1)
+            for gpu in range(G):
+                unique_LG[layer, gpu] += distinct_G[gpu]
+                sent_LGG[layer, home, gpu] = all_G[gpu] if mode == 0 else distinct_G[gpu]
+            if mode == 2:
+                for node in range(N):
+                    if node == home // P:
+                        continue
+                    entry = node * P + home % P
+                    for gpu in range(node * P, node * P + P):
+                        sent_LGG[layer, home, gpu] = 0
+                        if gpu != entry:
+                            relayed_LGG[layer, entry, gpu] += distinct_G[gpu]
+                    sent_LGG[layer, home, entry] = distinct_N[node]
+            sent_LGG[layer, home, home] = 0
