@@ -19,7 +19,7 @@ from pydantic_core import PydanticCustomError
 
 from moesim.errors import UnitError
 
-_QUANTITY = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(\S.*?)?\s*")
+_QUANTITY = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(.*)", re.ASCII | re.DOTALL)
 
 _DECIMAL = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
 _BINARY = {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40, "Pi": 2.0**50}
@@ -66,14 +66,14 @@ def _parse(value: Any, units: Mapping[str, float], thing: str, example: str) -> 
         raise UnitError(f"must be {thing} such as '{example}', or a number in SI", got=value)
     number, scale = value, 1.0
     if isinstance(value, str):
-        match = _QUANTITY.fullmatch(value)
+        match = _QUANTITY.fullmatch(value.strip())
         if match is None:
             raise UnitError(f"must be {thing} such as '{example}'", got=value)
         unit = match[2]
-        if unit is None:
+        if not unit:
             raise UnitError(f"needs a unit, such as '{example}'", got=value)
         if unit not in units:
-            raise UnitError(f"'{unit}' is not a unit of {thing}; write it like '{example}'", got=value)
+            raise UnitError(f"'{unit[:20]}' is not a unit of {thing}; write it like '{example}'", got=value)
         number, scale = match[1], units[unit]
     try:
         result = float(number) * scale

@@ -113,7 +113,8 @@ _RULES = {
 def _spec_error(details: ErrorDetails, source: Source, at: Loc) -> SpecError:
     """One of pydantic's error records as ours."""
     context = details.get("ctx", {})
-    loc: Loc = (*at, *details["loc"], *context.get("at", ()))
+    # pydantic appends "[key]" where a mapping's key is at fault.
+    loc: Loc = (*at, *(part for part in details["loc"] if part != "[key]"), *context.get("at", ()))
     rule = _RULES.get(details["type"])
     if rule is not None:
         rule = rule.format_map(context)

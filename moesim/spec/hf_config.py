@@ -13,8 +13,8 @@ from typing import Any
 
 from moesim.errors import SpecError
 from moesim.spec.base import suggest, validate
-from moesim.spec.model import Model
-from moesim.spec.yaml_source import Source, read_text
+from moesim.spec.model import MAX_LAYERS, Model
+from moesim.spec.yaml_source import Source, read_text, show_loc
 
 _WAY_OUT = "write the model's fields inline instead"
 
@@ -96,7 +96,7 @@ def read_hf_config(path: str | Path) -> Model:
     fields = {
         "name": file.parent.resolve().name or family,
         "hidden": config.count("hidden_size"),
-        "layers": config.count("num_hidden_layers"),
+        "layers": _layers(config),
         "vocab": config.count("vocab_size"),
         "tied_embeddings": config.flag("tie_word_embeddings", False),
         "source": f"{family} config.json",
@@ -111,7 +111,7 @@ def _parse(text: str, file: Path) -> dict[str, Any]:
         result: dict[str, Any] = {}
         for name, value in pairs:
             if name in result:
-                raise SpecError("duplicate key", file=file, field=name)
+                raise SpecError("duplicate key", file=file, field=show_loc((name,)))
             result[name] = value
         return result
 
@@ -144,7 +144,7 @@ def _olmoe(config: _Config) -> _Fields:
 
 
 def _qwen_moe(config: _Config) -> _Fields:
-    layers, step = config.count("num_hidden_layers"), config.count("decoder_sparse_step", 1)
+    layers, step = _layers(config), config.count("decoder_sparse_step", 1)
     dense = config.numbers("mlp_only_layers")
     first_dense = len(dense)
     if dense != list(range(first_dense)):
@@ -205,6 +205,13 @@ _FAMILIES: dict[str, Callable[[_Config], _Fields]] = {
 # Parts that families share.
 
 
+def _layers(config: _Config) -> int:
+    layers = config.count("num_hidden_layers")
+    if layers > MAX_LAYERS:  # before anything is built layer by layer
+        raise config.error(f"must be at most {MAX_LAYERS}", "num_hidden_layers")
+    return layers
+
+
 def _grouped(config: _Config) -> _Fields:
     heads = config.count("num_attention_heads")
     hidden = config.count("hidden_size")
@@ -251,7 +258,7 @@ def _full_every(config: _Config) -> int | None:
     period = kinds.index("full_attention") + 1
     expected = [
         "full_attention" if (layer + 1) % period == 0 else "sliding_attention"
-        for layer in range(config.count("num_hidden_layers"))
+        for layer in range(_layers(config))
     ]
     if kinds != expected:
         raise config.error(f"is of no regular pattern; {_WAY_OUT}", "layer_types")

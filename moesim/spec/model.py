@@ -1,7 +1,7 @@
 """A mixture-of-experts transformer by its shape, and what follows from it: parameters, FLOPs, bytes.
 
 Parameters are counted in matrices only. Norms, biases, attention sinks and the gate of a shared expert
-are left out: below 0.1 % of every preset (`docs/models.md` has the comparison with published counts).
+are left out: below 0.1 % of every preset.
 """
 
 from __future__ import annotations
@@ -29,6 +29,10 @@ DTYPE_BYTES: Mapping[str, float] = MappingProxyType(
     }
 )
 """Bytes of one value, its share of the scales included."""
+
+MAX_LAYERS = 4096
+MAX_EXPERTS = 65_536
+"""Far above any model: they keep a slip of the pen from filling the memory."""
 
 
 class Attention(Strict):
@@ -61,7 +65,7 @@ class Attention(Strict):
         needed, foreign = (grouped, (*latent, "q_lora_rank")) if self.kind == "gqa" else (latent, grouped)
         for name in needed:
             if getattr(self, name) is None:
-                raise fault(f"is missing: attention of kind {self.kind} needs it", name, got=None)
+                raise fault(f"is missing: attention of kind {self.kind} needs it", name)
         for name in foreign:
             if getattr(self, name) is not None:
                 raise fault(
@@ -143,8 +147,8 @@ class Experts(Strict):
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
-        if self.count > 65_536:
-            raise fault("must be at most 65536", "count", got=self.count)
+        if self.count > MAX_EXPERTS:
+            raise fault(f"must be at most {MAX_EXPERTS}", "count", got=self.count)
         if self.top_k > self.count:
             raise fault(f"must be at most count ({self.count})", "top_k", got=self.top_k)
         if self.count % self.groups:
@@ -205,12 +209,13 @@ class Model(Strict):
 
     @model_validator(mode="after")
     def _has_its_layers(self) -> Self:
-        if self.layers > 4096:
-            raise fault("must be at most 4096", "layers", got=self.layers)
+        if self.layers > MAX_LAYERS:
+            raise fault(f"must be at most {MAX_LAYERS}", "layers", got=self.layers)
         if not self.moe_layers:
-            raise fault("leaves no MoE layer", "first_dense", got=self.first_dense)
+            name = "first_dense" if self.first_dense >= self.layers else "moe_every"
+            raise fault("leaves no MoE layer", name, got=getattr(self, name))
         if self.dense_layers and self.dense_width is None:
-            raise fault(f"is missing: {len(self.dense_layers)} layers are dense", "dense_width", got=None)
+            raise fault(f"is missing: {len(self.dense_layers)} layers are dense", "dense_width")
         return self
 
     @property

@@ -65,9 +65,14 @@ class Source:
 
 
 def show_loc(loc: Loc) -> str:
-    """``("faults", 0, "clock")`` as ``faults[0].clock``."""
-    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc)
+    """``("faults", 0, "clock")`` as ``faults[0].clock``, on one line whatever the keys hold."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{_show_key(part)}" for part in loc)
     return text.removeprefix(".")
+
+
+def _show_key(key: str) -> str:
+    short = key if len(key) <= 60 else key[:59] + "…"
+    return short if short.isprintable() and short else repr(short)
 
 
 def read_text(path: str | Path) -> str:

@@ -1,0 +1,268 @@
+"""Models: parameters, FLOPs and bytes against a naive count of every matrix, worked examples, refusals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moesim.errors import SpecError
+from moesim.spec.base import validate
+from moesim.spec.model import DTYPE_BYTES, Model
+
+GQA: dict[str, Any] = {"kind": "gqa", "heads": 4, "kv_heads": 2, "head_dim": 3}
+MLA: dict[str, Any] = {
+    "kind": "mla",
+    "heads": 4,
+    "kv_lora_rank": 6,
+    "qk_nope_head_dim": 3,
+    "qk_rope_head_dim": 2,
+    "v_head_dim": 5,
+}
+TOY: dict[str, Any] = {
+    "name": "toy",
+    "hidden": 8,
+    "layers": 6,
+    "vocab": 10,
+    "attention": GQA,
+    "experts": {"count": 4, "top_k": 2, "width": 7, "shared_width": 3},
+}
+
+
+def toy(**changes: Any) -> Model:
+    return validate(Model, TOY | changes)
+
+
+@st.composite
+def models(draw: st.DrawFn) -> Model:
+    size = st.integers(1, 9)
+    if draw(st.booleans()):
+        kv_heads = draw(size)
+        attention = {
+            "kind": "gqa",
+            "heads": kv_heads * draw(size),
+            "kv_heads": kv_heads,
+            "head_dim": draw(size),
+        }
+    else:
+        attention = {key: draw(size) for key in MLA if key != "kind"} | {"kind": "mla"}
+        attention["q_lora_rank"] = draw(st.none() | size)
+    if draw(st.booleans()):
+        attention |= {"window": draw(size), "full_every": draw(st.none() | st.integers(1, 4))}
+    count = draw(size)
+    layers = draw(st.integers(1, 9))
+    moe_every = draw(st.integers(1, layers))
+    last_moe = layers // moe_every * moe_every - 1
+    return toy(
+        hidden=draw(size),
+        layers=layers,
+        vocab=draw(size),
+        attention=attention,
+        experts={
+            "count": count,
+            "top_k": draw(st.integers(1, count)),
+            "width": draw(size),
+            "shared_width": draw(st.integers(0, 9)),
+            "gated": draw(st.booleans()),
+        },
+        first_dense=draw(st.integers(0, last_moe)),
+        moe_every=moe_every,
+        dense_width=draw(size),
+        tied_embeddings=draw(st.booleans()),
+        weight_dtype=draw(st.sampled_from(sorted(DTYPE_BYTES))),
+        expert_dtype=draw(st.sampled_from(sorted(DTYPE_BYTES))),
+        kv_dtype=draw(st.sampled_from(sorted(DTYPE_BYTES))),
+    )
+
+
+def matrices(model: Model, experts_per_layer: int) -> dict[str, list[tuple[int, int]]]:
+    """Every weight matrix by kind, layer by layer, as a checkpoint lists them."""
+    listed: dict[str, list[tuple[int, int]]] = {
+        "attention": [],
+        "dense": [],
+        "shared": [],
+        "routers": [],
+        "experts": [],
+        "embeddings": [(model.vocab, model.hidden)] * (1 if model.tied_embeddings else 2),
+    }
+    for layer in range(model.layers):
+        listed["attention"] += attention_matrices(model)
+        if layer < model.first_dense or (layer + 1) % model.moe_every:
+            listed["dense"] += ffn_matrices(model, model.dense_width)
+        else:
+            listed["routers"].append((model.hidden, model.experts.count))
+            listed["shared"] += ffn_matrices(model, model.experts.shared_width)
+            for _ in range(experts_per_layer):
+                listed["experts"] += ffn_matrices(model, model.experts.width)
+    return listed
+
+
+def attention_matrices(model: Model) -> list[tuple[int, int]]:
+    """One layer's, head by head."""
+    hidden, a = model.hidden, model.attention
+    if a.kind == "gqa":
+        head = given_(a.head_dim)
+        per_head = [(hidden, head), (head, hidden)]
+        return per_head * a.heads + [(hidden, head)] * (2 * given_(a.kv_heads))
+    nope, rope, value, rank = map(
+        given_, (a.qk_nope_head_dim, a.qk_rope_head_dim, a.v_head_dim, a.kv_lora_rank)
+    )
+    per_head = [(a.q_lora_rank or hidden, nope + rope), (rank, nope), (rank, value), (value, hidden)]
+    shared = [(hidden, rank), (hidden, rope)] + ([(hidden, a.q_lora_rank)] if a.q_lora_rank else [])
+    return per_head * a.heads + shared
+
+
+def ffn_matrices(model: Model, width: int | None) -> list[tuple[int, int]]:
+    up = [(model.hidden, given_(width))] * (2 if model.experts.gated else 1)
+    return [*up, (given_(width), model.hidden)]
+
+
+def given_(value: int | None) -> int:
+    assert value is not None
+    return value
+
+
+def size(shapes: list[tuple[int, int]]) -> int:
+    return sum(rows * columns for rows, columns in shapes)
+
+
+@given(models())
+def test_parameters_are_those_of_every_matrix(model: Model) -> None:
+    assert model.total_params == sum(map(size, matrices(model, model.experts.count).values()))
+    active = matrices(model, model.experts.top_k)
+    assert model.active_params == sum(map(size, active.values()))
+
+
+@given(models(), st.integers(1, 12), st.integers(1, 4))
+def test_weights_of_a_gpu_are_those_of_its_matrices(model: Model, slots: int, tp: int) -> None:
+    weights = model.weight_bytes(ep=1, tp=tp, slots=slots)
+    sizes = {kind: size(shapes) for kind, shapes in matrices(model, slots).items()}
+    weight, expert = DTYPE_BYTES[model.weight_dtype], DTYPE_BYTES[model.expert_dtype]
+    assert weights.attention == pytest.approx(sizes["attention"] * weight / tp)
+    assert weights.dense == pytest.approx(sizes["dense"] * weight / tp)
+    assert weights.shared == pytest.approx(sizes["shared"] * weight / tp)
+    assert weights.routers == sizes["routers"] * 2  # activations are bf16 here
+    assert weights.embeddings == pytest.approx(sizes["embeddings"] * 2 / tp)
+    assert weights.experts == pytest.approx(sizes["experts"] * expert)
+    parts = [weights.attention, weights.dense, weights.shared, weights.routers, weights.embeddings]
+    assert weights.total == pytest.approx(sum(parts) + weights.experts)
+
+
+@given(models(), st.floats(0, 1e6))
+def test_attention_context_and_cache_agree_with_a_walk_over_keys(model: Model, context: float) -> None:
+    a = model.attention
+    keys = []
+    for layer in range(model.layers):
+        full = a.window is None or (a.full_every is not None and layer % a.full_every == a.full_every - 1)
+        keys.append(context if full else min(context, a.window or 0))
+    assert [model.attention_context(layer, context) for layer in range(model.layers)] == keys
+    assert model.kv_cache_bytes(context) == pytest.approx(sum(keys) * model.kv_bytes_per_token)
+
+
+def test_moe_layers_keep_their_true_indices() -> None:
+    assert toy().moe_layers == (0, 1, 2, 3, 4, 5)
+    model = toy(first_dense=1, moe_every=2, dense_width=5)
+    assert (model.moe_layers, model.dense_layers) == ((1, 3, 5), (0, 2, 4))
+    assert toy(first_dense=3, dense_width=5).moe_layers == (3, 4, 5)
+
+
+def test_scores_of_a_key_by_hand() -> None:
+    # gqa, 4 heads of 3: a dot product of 3 and a weighted sum of 3, each value 2 FLOP.
+    assert toy().score_flops_per_key == 4 * (2 * 3 + 2 * 3)
+    # mla: in the latent space 6 + 2 for the score, 6 for the sum; expanded 3 + 2 and 5.
+    latent = toy(attention=MLA)
+    assert latent.score_flops_per_key == 4 * (2 * 8 + 2 * 6)
+    assert latent.attention.expanded_score_flops_per_key == 4 * (2 * 5 + 2 * 5)
+    assert toy().attention.expanded_score_flops_per_key == toy().score_flops_per_key
+
+
+def test_cache_of_a_token_by_hand() -> None:
+    assert toy().kv_bytes_per_token == 2 * 2 * 3 * 2  # K and V, 2 heads of 3, bf16
+    assert toy(kv_dtype="fp8").kv_bytes_per_token == 2 * 2 * 3
+    assert toy(attention=MLA).kv_bytes_per_token == (6 + 2) * 2
+
+
+def test_tensor_parallel_ranks_share_kv_heads_but_not_the_latent() -> None:
+    shares = [toy().attention.kv_share(tp) for tp in (1, 2, 4)]
+    assert shares == [1.0, 0.5, 0.5]  # two KV heads: four ranks hold each of them twice
+    assert toy(attention=MLA).attention.kv_share(4) == 1.0
+    assert toy().kv_cache_bytes(10, tp=2) == toy().kv_cache_bytes(10) / 2
+
+
+def test_experts_are_dealt_to_gpus_with_the_rest_rounded_up() -> None:
+    one = toy().expert_bytes
+    assert one == 3 * 8 * 7 * 2
+    assert toy().weight_bytes(ep=2).experts == 6 * 2 * one
+    assert toy().weight_bytes(ep=3).experts == 6 * 2 * one
+    assert toy().weight_bytes(ep=2, slots=3).experts == 6 * 3 * one
+
+
+def test_active_parameters_count_the_vocabulary_as_the_source_does() -> None:
+    matrix = 10 * 8
+    body = toy(active_includes=[]).active_params
+    assert toy(active_includes=["head"]).active_params == body + matrix
+    assert toy().active_params == body + 2 * matrix
+    assert toy(tied_embeddings=True).active_params == body + matrix
+
+
+def test_block_formats_count_their_scales() -> None:
+    assert DTYPE_BYTES["mxfp4"] * 32 == 16 + 1  # 32 values of 4 bits and a scale of one byte
+    assert DTYPE_BYTES["int4"] * 128 == 64 + 2
+
+
+def test_a_model_reads_back_from_its_own_fields() -> None:
+    model = toy(attention=MLA | {"window": 4, "full_every": 2}, active_includes=["head"])
+    assert validate(Model, model.model_dump(mode="json")) == model
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hidden": 0}, "hidden: must be at least 1 (got 0)"),
+        ({"hidden": 8.0}, "hidden: must be a whole number (got 8.0)"),
+        ({"hidden": True}, "hidden: must be a whole number (got True)"),
+        ({"hidden": "8"}, "hidden: must be a whole number (got '8')"),
+        ({"hidden": 10**40}, "hidden: must be at most 2147483648"),
+        ({"layers": 5000}, "layers: must be at most 4096 (got 5000)"),
+        ({"hiden": 8}, "hiden: unknown key; did you mean 'hidden'? known: "),
+        ({"name": None}, "name: must be text (got None)"),
+        ({"name": "x" * 1001}, "name: must have at most 1000 characters"),
+        ({"tied_embeddings": 1}, "tied_embeddings: must be true or false (got 1)"),
+        ({"weight_dtype": "bf-16"}, "weight_dtype: must be one of 'fp32', 'bf16'"),
+        ({"attention": None}, "attention: must be a mapping of fields (got None)"),
+        ({"attention": GQA | {"heads": 5}}, "attention.kv_heads: must divide heads (5) (got 2)"),
+        ({"attention": {"kind": "gqa", "heads": 4}}, "attention.kv_heads: is missing: attention of kind gqa"),
+        ({"attention": {"kind": "mla", "heads": 4}}, "attention.kv_lora_rank: is missing"),
+        (
+            {"attention": MLA | {"head_dim": 3}},
+            "attention.head_dim: does not belong to attention of kind mla",
+        ),
+        ({"attention": GQA | {"q_lora_rank": 3}}, "attention.q_lora_rank: does not belong"),
+        ({"attention": GQA | {"full_every": 2}}, "attention.full_every: needs window"),
+        (
+            {"experts": {"count": 4, "top_k": 5, "width": 1}},
+            "experts.top_k: must be at most count (4) (got 5)",
+        ),
+        ({"experts": {"count": 10**6, "top_k": 5, "width": 1}}, "experts.count: must be at most 65536"),
+        ({"experts": {"count": 4, "top_k": 1, "width": 1, "groups": 3}}, "experts.groups: must divide count"),
+        (
+            {"experts": {"count": 4, "top_k": 1, "width": 1, "groups": 2, "top_groups": 3}},
+            "experts.top_groups: must be at most groups (2)",
+        ),
+        (
+            {"experts": {"count": 4, "top_k": 3, "width": 1, "groups": 2}},
+            "experts.top_k: must fit into top_groups (1) groups of 2 experts (got 3)",
+        ),
+        ({"experts": {"count": 4, "width": 1}}, "experts.top_k: is missing"),
+        ({"first_dense": 6, "dense_width": 3}, "first_dense: leaves no MoE layer (got 6)"),
+        ({"moe_every": 7, "dense_width": 3}, "moe_every: leaves no MoE layer (got 7)"),
+        ({"first_dense": 1}, "dense_width: is missing: 1 layers are dense"),
+        ({"active_includes": ["tail"]}, "active_includes[0]: must be one of 'embedding' or 'head'"),
+    ],
+)
+def test_what_is_refused_names_its_field(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        toy(**changes)
+    assert str(caught.value).startswith(message)
