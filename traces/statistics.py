@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from traces.errors import TraceError
 from traces.jit import jit
+from traces.load_table import LoadTable
 from traces.meta import TraceMeta
 from traces.routing import RoutingTrace
 
@@ -108,6 +109,24 @@ class TraceStatistics:
         return {**asdict(self), "meta": self.meta.to_dict()}
 
 
+@dataclass(frozen=True)
+class TableStatistics:
+    """All that ``moesim trace info`` shows of a load table."""
+
+    model: str
+    experts: int
+    windows: int
+    assignments: int
+    max_over_mean_median: float
+    max_over_mean_worst: float
+    gpus: GpuStatistics | None
+    layers: tuple[LayerStatistics, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as JSON can hold it."""
+        return asdict(self)
+
+
 def expert_loads(trace: TraceSource) -> Loads:
     """Assignments of each expert in each layer, int64 [L, E]."""
     count = _Count(trace.meta)
@@ -152,6 +171,28 @@ def trace_statistics(trace: TraceSource, *, ep: int | None = None, seed: int = 0
         overlap_by_chance=meta.top_k / meta.experts,
         batches=tuple(_batch_statistics(batch_BTLK, meta, ep) for batch_BTLK in sample.batches()),
         gpus=None if ep is None else gpu_statistics(count.load_LE, ep),
+        layers=layers,
+    )
+
+
+def table_statistics(table: LoadTable, *, ep: int | None = None) -> TableStatistics:
+    """Describe a load table, all windows together.
+
+    Raises:
+        TraceError: ``ep`` does not divide E.
+    """
+    require_divisor(table.experts, ep)
+    load_LE = table.load_LE
+    layers = layer_statistics(table.layers, load_LE)
+    ratios = [layer.max_over_mean for layer in layers]
+    return TableStatistics(
+        model=table.model,
+        experts=table.experts,
+        windows=table.windows,
+        assignments=int(load_LE.sum()),
+        max_over_mean_median=float(np.median(ratios)),
+        max_over_mean_worst=max(ratios),
+        gpus=None if ep is None else gpu_statistics(load_LE, ep),
         layers=layers,
     )
 

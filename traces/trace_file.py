@@ -23,6 +23,7 @@ from traces.routing import WINDOW_TOKENS, RoutingTrace, join
 Array = npt.NDArray[Any]
 
 _NUMBER_COLUMNS = ("step", "source_rank")
+_WINDOW_NUMBERS = 1 << 26  # ids of a window; fewer tokens where a foreign file has huge rows
 
 
 class TraceFile:
@@ -181,13 +182,15 @@ class TraceFile:
         Only row groups that overlap the range are touched, and of these only ``columns``.
         """
         footer = self._parquet.metadata
+        layer_numbers = self.meta.top_k + self.meta.candidates
+        rows = max(1, min(WINDOW_TOKENS, _WINDOW_NUMBERS // (len(self.meta.layers) * layer_numbers)))
         group_stop = 0
         for group in range(footer.num_row_groups):
             row, group_stop = group_stop, group_stop + footer.row_group(group).num_rows
             if group_stop <= start or row >= stop:
                 continue
             with parquet.reading(self.path, TraceError):
-                batches = self._parquet.iter_batches(WINDOW_TOKENS, row_groups=[group], columns=columns)
+                batches = self._parquet.iter_batches(rows, row_groups=[group], columns=columns)
             with closing(batches):
                 while row < min(group_stop, stop):
                     with parquet.reading(self.path, TraceError):

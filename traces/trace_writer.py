@@ -118,13 +118,15 @@ def _table(trace: RoutingTrace) -> pa.Table:
         if name in arrays:
             for index, layer in enumerate(trace.meta.layers):
                 columns[f"{kind}_{layer}"] = parquet.to_lists(_layer(arrays[name], index))
-    table = pa.table(columns)
     metadata = {
         "format": f"moesim.{FORMAT_THING}/{FORMAT_MAJOR}",
         **trace.meta.to_dict(),
         "categories": list(trace.categories),
     }
-    return table.cast(parquet.with_metadata(table.schema, metadata))
+    # Only a category may be null; that nothing else is also makes encoding faster.
+    fields = [pa.field(name, column.type, nullable=name == "category") for name, column in columns.items()]
+    schema = parquet.with_metadata(pa.schema(fields), metadata)
+    return pa.Table.from_arrays(list(columns.values()), schema=schema)
 
 
 def _layer(values_TLW: Array, index: int) -> Array:

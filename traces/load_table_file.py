@@ -1,0 +1,178 @@
+"""Load tables as files: JSON or Parquet of ours, and SGLang's ``logical_count`` JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from traces import parquet
+from traces.errors import LoadTableError
+from traces.files import check_format, whole_file, write_text
+from traces.input_file import MAX_JSON_BYTES, read_json, require_file
+from traces.load_table import LoadTable, check_header, drop_idle_layers, to_counts
+from traces.memory import require_memory
+
+FORMAT = "moesim.load_table/1"
+_META_KEYS = ("model", "experts", "layers", "origin", "licence")
+_BATCH_COUNTS = 1 << 24  # counts decoded at once, 128 MB
+
+
+def write_load_table(table: LoadTable, path: str | Path) -> None:
+    """Check and write ``table``: Parquet where the name ends in ``.parquet``, JSON otherwise.
+
+    Raises:
+        LoadTableError: the table breaks a rule, or is too large for JSON.
+        OutputError: the file cannot be written.
+    """
+    target = Path(path)
+    table.validate()
+    meta = {"format": FORMAT, **_metadata(table)}
+    if target.suffix == ".parquet":
+        _write_parquet(table, meta, target)
+        return
+    text = _to_json(table, meta)
+    if len(text) > MAX_JSON_BYTES:
+        raise LoadTableError("is too large for JSON: name a .parquet file", file=target, got=len(text))
+    write_text(target, text)
+
+
+def read_load_table(path: str | Path) -> LoadTable:
+    """Read a load table of ours, or ``{"logical_count": …}`` as SGLang's users pass it around.
+
+    ``logical_count`` is [layers][experts] or [windows][layers][experts] over all hidden layers; rows
+    without any load are dense layers and left out, the others keep their index.
+
+    Raises:
+        LoadTableError: unreadable, of another format, or against a rule.
+    """
+    source = Path(path)
+    require_file(source, "a load table", LoadTableError)
+    if is_parquet(source):
+        return _read_parquet(source)
+    content = read_json(source, "a load table", LoadTableError)
+    if "format" not in content and "logical_count" in content:
+        return _from_logical_count(content["logical_count"], source)
+    check_format(content.get("format"), "load_table", 1, file=source, error=LoadTableError)
+    if "load" not in content:
+        raise LoadTableError("is missing", file=source, field="load")
+    counts = to_counts(content["load"], file=source, field="load")
+    return _table(_header(content, source), counts, source)
+
+
+def is_parquet(path: Path) -> bool:
+    """Whether the file begins as Parquet does."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(parquet.MAGIC)) == parquet.MAGIC
+    except OSError:
+        return False
+
+
+def _metadata(table: LoadTable) -> dict[str, Any]:
+    return {
+        "model": table.model,
+        "experts": table.experts,
+        "layers": list(table.layers),
+        "origin": table.origin,
+        "licence": table.licence,
+    }
+
+
+def _to_json(table: LoadTable, meta: dict[str, Any]) -> str:
+    """One line for each field, window and layer."""
+    fields = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in meta.items()]
+    windows = (
+        "[\n  " + ",\n  ".join(json.dumps(row, separators=(",", ":")) for row in window) + "]"
+        for window in table.load_WLE.tolist()
+    )
+    return "{" + ",\n ".join([*fields, f'"load": [{", ".join(windows)}]']) + "}\n"
+
+
+def _write_parquet(table: LoadTable, meta: dict[str, Any], target: Path) -> None:
+    windows, layers, experts = table.load_WLE.shape
+    columns = {
+        "window": pa.array(np.repeat(np.arange(windows, dtype=np.int32), layers)),
+        "layer": pa.array(np.tile(np.array(table.layers, np.int32), windows)),
+        "load": parquet.to_lists(table.load_WLE.reshape(-1, experts)),
+    }
+    plain = pa.table(columns)
+    stamped = plain.replace_schema_metadata(parquet.with_metadata(plain.schema, meta).metadata)
+    with whole_file(target) as partial:
+        pq.write_table(stamped, partial, compression="zstd", write_page_checksum=True)
+
+
+def _read_parquet(source: Path) -> LoadTable:
+    with parquet.open_parquet(source, LoadTableError) as file:
+        meta = parquet.read_metadata(file, source, LoadTableError) or {}
+        check_format(meta.get("format"), "load_table", 1, file=source, error=LoadTableError)
+        header = _header(meta, source)
+        layers, experts = header["layers"], header["experts"]
+        rows = file.metadata.num_rows
+        if rows == 0 or rows % len(layers):
+            rule = f"must hold a row for each window and each of {len(layers)} layers"
+            raise LoadTableError(rule, file=source, got=f"{rows} rows")
+        names = ["window", "layer", "load"]
+        for name in names:
+            if name not in file.schema_arrow.names:
+                raise LoadTableError(f"lacks column {name}", file=source)
+        require_memory(rows * experts * 8, "the load table", error=LoadTableError, file=source)
+        with parquet.reading(source, LoadTableError):
+            batches = list(file.iter_batches(max(1, _BATCH_COUNTS // experts), columns=names))
+            load_NE = np.concatenate([_loads(batch, experts, source) for batch in batches])
+            _check_rows(batches, layers, rows, source)
+    return _table(header, load_NE.reshape(-1, len(layers), experts), source)
+
+
+def _loads(batch: pa.RecordBatch, experts: int, source: Path) -> Any:
+    place: dict[str, Any] = {"path": source, "field": "load", "error": LoadTableError}
+    counts = parquet.from_lists(batch.column("load"), experts, **place)
+    return parquet.narrow(counts, np.dtype(np.int64), **place)
+
+
+def _check_rows(batches: list[pa.RecordBatch], layers: tuple[int, ...], rows: int, source: Path) -> None:
+    """Rows are ordered by window, from 0, and layer."""
+    expected = {
+        "window": np.repeat(np.arange(rows // len(layers)), len(layers)),
+        "layer": np.tile(np.array(layers), rows // len(layers)),
+    }
+    for name, wanted in expected.items():
+        parts = [
+            parquet.to_numbers(batch.column(name), path=source, field=name, error=LoadTableError)
+            for batch in batches
+        ]
+        got = np.concatenate(parts)
+        if got.shape != wanted.shape or (got != wanted).any():
+            rule = "rows must be ordered by window, from 0, then layer"
+            raise LoadTableError(rule, file=source, field=name)
+
+
+def _from_logical_count(found: Any, source: Path) -> LoadTable:
+    load_WLE = to_counts(found, file=source, field="logical_count")
+    layers, load_WLE = drop_idle_layers(load_WLE)
+    if not layers:
+        raise LoadTableError("has no load in any layer", file=source, field="logical_count")
+    header = {"model": "", "experts": load_WLE.shape[2], "layers": layers, "origin": "SGLang logical_count"}
+    return _table(header, load_WLE, source)
+
+
+def _header(content: dict[str, Any], source: Path) -> dict[str, Any]:
+    """The metadata's fields, checked."""
+    for key in _META_KEYS:
+        if key not in content:
+            raise LoadTableError("is missing", file=source, field=key)
+    header = {key: content[key] for key in _META_KEYS}
+    if isinstance(header["layers"], list):
+        header["layers"] = tuple(header["layers"])
+    check_header(**header, file=source)
+    return header
+
+
+def _table(header: dict[str, Any], load_WLE: Any, source: Path) -> LoadTable:
+    table = LoadTable(load_WLE=load_WLE, **header)
+    table.validate(file=source)
+    return table
