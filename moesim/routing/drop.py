@@ -98,7 +98,7 @@ class Drop:
         return outcome(batch, ids_TK, batch.weights_TK, capacity=sum(capacity_G))
 
     def capacity(self, tokens: int, top_k: int, experts: int) -> int:
-        """⌈γ·T·K / E⌉ for γ as it is written in decimal: 1.1 · 10 is 11, not the 12 of binary floats."""
+        """⌈γ·T·K / E⌉ for γ as it is written in decimal: 1.1 · 50 is 55, not the 56 of binary floats."""
         return math.ceil(Fraction(str(self.capacity_factor)) * tokens * top_k / experts)
 
 
@@ -142,11 +142,15 @@ def _drop(
         for index in range(first, last):
             if ids_N[index] >= 0:
                 count_E[ids_N[index]] += 1
-        if count_E.max() <= limit:
+        above = total = 0
+        for expert in range(experts):
+            end_E[expert] = total
+            total += count_E[expert]
+            above += count_E[expert] > limit
+        if above == 0:
             continue
-        # Loops over all assignments do the same for every expert: a branch on which experts are above
-        # their limit would be mispredicted half of the time, which costs more than the work it saves.
-        end_E[:] = np.cumsum(count_E) - count_E
+        # From here on every expert is treated alike: a branch on whether it is above its limit would be
+        # mispredicted so often that it costs more than the work it saves.
         for index in range(first, last):
             if ids_N[index] >= 0:
                 pool_N[end_E[ids_N[index]]] = _key(bits_N[index])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -70,9 +70,8 @@ class Outcome:
 class Policy(Protocol):
     """A rule that changes routing. Implementations are frozen dataclasses whose fields are its parameters."""
 
-    @property
-    def name(self) -> str:
-        """Its key in the dictionary of policies."""
+    name: ClassVar[str]
+    """Its key in the dictionary of policies."""
 
     @property
     def needs_weights(self) -> bool:
