@@ -125,19 +125,50 @@ def demo(out: Out = None) -> None:
 
 @trace_app.command("info")
 def trace_info(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A trace.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A routing trace.")],
     ep: Annotated[
         int | None,
-        typer.Option("--ep", min=1, metavar="G", help="Also balance over G GPUs, linear placement."),
+        typer.Option("--ep", min=1, metavar="G", help="Also the balance of G GPUs, placed linearly."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """What a trace holds and how skewed it is."""
     from moesim.report.trace_table import trace_tables
     from traces.statistics import trace_statistics
+    from traces.trace_file import TraceFile
 
-    facts = trace_statistics(file, ep=ep)
-    _show(facts, lambda: trace_tables(facts), as_json, None)
+    with TraceFile(file) as trace:
+        facts = trace_statistics(trace, ep=ep)
+    _show(facts.to_dict(), lambda: trace_tables(facts), as_json, None)
+
+
+@trace_app.command("convert")
+def trace_convert(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Routing recorded by something else.")],
+    out: Annotated[Path, typer.Option("-o", metavar="OUT", help="The trace to write, in Parquet.")],
+    from_: Annotated[
+        str | None,
+        typer.Option("--from", metavar="FORMAT", help="The layout; by default told by the content."),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Preset or config.json of the model that was recorded.")
+    ] = None,
+    experts: Annotated[
+        int | None, typer.Option("--experts", min=1, help="Experts of a layer, where no --model says so.")
+    ] = None,
+    origin: Annotated[str, typer.Option("--origin", help="Where the recording comes from.")] = "",
+    licence: Annotated[str, typer.Option("--licence", help="The licence of the recording.")] = "",
+) -> None:
+    """Convert routing that something else recorded into a trace."""
+    from moesim.convert import convert_trace
+
+    trace = convert_trace(
+        file, out, layout=from_, model=model, experts=experts, origin=origin, licence=licence
+    )
+    typer.echo(
+        f"{out}: {trace.tokens:,} tokens of {len(trace.request_offsets) - 1:,} requests, "
+        f"{len(trace.meta.layers)} layers, {trace.meta.experts} experts, top-{trace.meta.top_k}"
+    )
 
 
 @app.command()
@@ -146,8 +177,8 @@ def presets(
     as_json: AsJson = False,
 ) -> None:
     """What is built in, with sources."""
+    from moesim.catalogue import catalogue
     from moesim.report.preset_table import preset_tables
-    from moesim.spec.catalogue import catalogue
 
     found = catalogue(kind)
     _show(found, lambda: preset_tables(found), as_json, None)

@@ -1,0 +1,125 @@
+"""What is built in, as rows for ``moesim presets``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from moesim.errors import SpecError
+from moesim.hardware.network import NETWORKS
+from moesim.hardware.profile import Profile
+from moesim.routing.catalogue import POLICIES
+from moesim.spec.base import suggest, validate
+from moesim.spec.cluster import Gpu
+from moesim.spec.model import Model
+from moesim.spec.presets import preset_names, preset_source
+from moesim.units import format_bytes, format_rate
+from placement.solvers import SOLVERS
+
+Row = dict[str, Any]
+
+# The group for which the memory of a model is shown.
+_EP = 8
+
+
+def catalogue(kind: str | None = None) -> dict[str, list[Row]]:
+    """Rows of one kind of preset, or of all kinds.
+
+    Raises:
+        SpecError: there is no such kind.
+    """
+    if kind is not None and kind not in _KINDS:
+        raise SpecError(
+            f"no such kind; {suggest(kind, _KINDS)}known: {', '.join(_KINDS)}", field="presets", got=kind
+        )
+    return {name: rows() for name, rows in _KINDS.items() if kind in (None, name)}
+
+
+def _models() -> list[Row]:
+    rows = []
+    for name in preset_names("models"):
+        model = validate(Model, preset_source("models", name).value)
+        experts = model.experts
+        rows.append(
+            {
+                "name": name,
+                "MoE layers": f"{len(model.moe_layers)} of {model.layers}",
+                "experts": f"{experts.count} top-{experts.top_k}",
+                "total": f"{model.total_params / 1e9:.1f} B",
+                "active": f"{model.active_params / 1e9:.2f} B",
+                f"weights per GPU, EP{_EP}": format_bytes(model.weight_bytes(_EP).total),
+                "source": model.source,
+            }
+        )
+    return rows
+
+
+def _gpus() -> list[Row]:
+    rows = []
+    for name in preset_names("gpus"):
+        gpu = validate(Gpu, preset_source("gpus", name).value)
+        rows.append(
+            {
+                "name": name,
+                "memory": format_bytes(gpu.memory),
+                "memory bandwidth": format_rate(gpu.memory_bandwidth),
+                "TFLOP/s": ", ".join(f"{dtype} {flops / 1e12:.0f}" for dtype, flops in gpu.flops.items()),
+                "NVLink, one way": format_rate(gpu.nvlink.bandwidth),
+                "source": gpu.source,
+            }
+        )
+    return rows
+
+
+def _clusters() -> list[Row]:
+    return [
+        {
+            "name": f"{gpu}-NxM",
+            "is": "N nodes (1 to 64) of M GPUs each, one NIC for each GPU",
+            "example": f"{gpu}-4x8",
+        }
+        for gpu in preset_names("gpus")
+    ]
+
+
+def _scenarios() -> list[Row]:
+    return [
+        {"name": name, "is": _summary(preset_source("scenarios", name).value)}
+        for name in preset_names("scenarios")
+    ]
+
+
+def _summary(value: Mapping[str, Any]) -> str:
+    workload, mode = value["workload"], value["dispatch"]["mode"]
+    return (
+        f"{value['model']} on {value['cluster']}, EP{value['parallelism']['ep']}, {workload['phase']} with "
+        f"{workload['tokens_per_gpu']} tokens a GPU, {mode} dispatch"
+    )
+
+
+def _profiles() -> list[Row]:
+    rows = []
+    for name in preset_names("profiles"):
+        profile = validate(Profile, preset_source("profiles", name).value)
+        rows.append({"name": name, "gpu": profile.gpu, "date": profile.date, "origin": profile.origin})
+    return rows
+
+
+def _described(known: Mapping[str, object]) -> list[Row]:
+    """Name, and the first line of the docstring."""
+    return [
+        {"name": name, "is": (thing.__doc__ or "").strip().partition("\n")[0]}
+        for name, thing in known.items()
+    ]
+
+
+_KINDS: dict[str, Callable[[], list[Row]]] = {
+    "models": _models,
+    "gpus": _gpus,
+    "clusters": _clusters,
+    "scenarios": _scenarios,
+    "routing": lambda: _described(POLICIES),
+    "networks": lambda: _described(NETWORKS),
+    "profiles": _profiles,
+    "solvers": lambda: [{"name": solver.name, "is": solver.summary} for solver in SOLVERS.values()],
+}
