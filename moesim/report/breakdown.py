@@ -46,7 +46,8 @@ def breakdown(result: Mapping[str, Any]) -> Markup:
         *parts,
         caption=(
             "One mean step. Critical path: the phases that the step's end waited for; they sum to the step. "
-            "Lower bounds: the same work spread evenly over all GPUs at the data sheets' peak rates. "
+            "Lower bounds: the same work spread evenly over all GPUs at the data sheets' peak rates; on the "
+            "path a phase can be shorter than that, where the path runs over GPUs that have less of it. "
             "Attribution: what the step loses to each cause, from five simulations of the same steps."
         ),
     )

@@ -32,13 +32,15 @@ _STRAGGLERS: Final = 5
 _COLUMNS: Final[Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
     "step": lambda point: format_seconds(point["metrics"]["step_time_s"]["mean"]),
     "tokens/s": lambda point: f"{point['metrics']['tokens_per_s']:,.0f}",
-    "balanced": lambda point: f"{point['metrics']['balancedness']:.2f}",
-    "imbalance": lambda point: format_seconds(point["attribution"]["imbalance_s"]),
-    "network": lambda point: format_seconds(point["attribution"]["network_s"]),
-    "dropped": lambda point: percent(point["metrics"]["dropped"]),
-    "rerouted": lambda point: percent(point["metrics"]["rerouted"]),
+    "balance": lambda point: f"{point['metrics']['balancedness']:.2f}",
+    "imbal.": lambda point: percent(_share(point, "imbalance_s")),
+    "network": lambda point: percent(_share(point, "network_s")),
+    "drops": lambda point: percent(point["metrics"]["dropped"]),
+    "reroutes": lambda point: percent(point["metrics"]["rerouted"]),
 }
-_ALWAYS: Final = ("step", "tokens/s", "balanced", "imbalance")
+_ALWAYS: Final = ("step", "tokens/s", "balance", "imbal.")
+# What the other columns leave at 80 characters.
+_VARIED_WIDTH: Final = 26
 
 
 def run_tables(result: Mapping[str, Any]) -> list[RenderableType]:
@@ -61,33 +63,45 @@ def run_tables(result: Mapping[str, Any]) -> list[RenderableType]:
 def whatif_table(comparison: Mapping[str, Any]) -> Table:
     """The scenario itself and every point, fastest first, the best in bold; the caption is the answer.
 
-    A column for each varied key, then the metrics. Of the attribution
-    and of what a policy costs only those columns stand in the table in which points differ.
+    Each varied key has its own column where their values are short, else they share one. Of what a
+    policy costs only those columns stand in the table in which points differ.
     """
     base, points = comparison["baseline"], comparison["points"]
-    keys = varied_keys(comparison)
     shown = {
         name: cell
         for name, cell in _COLUMNS.items()
         if name in _ALWAYS or len({cell(point) for point in (base, *points)}) > 1
     }
-    table = _table(caption=whatif_answer(comparison), caption_style="bold", caption_justify="left")
-    for name in keys.values():
-        table.add_column(name, overflow="fold")
+    heads, varied = _varied(comparison)
+    table = _table(1, caption=whatif_answer(comparison), caption_style="bold", caption_justify="left")
+    for name in heads:
+        table.add_column(name)
     for name in ("speedup", *shown):
         table.add_column(name, justify="right", no_wrap=True)
-    varied = ["as asked", *[""] * (len(keys) - 1)][: len(keys)]
-    table.add_row(*varied, "1.00×", *(cell(base) for cell in shown.values()))
+    asked = ["as asked", *[""] * (len(heads) - 1)]
+    table.add_row(*asked, "1.00×", *(cell(base) for cell in shown.values()))
     best = best_point(comparison)
     for index, point in by_speedup(comparison):
-        cells = [Text(brief(point["vary"][key]) if key in point["vary"] else "") for key in keys]
         values = [cell(point) for cell in shown.values()]
+        cells = map(Text, varied[index])
         table.add_row(*cells, speedup(point), *values, style="bold" if index == best else None)
     return table
 
 
-def _table(**options: Any) -> Table:
-    return Table(box=None, pad_edge=False, padding=(0, 1, 0, 1), header_style="dim", **options)
+def _varied(comparison: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """The heads of the columns that tell points apart, and each point's cells."""
+    keys, points = varied_keys(comparison), comparison["points"]
+    cells = [[brief(point["vary"][key]) if key in point["vary"] else "" for key in keys] for point in points]
+    columns = zip(keys.values(), *cells, strict=True)
+    if keys and sum(max(map(len, column)) + 1 for column in columns) <= _VARIED_WIDTH:
+        return list(keys.values()), cells
+    return ["what if"], [
+        [", ".join(f"{keys[key]}={brief(value)}" for key, value in point["vary"].items())] for point in points
+    ]
+
+
+def _table(gap: int = 2, **options: Any) -> Table:
+    return Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="dim", **options)
 
 
 def _figures(result: Mapping[str, Any]) -> Table:
@@ -163,3 +177,9 @@ def _stragglers(result: Mapping[str, Any]) -> Table:
         table.caption = f"the {_STRAGGLERS} layers of {len(rows)} that lose most"
         table.caption_justify = "left"
     return table
+
+
+def _share(point: Mapping[str, Any], term: str) -> float:
+    """A term of the attribution as a fraction of the mean step."""
+    share: float = point["attribution"][term] / point["metrics"]["step_time_s"]["mean"]
+    return share

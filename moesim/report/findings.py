@@ -112,7 +112,9 @@ def advice(result: Mapping[str, Any]) -> list[str]:
     if share["imbalance"] >= SMALL:
         cause = next(iter(lost_by_cause(result["stragglers"])), "none")
         lines["imbalance"] = [f"Balance: {most['imbalance']}. {_BALANCE_ADVICE[cause]}"]
-        alone = sum(row["load"] * row["expert_share"] > 1 for row in result["stragglers"])
+        alone = sum(
+            row["cause"] == "tokens" and row["load"] * row["expert_share"] > 1 for row in result["stragglers"]
+        )
         if alone:
             lines["imbalance"].append(
                 f"In {alone} of {plural(len(result['stragglers']), 'layer')} the straggler's hottest expert "
@@ -154,6 +156,8 @@ def whatif_answer(comparison: Mapping[str, Any]) -> str:
     if point["metrics"]["dropped"] <= base["metrics"]["dropped"]:
         return sentence + "."
     sentence += f"; it drops {percent(point['metrics']['dropped'])} of the assignments"
+    if point["metrics"]["gate_mass_lost"] is not None:
+        sentence += f" ({percent(point['metrics']['gate_mass_lost'])} of the gate mass)"
     return f"{sentence}. {_best_without_dropping(comparison)}"
 
 
@@ -181,10 +185,10 @@ def speedup(point: Mapping[str, Any]) -> str:
 def _best_without_dropping(comparison: Mapping[str, Any]) -> str:
     dropped = comparison["baseline"]["metrics"]["dropped"]
     free = [point for point in comparison["points"] if point["metrics"]["dropped"] <= dropped]
-    if not free:
-        return "Every point drops more than the scenario itself."
-    best = max(free, key=lambda point: point["speedup"])
-    return f"Without dropping more than the scenario itself: {vary(best)}, {speedup(best)}."
+    best = max(free, key=lambda point: point["speedup"], default=None)
+    if best is None or best["speedup"] < 1 + SMALL / 2:
+        return "No point that drops no more than the scenario is faster."
+    return f"Best without dropping more than the scenario: {vary(best)}, {speedup(best)}."
 
 
 def _reason(stragglers: Sequence[Mapping[str, Any]], subject: str) -> str:

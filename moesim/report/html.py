@@ -201,13 +201,13 @@ def _stragglers(result: Mapping[str, Any]) -> Markup:
     rows = sorted(result["stragglers"], key=lambda row: (-row["lost_s"], row["layer"]))
     if not rows:
         return tag("p", "No layer has a straggler.", class_="note")
-    lost_s = sum(row["lost_s"] for row in rows)
-    step_s = result["metrics"]["step_time_s"]["mean"]
     parts = [
         tag(
             "p",
-            f"The GPU that finishes its experts last in each layer, by the time the mean GPU waits for it: "
-            f"{format_seconds(lost_s)} a step in all layers together, {percent(lost_s / step_s)} of it.",
+            "The GPU that is most often the last to finish its experts, for each layer. Lost: what a GPU waits "
+            "in this layer in a mean step; a GPU that is late in one layer may make up for it in the next, so "
+            "the sum can exceed the cost of imbalance. Last in: the part of the steps. Tokens and time of "
+            "its experts: over the mean of all GPUs.",
         ),
         _straggler_table(rows[:_FIRST_STRAGGLERS]),
     ]
@@ -232,7 +232,7 @@ def _straggler_table(rows: list[Mapping[str, Any]]) -> Markup:
         if row["cause"] == "tokens":
             why += f", {percent(row['expert_share'])} of them for expert {row['expert']}"
         lines.append(tag("tr", *(tag("td", cell, class_="n") for cell in numbers), tag("td", why)))
-    head = ["layer", "GPU", "lost a step", "last in steps", "tokens / mean", "expert time / mean"]
+    head = ["layer", "GPU", "lost", "last in", "tokens", "time"]
     return table([], head, lines, ["why"])
 
 
@@ -249,7 +249,11 @@ def _provenance(result: Mapping[str, Any]) -> Markup:
     """Where the numbers come from: every entry of the provenance, and the resolved scenario."""
     trace = result["trace"]
     rows = [("trace", f"{trace['name']}: {trace['origin']}")]
-    rows += [(str(key), brief(value)) for key, value in result["provenance"].items() if key != "wall_s"]
+    rows += [
+        (str(key), brief(value))
+        for key, value in result["provenance"].items()
+        if key not in ("wall_s", "command")
+    ]
     lines = [
         tag("tr", tag("td", key.replace("_", " ")), tag("td", tag("code", value))) for key, value in rows
     ]
@@ -261,10 +265,10 @@ def _provenance(result: Mapping[str, Any]) -> Markup:
         "Where the numbers come from",
         tag(
             "p",
-            "Simulated, not measured: counted work from the routing trace, times from the hardware profile "
-            "named here. The run's folder holds the resolved scenario; ",
-            tag("code", "moesim run scenario.yaml"),
-            " there gives the same numbers again.",
+            "Simulated, not measured: work counted from the routing trace, times from the hardware profile "
+            "named here. Made by ",
+            tag("code", str(result["provenance"].get("command", "moesim run scenario.yaml"))),
+            "; the same command with the same versions gives the same numbers.",
         ),
         table(["what", "value"], [], lines),
         tag("details", tag("summary", "the resolved scenario"), table(["key", "value"], [], scenario)),

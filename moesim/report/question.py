@@ -64,14 +64,16 @@ def amount(value: Any) -> str:
 
 
 def brief(value: Any) -> str:
-    """A value as one would write it on the command line; a solver without options by its name.
+    """A value as one would write it on the command line; a solver or policy by its name, then its options.
 
     >>> brief({"solver": "greedy"}), brief({"solver": "greedy", "slots": 288}), brief([1, None, True])
-    ('greedy', '{solver: greedy, slots: 288}', '[1, null, true]')
+    ('greedy', 'greedy slots=288', '[1, null, true]')
     """
     if isinstance(value, Mapping):
-        if set(value) == {"solver"}:
-            return str(value["solver"])
+        for kind in ("solver", "policy"):
+            if kind in value:
+                options = (f"{key}={brief(item)}" for key, item in value.items() if key != kind)
+                return " ".join((brief(value[kind]), *options))
         return "{" + ", ".join(f"{key}: {brief(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(brief(item) for item in value) + "]"
