@@ -97,7 +97,7 @@ class Cluster(Strict):
         return self.nodes * self.gpus_per_node
 
     @property
-    def node_G(self) -> npt.NDArray[np.int32]:  # noqa: N802 - G is an array axis
+    def node_G(self) -> npt.NDArray[np.int32]:
         """Node of each GPU, shape [G]."""
         return np.repeat(np.arange(self.nodes, dtype=np.int32), self.gpus_per_node)
 

@@ -117,7 +117,7 @@ def test_scalars_follow_yaml_1_2(text: str, value: Any) -> None:
         ("~: 2\n", "s.yaml:1: keys must be text (got '~')"),
         ("? [1, 2]\n: 3\n", "s.yaml:1: keys must be text"),
         ("a: 1\n---\nb: 2\n", "s.yaml:2: holds a second YAML document"),
-        ("a: [1, 2\nb: 3\n", "s.yaml:2: is not valid YAML: did not find expected ',' or ']'"),
+        ("a: [1, 2\nb: 3\n", "s.yaml:2: is not valid YAML"),
         ("a: 1\n\tb: 2\n", "s.yaml:2: is not valid YAML"),
         ("a: \x00", "s.yaml: is not valid YAML: it holds a character that YAML forbids"),
         ("a: " + "9" * 5000, "s.yaml:1: a: is a number of too many digits"),
