@@ -42,7 +42,7 @@ class Column:
         dtype = self.type.to_pandas_dtype()
         if array.dtype != dtype:
             rule = f"must be {np.dtype(dtype)}"
-            raise TimelineError(rule, file=file, field=self.name, got=str(array.dtype))
+            raise TimelineError(rule, file=file, field=self.name, got=array.dtype)
         if array.shape != (rows,):
             raise TimelineError(f"must have {rows} rows", file=file, field=self.name, got=array.shape)
         if not rows:
@@ -107,7 +107,7 @@ def read_columns(
             another type, holds nulls or unknown names.
     """
     try:
-        with pq.ParquetFile(path, read_dictionary=[c.name for c in columns if c.names]) as file:
+        with pq.ParquetFile(path) as file:
             header = _header(file, path, thing, constant)
             names = set(file.schema_arrow.names)
             for column in columns:
@@ -151,6 +151,8 @@ def _array(values: Any, column: Column, path: str | Path) -> np.ndarray:
             raise TimelineError(f"must be {column.type}", file=path, field=column.name, got=values.type)
         array: np.ndarray = values.to_numpy()
         return array
+    if pa.types.is_string(values.type):
+        values = values.dictionary_encode()
     if not pa.types.is_dictionary(values.type) or not pa.types.is_string(values.type.value_type):
         raise TimelineError("must be text", file=path, field=column.name, got=values.type)
     # Each row group may bring a dictionary of its own.

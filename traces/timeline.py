@@ -108,7 +108,7 @@ class Timeline:
         if backward.any():
             row = int(backward.argmax())
             raise TimelineError(
-                f"must not be before its start {self.start_s_N[row]!r}",
+                f"must not be before its start {float(self.start_s_N[row])!r}",
                 file=file,
                 field=f"end_s, row {row}",
                 got=float(self.end_s_N[row]),

@@ -204,9 +204,9 @@ def _stragglers(result: Mapping[str, Any]) -> Markup:
     parts = [
         tag(
             "p",
-            "The GPU that is most often the last to finish its experts, for each layer. Lost: what a GPU waits "
-            "in this layer in a mean step; a GPU that is late in one layer may make up for it in the next, so "
-            "the sum can exceed the cost of imbalance. Last in: the part of the steps. Tokens and time of "
+            "The GPU that is most often the last to finish its experts, for each layer. Lost: what a GPU "
+            "waits in this layer in a mean step; one that is late in a layer may make up for it in the next, "
+            "so the sum can exceed the cost of imbalance. Last in: the part of the steps. Tokens and time of "
             "its experts: over the mean of all GPUs.",
         ),
         _straggler_table(rows[:_FIRST_STRAGGLERS]),
@@ -249,11 +249,9 @@ def _provenance(result: Mapping[str, Any]) -> Markup:
     """Where the numbers come from: every entry of the provenance, and the resolved scenario."""
     trace = result["trace"]
     rows = [("trace", f"{trace['name']}: {trace['origin']}")]
-    rows += [
-        (str(key), brief(value))
-        for key, value in result["provenance"].items()
-        if key not in ("wall_s", "command")
-    ]
+    # The wall time differs from run to run and would make equal runs' pages differ.
+    facts = {key: value for key, value in result["provenance"].items() if key not in ("wall_s", "command")}
+    rows += [(str(key), brief(value)) for key, value in facts.items()]
     lines = [
         tag("tr", tag("td", key.replace("_", " ")), tag("td", tag("code", value))) for key, value in rows
     ]
