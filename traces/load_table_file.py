@@ -52,7 +52,7 @@ def read_load_table(path: str | Path) -> LoadTable:
     """
     source = Path(path)
     require_file(source, "a load table", LoadTableError)
-    if is_parquet(source):
+    if _is_parquet(source):
         return _read_parquet(source)
     content = read_json(source, "a load table", LoadTableError)
     if "format" not in content and "logical_count" in content:
@@ -64,13 +64,36 @@ def read_load_table(path: str | Path) -> LoadTable:
     return _table(_header(content, source), counts, source)
 
 
-def is_parquet(path: Path) -> bool:
-    """Whether the file begins as Parquet does."""
+def is_load_table(path: str | Path) -> bool:
+    """Whether the file looks like a load table, sound or not: JSON, or Parquet that says so."""
+    source = Path(path)
+    if not source.is_file():
+        return False
+    if not _is_parquet(source):
+        return _first_byte(source) == b"{"
     try:
-        with path.open("rb") as file:
+        with parquet.open_parquet(source, LoadTableError) as file:
+            meta = parquet.read_metadata(file, source, LoadTableError) or {}
+    except LoadTableError:
+        return False
+    return str(meta.get("format")).startswith("moesim.load_table/")
+
+
+def _is_parquet(source: Path) -> bool:
+    try:
+        with source.open("rb") as file:
             return file.read(len(parquet.MAGIC)) == parquet.MAGIC
     except OSError:
         return False
+
+
+def _first_byte(source: Path) -> bytes:
+    """The first byte that is not white space, of the first few."""
+    try:
+        with source.open("rb") as file:
+            return file.read(64).lstrip()[:1]
+    except OSError:
+        return b""
 
 
 def _metadata(table: LoadTable) -> dict[str, Any]:

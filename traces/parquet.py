@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from traces.errors import MoesimError
+from traces.input_file import require_file
 
 Array = npt.NDArray[Any]
 
@@ -40,11 +41,8 @@ def reading(path: Path, error: type[MoesimError]) -> Iterator[None]:
 
 def open_parquet(path: Path, error: type[MoesimError]) -> pq.ParquetFile:
     """Open ``path``, reading its footer only."""
+    require_file(path, "a Parquet file", error)
     with reading(path, error):
-        if path.is_dir():
-            raise error("is a folder, a Parquet file was expected", file=path)
-        if path.stat().st_size == 0:
-            raise error("is empty", file=path)
         file = pq.ParquetFile(
             path,
             thrift_string_size_limit=_THRIFT_LIMIT,

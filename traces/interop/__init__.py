@@ -8,7 +8,10 @@ from typing import ClassVar, Protocol
 from traces.errors import TraceError
 from traces.interop.npz import NpzArrays, NpzRequests
 from traces.interop.table import ParquetTable
+from traces.load_table import LoadTable
+from traces.load_table_file import is_load_table, read_load_table
 from traces.routing import RoutingTrace, read_trace
+from traces.trace_file import TraceFile
 
 
 class Importer(Protocol):
@@ -69,6 +72,18 @@ def detect(path: str | Path) -> Importer | None:
     return next((found for found in IMPORTERS.values() if found.detects(Path(path))), None)
 
 
+def open_source(path: str | Path) -> TraceFile | RoutingTrace | LoadTable:
+    """Open whatever holds loads: a trace of ours (lazily), a load table, or a layout of an importer.
+
+    Raises:
+        MoesimError: it is none of these, or breaks the rules of what it is.
+    """
+    source = Path(path)
+    if is_load_table(source):
+        return read_load_table(source)
+    return TraceFile(source) if detect(source) is None else load_any(source)
+
+
 def load_any(
     path: str | Path,
     *,
@@ -83,6 +98,8 @@ def load_any(
     Raises:
         TraceError: it is neither, or an importer lacks something that the caller must name.
     """
+    if is_load_table(Path(path)):
+        raise TraceError("is a load table, counts without tokens: a routing trace is needed", file=path)
     found = detect(path)
     if found is None:
         return read_trace(path)

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from traces.errors import TraceError
+from traces.input_file import require_file
 from traces.memory import require_memory
 from traces.meta import TraceMeta, in_file
 from traces.routing import RoutingTrace, join
@@ -137,9 +138,8 @@ class _NpzFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        require_file(path, "an .npz file", TraceError)
         with self._reading():
-            if path.is_dir():
-                raise TraceError("is a folder, an .npz file was expected", file=path)
             self._zip = zipfile.ZipFile(path)
         self.names = {name.removesuffix(".npy") for name in self._zip.namelist()}
 
