@@ -78,7 +78,7 @@ class TraceWriter:
         if waiting >= WINDOW_TOKENS:
             whole = self._take(waiting)
             full = waiting - waiting % WINDOW_TOKENS
-            for window in whole.select_tokens(0, full).windows():
+            for window in whole.select_tokens(0, full).windows(WINDOW_TOKENS):
                 self._write(window)
             if full < waiting:
                 self._waiting = [whole.select_tokens(full, waiting)]
