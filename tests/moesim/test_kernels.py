@@ -1,0 +1,154 @@
+"""Kernel times against rooflines worked out per slot, physical bounds, and monotonicity."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moesim.hardware.kernels import Kernels, group_rows
+from moesim.hardware.profile import DATA_SHEET, Profile, load_profile
+from moesim.spec.cluster import Cluster, load_cluster
+from moesim.spec.model import Model
+from moesim.spec.presets import load_model
+from moesim.spec.yaml_source import Source
+
+NOWHERE = Source(None, None, {})
+
+
+def model(name: str = "deepseek-v3", **changes: Any) -> Model:
+    return load_model({"base": name, **changes}, NOWHERE)
+
+
+def cluster(name: str = "h800-1x8") -> Cluster:
+    return load_cluster(name, NOWHERE)
+
+
+def generic() -> Profile:
+    return load_profile(None, NOWHERE, ())
+
+
+def kernels(which: Model | None = None, profile: Profile | None = None, tp: int = 1) -> Kernels:
+    return Kernels(which or model(), cluster().gpu, profile or generic(), tp)
+
+
+@given(
+    tokens=st.lists(st.integers(0, 300), min_size=1, max_size=12),
+    gpus=st.integers(1, 4),
+    tile=st.sampled_from([1, 16, 64, 128]),
+    seed=st.integers(0, 2**32),
+)
+def test_group_rows_pads_slot_by_slot(tokens: list[int], gpus: int, tile: int, seed: int) -> None:
+    gpu_S = np.random.default_rng(seed).integers(0, gpus, len(tokens)).astype(np.int32)
+    rows, active, total = group_rows(np.array([tokens], np.int32), gpu_S, gpus, np.array([tile]))
+    for gpu in range(gpus):
+        own = [count for count, at in zip(tokens, gpu_S, strict=True) if at == gpu]
+        assert rows[0, 0, gpu] == sum(math.ceil(count / tile) * tile for count in own)
+        assert active[0, gpu] == sum(count > 0 for count in own)
+        assert total[0, gpu] == sum(own)
+
+
+def test_experts_by_hand() -> None:
+    """Two slots with 100 and 1 tokens: weights twice, 128 + 16 rows at best, arithmetic at 65 % of peak."""
+    which, gpu = model(), cluster().gpu
+    params = 3 * 7168 * 2048
+    rates = {16: 0.25, 32: 0.45, 64: 0.75, 128: 1.0}
+    compute = [
+        2 * params * (math.ceil(100 / m) * m + m) / (gpu.flops["fp8"] * 0.65 * share)
+        for m, share in rates.items()
+    ]
+    moved = 2 * params * 1 + 101 * (2 * 7168 + 6 * 2048) * 2
+    memory = moved / (gpu.memory_bandwidth * 0.8)
+    found = kernels(which).experts(np.array([[100, 1]], np.int32), np.zeros(2, np.int32), 1)
+    assert found[0, 0] == pytest.approx(min(max(c, memory) for c in compute), rel=1e-12)
+    assert memory > min(compute)  # decoding streams weights
+
+
+def test_a_gpu_without_tokens_does_nothing() -> None:
+    assert kernels().experts(np.array([[3, 0]], np.int32), np.array([0, 1], np.int32), 2)[0, 1] == 0.0
+    assert kernels().shared_expert(np.array([0.0, 5.0]))[0] == 0.0
+
+
+@given(seed=st.integers(0, 2**32), gpus=st.integers(1, 4))
+def test_more_tokens_never_take_less_time(seed: int, gpus: int) -> None:
+    rng = np.random.default_rng(seed)
+    slots = int(rng.integers(gpus, 12))
+    tokens = rng.integers(0, 400, (2, slots)).astype(np.int32)
+    more = tokens + rng.integers(0, 100, tokens.shape).astype(np.int32)
+    gpu_S = rng.integers(0, gpus, slots).astype(np.int32)
+    assert (kernels().experts(more, gpu_S, gpus) >= kernels().experts(tokens, gpu_S, gpus)).all()
+    few, many = rng.integers(0, 300, gpus).astype(float), rng.integers(300, 600, gpus).astype(float)
+    for phase in (kernels().router, kernels().shared_expert, kernels().dense, kernels().head):
+        assert (phase(many) >= phase(few)).all()
+    assert (kernels().attention(many, 2000, 3) >= kernels().attention(few, 1000, 3)).all()
+
+
+@given(seed=st.integers(0, 2**32))
+def test_no_time_is_below_its_physical_bound(seed: int) -> None:
+    """FLOP over peak and bytes over bandwidth, counted without tiles, for every profile."""
+    rng = np.random.default_rng(seed)
+    which, gpu = model(), cluster().gpu
+    tokens = rng.integers(0, 500, (1, 6)).astype(np.int32)
+    gpu_S = np.array([0, 0, 0, 1, 1, 1], np.int32)
+    for profile in (generic(), DATA_SHEET):
+        found = kernels(which, profile).experts(tokens, gpu_S, 2)[0]
+        for at in (0, 1):
+            own = tokens[0, gpu_S == at]
+            flop = 2.0 * which.expert_params * own.sum()
+            moved = which.expert_bytes * (own > 0).sum()
+            assert found[at] >= flop / gpu.flops["fp8"] * (1 - 1e-12)
+            assert found[at] >= moved / gpu.memory_bandwidth * (1 - 1e-12)
+        assert (found >= kernels(which, DATA_SHEET).experts(tokens, gpu_S, 2)[0] - 1e-15).all()
+
+
+def test_overlap_zero_adds_arithmetic_and_memory() -> None:
+    profile = DATA_SHEET.model_copy(
+        update={"grouped_gemm": DATA_SHEET.grouped_gemm.model_copy(update={"overlap": 0.0})}
+    )
+    which, gpu = model(), cluster().gpu
+    found = kernels(which, profile).experts(np.array([[64]], np.int32), np.zeros(1, np.int32), 1)[0, 0]
+    compute = 2 * which.expert_params * 64 / gpu.flops["fp8"]
+    memory = (which.expert_bytes + 64 * (2 * 7168 + 6 * 2048) * 2) / gpu.memory_bandwidth
+    assert found == pytest.approx(compute + memory, rel=1e-12)
+
+
+def test_attention_reads_the_cache_once_and_the_latent_on_every_rank() -> None:
+    """MLA's cache belongs to all heads: with tp 2 each rank reads all of it, for both ranks' tokens."""
+    gpu = cluster().gpu
+    tokens = np.array([4.0, 4.0])
+    context = 50_000.0  # long enough that the cache outweighs the projections
+    seconds = {
+        tp: kernels(model(), DATA_SHEET, tp).attention(tokens, context, 0)
+        - kernels(model(), DATA_SHEET, tp).attention(tokens, 0.0, 0)
+        for tp in (1, 2)
+    }
+    cache = 4 * context * 576 * 2 / gpu.memory_bandwidth
+    assert seconds[1] == pytest.approx(cache, rel=1e-9)
+    assert seconds[2] == pytest.approx(2 * cache, rel=1e-9)
+    # Grouped queries: the two ranks share the heads, so each reads as much as without tensor parallelism.
+    gqa = model("gpt-oss-20b")
+    full = [
+        kernels(gqa, DATA_SHEET, tp).attention(tokens, context, 1)
+        - kernels(gqa, DATA_SHEET, tp).attention(tokens, 0.0, 1)
+        for tp in (1, 2)
+    ]
+    assert full[0] == pytest.approx(full[1], rel=1e-9)
+
+
+def test_a_sliding_layer_reads_its_window_only() -> None:
+    gqa, tokens = model("gpt-oss-20b"), np.array([8.0])
+    sliding = [kernels(gqa).attention(tokens, context, 0)[0] for context in (128.0, 4096.0)]
+    full = [kernels(gqa).attention(tokens, context, 1)[0] for context in (128.0, 4096.0)]
+    assert sliding[0] == sliding[1]
+    assert full[1] > full[0]
+
+
+def test_weights_that_the_gpu_cannot_multiply_run_in_the_activations_dtype() -> None:
+    """mxfp4 on Hopper streams 4.25 bits and multiplies in bf16."""
+    gqa, gpu = model("gpt-oss-20b"), cluster().gpu
+    found = kernels(gqa, DATA_SHEET).experts(np.array([[60_000]], np.int32), np.zeros(1, np.int32), 1)[0, 0]
+    assert found == pytest.approx(2 * gqa.expert_params * 60_000 / gpu.flops["bf16"], rel=1e-12)

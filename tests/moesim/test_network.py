@@ -1,0 +1,131 @@
+"""`ports` against its formula written naively, its bounds, and its monotonicity."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from moesim.hardware.network import Fabric, ports
+
+FloatArray = NDArray[np.float64]
+
+
+def naive(start: FloatArray, first: FloatArray, second: FloatArray, fabric: Fabric) -> FloatArray:
+    """Port by port, straight from the docstring."""
+    G, P = len(start), fabric.gpus_per_node
+    bandwidth = {True: fabric.nvlink_bandwidth, False: fabric.nic_bandwidth}
+    latency = {True: fabric.nvlink_latency_s, False: fabric.nic_latency_s}
+    both = first + second
+
+    def ingress(gpu: int, inside: bool) -> float | None:
+        senders = [k for k in range(G) if both[k, gpu] > 0 and (k // P == gpu // P) == inside]
+        if not senders:
+            return None
+        later = [
+            start[k] + sum(both[h, gpu] for h in senders if start[h] >= start[k]) / bandwidth[inside]
+            for k in senders
+        ]
+        return float(max(later)) + latency[inside]
+
+    end = np.full(G, start.max())
+    for gpu in range(G):
+        times = [end[gpu]]
+        for inside in (True, False):
+            sent = sum(both[gpu, r] for r in range(G) if (r // P == gpu // P) == inside)
+            if sent > 0:
+                times.append(start[gpu] + sent / bandwidth[inside] + latency[inside])
+            arrived = ingress(gpu, inside)
+            if arrived is not None:
+                times.append(arrived)
+        for entry in range(G):
+            if second[entry, gpu] > 0:
+                inside = entry // P == gpu // P
+                fed = ingress(entry, not inside)
+                if fed is not None:
+                    times.append(fed + latency[inside])
+        end[gpu] = max(times)
+    return end
+
+
+@st.composite
+def collectives(draw: st.DrawFn) -> tuple[FloatArray, FloatArray, FloatArray, Fabric]:
+    P, N = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    G = P * N
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    # Few distinct starts, so that ties are common.
+    start = rng.integers(0, 4, G).astype(float)
+    first = rng.integers(0, 20, (G, G)) * (rng.random((G, G)) < 0.6)
+    second = rng.integers(0, 20, (G, G)) * (rng.random((G, G)) < 0.3)
+    np.fill_diagonal(first, 0)
+    np.fill_diagonal(second, 0)
+    fabric = Fabric(P, 7.0, 2.0, draw(st.sampled_from([0.0, 0.3])), draw(st.sampled_from([0.0, 1.5])))
+    return start, first.astype(float), second.astype(float), fabric
+
+
+@given(case=collectives())
+def test_equals_the_formula(case: tuple[FloatArray, FloatArray, FloatArray, Fabric]) -> None:
+    np.testing.assert_allclose(ports(*case), naive(*case), rtol=1e-12)
+
+
+@given(case=collectives())
+def test_no_port_is_above_its_capacity(case: tuple[FloatArray, FloatArray, FloatArray, Fabric]) -> None:
+    start, first, second, fabric = case
+    end = ports(*case)
+    G, P = len(start), fabric.gpus_per_node
+    inside = np.arange(G)[:, None] // P == np.arange(G)[None, :] // P
+    assert (end >= start.max()).all()
+    for within, bandwidth in ((inside, fabric.nvlink_bandwidth), (~inside, fabric.nic_bandwidth)):
+        bytes_GG = np.where(within, first + second, 0.0)
+        # Everything a GPU sends or receives fits between the first start and its own end.
+        assert (bytes_GG.sum(axis=1) <= bandwidth * (end - start) + 1e-9).all()
+        assert (bytes_GG.sum(axis=0) <= bandwidth * (end - start.min()) + 1e-9).all()
+
+
+@given(case=collectives(), seed=st.integers(0, 2**32))
+def test_more_bytes_slower_links_or_later_starts_never_end_earlier(
+    case: tuple[FloatArray, FloatArray, FloatArray, Fabric], seed: int
+) -> None:
+    start, first, second, fabric = case
+    rng = np.random.default_rng(seed)
+    before = ports(*case)
+    more = first + rng.integers(0, 5, first.shape) * (1 - np.eye(len(start)))
+    assert (ports(start, more, second, fabric) >= before).all()
+    later = start + rng.integers(0, 3, len(start))
+    assert (ports(later, first, second, fabric) >= before - 1e-12).all()
+    slower = Fabric(
+        fabric.gpus_per_node,
+        fabric.nvlink_bandwidth / 2,
+        fabric.nic_bandwidth / 3,
+        fabric.nvlink_latency_s,
+        fabric.nic_latency_s,
+    )
+    assert (ports(start, first, second, slower) >= before).all()
+
+
+@pytest.mark.parametrize("gpus", [2, 3, 8])
+def test_uniform_traffic_takes_the_closed_form(gpus: int) -> None:
+    bytes_GG = 6.0 * (1 - np.eye(gpus))
+    end = ports(np.full(gpus, 2.0), bytes_GG, np.zeros_like(bytes_GG), Fabric(gpus, 3.0, 1.0, 0.5, 9.0))
+    np.testing.assert_allclose(end, 2.0 + (gpus - 1) * 6.0 / 3.0 + 0.5, rtol=1e-15)
+
+
+def test_a_late_sender_delays_only_what_comes_after_it() -> None:
+    """GPU 2 gets 10 bytes from t = 0 and 4 bytes from t = 8 at 1 B/s: done at max(0 + 14, 8 + 4) = 14."""
+    bytes_GG = np.zeros((3, 3))
+    bytes_GG[0, 2], bytes_GG[1, 2] = 10.0, 4.0
+    fabric = Fabric(3, 1.0, 1.0, 0.0, 0.0)
+    assert ports(np.array([0.0, 8.0, 0.0]), bytes_GG, np.zeros((3, 3)), fabric).tolist() == [10.0, 12.0, 14.0]
+    assert ports(np.array([0.0, 11.0, 0.0]), bytes_GG, np.zeros((3, 3)), fabric)[2] == 15.0
+
+
+def test_a_relay_waits_for_the_port_that_feeds_it_and_hides_behind_it() -> None:
+    """GPU 0 → NIC → GPU 2 → NVLink → GPU 3: the slower stage binds, not the sum of both."""
+    first, second = np.zeros((4, 4)), np.zeros((4, 4))
+    first[0, 2], second[2, 3] = 100.0, 100.0
+    start = np.zeros(4)
+    assert ports(start, first, second, Fabric(2, 50.0, 10.0, 0.0, 0.0))[3] == 10.0
+    assert ports(start, first, second, Fabric(2, 5.0, 10.0, 0.0, 0.0))[3] == 20.0
+    assert ports(start, first, second, Fabric(2, 50.0, 10.0, 0.25, 1.0))[3] == 11.25

@@ -1,0 +1,196 @@
+"""What always holds of a whole run, from trace to timeline."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moesim.analysis.result import result
+from moesim.analysis.stragglers import stragglers
+from moesim.convert import convert_trace
+from moesim.simulation.deployment import Deployment, deploy
+from moesim.simulation.run import Run, run
+from moesim.spec.scenario import Scenario, load_scenario
+from placement.placement import Placement
+from tests.moesim.tiny import tiny_scenario, write_scenario
+from traces.routing import RoutingTrace
+from traces.timeline import PHASES
+
+# A run is small, but each example simulates: fewer of them.
+some = settings(max_examples=25)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return tmp_path_factory.mktemp("runs")
+
+
+def scenario(folder: Any, **changes: Any) -> Scenario:
+    return load_scenario(str(write_scenario(folder, tiny_scenario(**changes))))
+
+
+DROP = {"policy": "drop", "capacity_factor": 1.0}
+modes = st.sampled_from(["per_expert", "per_gpu", "per_node"])
+policies = st.sampled_from([{"policy": "none"}, DROP, DROP | {"scope": "global"}])
+placements = st.sampled_from(["linear", "round_robin", "greedy", {"solver": "greedy", "slots": 12}])
+
+
+@some
+@given(mode=modes, routing=policies, placement=placements, seed=st.integers(0, 99))
+def test_conservation(folder: Any, mode: str, routing: Any, placement: Any, seed: int) -> None:
+    dispatch = {"mode": mode, "dtype": "fp8", "combine_dtype": "bf16"}
+    asked = scenario(folder, dispatch=dispatch, routing=routing, placement=placement, seed=seed)
+    done = run(deploy(asked))
+    tally, work, timeline = done.tally, done.work(), done.timeline
+    timeline.validate()
+    work.validate()
+    steps, layers, tokens = 2, 2, 16
+    assert tally.wished == steps * layers * tokens * 2 == tally.kept + tally.rerouted + tally.dropped
+    served = tally.kept + tally.rerouted + tally.added
+    experts = work.phase_N == PHASES.index("experts")
+    assert work.count_N[experts].sum() == served
+    assert timeline.assignments_N[timeline.phase_N == PHASES.index("experts")].sum() == served
+    for phase in ("dispatch", "combine"):
+        rows = work.phase_N == PHASES.index(phase)
+        spans = timeline.phase_N == PHASES.index(phase)
+        # What ranks receive in the timeline is what was counted on the wires.
+        assert work.bytes_N[rows].sum() == timeline.bytes_N[spans].sum()
+        assert (work.source_N[rows] != work.destination_N[rows]).all()
+    out, back = (work.count_N[work.phase_N == PHASES.index(phase)].sum() for phase in ("dispatch", "combine"))
+    assert out == back
+
+
+@some
+@given(mode=modes, placement=placements, seed=st.integers(0, 99))
+def test_loads_are_the_placements_own(folder: Any, mode: str, placement: Any, seed: int) -> None:
+    """Without replicas, simulated loads per GPU are the solver's on the same tokens."""
+    if isinstance(placement, dict):
+        placement = "greedy"
+    dispatch = {"mode": mode, "dtype": "bf16", "combine_dtype": "bf16"}
+    deployment = deploy(scenario(folder, dispatch=dispatch, placement=placement, seed=seed))
+    done = run(deployment)
+    slots = done.slots
+    load_LE = np.zeros((2, 8))
+    expert = deployment.placement.slot_expert_LS[slots.layer_N - 1, slots.destination_N]
+    np.add.at(load_LE, (slots.layer_N - 1, expert), slots.count_N)
+    spans = done.timeline.phase_N == PHASES.index("experts")
+    simulated_LG = np.zeros((2, 4))
+    at = (done.timeline.layer_N[spans] - 1, done.timeline.rank_N[spans])
+    np.add.at(simulated_LG, at, done.timeline.assignments_N[spans])
+    np.testing.assert_array_equal(simulated_LG, deployment.placement.gpu_load_LG(load_LE))
+
+
+@some
+@given(mode=modes, routing=st.sampled_from([{"policy": "none"}, DROP]), seed=st.integers(0, 99))
+def test_relabelling_experts_with_the_placement_changes_nothing(
+    folder: Any, mode: str, routing: Any, seed: int
+) -> None:
+    dispatch = {"mode": mode, "dtype": "bf16", "combine_dtype": "bf16"}
+    deployment = deploy(scenario(folder, dispatch=dispatch, routing=routing, seed=seed))
+    new_E = np.random.default_rng(seed).permutation(8)
+    relabelled = _relabel(deployment, new_E)
+    before, after = run(deployment), run(relabelled)
+    for column in ("start_s_N", "end_s_N", "assignments_N", "bytes_N"):
+        np.testing.assert_array_equal(getattr(before.timeline, column), getattr(after.timeline, column))
+
+
+def _relabel(deployment: Deployment, new_E: np.ndarray) -> Deployment:
+    def trace(old: RoutingTrace) -> RoutingTrace:
+        return RoutingTrace(**{**old.__dict__, "ids_TLK": new_E[old.ids_TLK].astype(old.ids_TLK.dtype)})
+
+    old = deployment.placement
+    placement = Placement(
+        new_E[old.slot_expert_LS], old.slot_gpu_S, experts=old.experts, gpus=old.gpus, layers=old.layers
+    )
+    return Deployment(
+        deployment.scenario,
+        trace(deployment.trace),
+        trace(deployment.replayed),
+        placement,
+        deployment.policy,
+        deployment.memory_G,
+    )
+
+
+def done(folder: Any, **changes: Any) -> tuple[Run, dict[str, Any]]:
+    finished = run(deploy(scenario(folder, **changes)))
+    return finished, result(finished)
+
+
+def test_attribution_adds_up(folder: Any) -> None:
+    for dispatch in ("per_expert", "per_gpu", "per_node"):
+        _, found = done(folder, dispatch={"mode": dispatch, "dtype": "bf16", "combine_dtype": "bf16"})
+        assert sum(found["attribution"].values()) == pytest.approx(
+            found["metrics"]["step_time_s"]["mean"], rel=1e-12
+        )
+        assert sum(found["metrics"]["phase_time_s"].values()) == pytest.approx(
+            found["metrics"]["step_time_s"]["mean"], rel=1e-12
+        )
+        assert found["attribution"]["hardware_s"] == 0.0
+        for term in ("network_s", "overhead_s", "ideal_s"):
+            assert found["attribution"][term] > 0.0
+
+
+def test_one_gpu_has_neither_network_nor_imbalance(folder: Any) -> None:
+    cluster = tiny_scenario()["cluster"] | {"nodes": 1, "gpus_per_node": 1}
+    finished, found = done(folder, cluster=cluster, parallelism={"ep": 1})
+    assert found["attribution"]["network_s"] == 0.0
+    assert found["attribution"]["imbalance_s"] == pytest.approx(0.0, abs=1e-15)
+    assert found["metrics"]["balancedness"] == 1.0
+    assert found["metrics"]["cross_node_bytes"] == 0.0
+    assert not (finished.timeline.phase_N == PHASES.index("wait")).any()
+
+
+def test_a_hot_expert_names_its_gpu(folder: Any) -> None:
+    """Every token visits expert 5, which lies on GPU 2: the straggler of both layers, because of its tokens."""
+    workload = {"tokens_per_gpu": 64, "context": 16, "steps": 2}
+    deployment = deploy(scenario(folder, workload=workload))
+    ids = deployment.replayed.ids_TLK.copy()
+    ids[:, :, 0], ids[:, :, 1] = 5, np.where(ids[:, :, 1] == 5, 4, ids[:, :, 1])
+    hot = RoutingTrace(**{**deployment.replayed.__dict__, "ids_TLK": ids})
+    # Slow arithmetic, so that tokens and not weights decide.
+    gpu = deployment.scenario.cluster.gpu.model_copy(update={"flops": {"bf16": 1e9}})
+    asked = deployment.scenario.model_copy(
+        update={"cluster": deployment.scenario.cluster.model_copy(update={"gpu": gpu})}
+    )
+    finished = run(
+        Deployment(asked, deployment.trace, hot, deployment.placement, deployment.policy, deployment.memory_G)
+    )
+    found = stragglers(finished.timeline, finished.slots, deployment.placement)
+    assert [(entry["layer"], entry["rank"], entry["expert"]) for entry in found] == [(1, 2, 5), (2, 2, 5)]
+    for entry in found:
+        assert entry["share"] == 1.0
+        assert entry["load"] > 2.0
+        assert entry["lost_s"] > 0.0
+        assert entry["cause"] == "tokens"
+
+
+def test_more_tensor_parallelism_shares_attention(folder: Any) -> None:
+    one, two = (done(folder, parallelism={"ep": 4, "tp": tp})[1] for tp in (1, 2))
+    assert one["metrics"]["gpu_memory_bytes"]["max"] > two["metrics"]["gpu_memory_bytes"]["max"]
+    # The experts' work is the same: tensor parallelism is attention's alone.
+    assert (
+        one["metrics"]["straggler_ratio"]["assignments"] == two["metrics"]["straggler_ratio"]["assignments"]
+    )
+
+
+@pytest.mark.shared
+def test_gpt_oss_balancedness_by_hand(shared: Any, folder: Any) -> None:
+    """EP8, linear placement: counted by hand from the trace, 0.678 ± 0.007."""
+    trace = folder / "gptoss.parquet"
+    convert_trace(shared / "data/gptoss20b/decode_routing.npz", trace, model="gpt-oss-20b")
+    asked = {
+        "name": "gpt-oss",
+        "model": "gpt-oss-20b",
+        "cluster": "h100-1x8",
+        "parallelism": {"ep": 8},
+        "trace": {"file": str(trace)},
+        "workload": {"tokens_per_gpu": 64, "context": 1024, "steps": 10},
+    }
+    found = result(run(deploy(load_scenario(str(write_scenario(folder, asked, "gptoss.yaml"))))))
+    assert 0.66 <= found["metrics"]["balancedness"] <= 0.695
+    assert found["trace"]["generated"] is False
