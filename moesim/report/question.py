@@ -57,7 +57,7 @@ def amount(value: Any) -> str:
     >>> amount(128), amount([64, 256, 128]), amount({"uniform": [1, 9]})
     ('128', '64 to 256', '{uniform: [1, 9]}')
     """
-    if isinstance(value, list) and value:
+    if isinstance(value, list) and value and all(isinstance(item, int | float) for item in value):
         low, high = min(value), max(value)
         return f"{low:g}" if low == high else f"{low:g} to {high:g}"
     return f"{value:g}" if isinstance(value, int | float) else brief(value)

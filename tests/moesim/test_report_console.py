@@ -1,0 +1,74 @@
+"""Tables in the terminal: whole at 80 and 120 columns, plain where they are piped."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+from report_example import example_comparison, example_run
+from rich.console import Console
+
+from moesim.report.console import run_tables, whatif_table
+
+
+def printed(parts: list[Any], width: int) -> str:
+    out = io.StringIO()
+    console = Console(file=out, width=width)
+    for part in parts:
+        console.print(part)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_nothing_is_cut_and_nothing_is_coloured(width: int) -> None:
+    result = example_run(layers=58, gpus=32)[0]
+    result["metrics"] |= {"dropped": 0.031, "rerouted": 0.01, "gate_mass_lost": 0.02}
+    text = printed([*run_tables(result), whatif_table(example_comparison(result))], width)
+    assert "\x1b" not in text
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= width
+    assert "What does a decode step of deepseek-v3 cost" in text
+    for words in ("critical path", "imbalance", "hottest expert", "capacity_factor", "dropped", "rerouted"):
+        assert words in text
+
+
+def test_figures_are_those_of_the_result() -> None:
+    result = example_run()[0]
+    result["metrics"] |= {"tokens_per_s": 123456.0, "balancedness": 0.4321}
+    text = printed(run_tables(result), 100)
+    assert "123,456" in text
+    assert "0.432" in text
+    assert "rerouted" not in text
+    assert text.count("experts") >= 1
+
+
+def test_stragglers_are_those_that_lose_most() -> None:
+    result = example_run(layers=8)[0]
+    order = sorted(result["stragglers"], key=lambda row: -row["lost_s"])
+    lines = printed(run_tables(result), 100).splitlines()
+    head = next(index for index, line in enumerate(lines) if "lost a step" in line)
+    shown = [int(line.split()[0]) for line in lines[head + 1 : head + 6]]
+    assert shown == [row["layer"] for row in order[:5]]
+    assert "the 5 layers of 8 that lose most" in lines[head + 6]
+
+
+def test_points_are_sorted_and_long_values_share_a_column() -> None:
+    comparison = example_comparison(example_run()[0])
+    short = printed([whatif_table(comparison)], 80).splitlines()
+    assert short[0].split()[:3] == ["placement", "capacity_factor", "speedup"]
+    assert short[1].startswith("as asked")
+    factors = [float(line.split()[2].rstrip("×")) for line in short[2:8]]
+    assert factors == sorted(factors, reverse=True)
+    for point in comparison["points"]:
+        point["vary"]["placement"] = {"solver": "greedy", "slots": 288}
+    assert printed([whatif_table(comparison)], 80).splitlines()[0].startswith("what if ")
+
+
+def test_columns_that_tell_nothing_are_left_out() -> None:
+    comparison = example_comparison(example_run()[0])
+    for point in comparison["points"]:
+        point["metrics"] = point["metrics"] | {"dropped": 0.0}
+    head = printed([whatif_table(comparison)], 80).splitlines()[0]
+    assert "drops" not in head
+    assert "reroutes" not in head

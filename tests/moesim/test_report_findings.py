@@ -1,0 +1,140 @@
+"""Sentences: each says what the numbers say, and nothing where they say nothing."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+from report_example import example_comparison, example_run
+
+from moesim.report.findings import advice, answer, lost_by_cause, straggler_summary, whatif_answer
+from moesim.report.question import question
+
+
+def straggler(layer: int, rank: int, cause: str = "tokens", **values: float) -> dict[str, Any]:
+    row = {"layer": layer, "rank": rank, "share": 1.0, "load": 2.0, "time": 1.5, "lost_s": 1e-4}
+    return row | {"cause": cause, "expert": 3, "expert_share": 0.2} | values
+
+
+def result_with(stragglers: list[dict[str, Any]], **attribution: float) -> dict[str, Any]:
+    """A result with a step of 10 ms; terms of the attribution in ms, the rest is ideal."""
+    result = copy.deepcopy(example_run()[0])
+    result["metrics"]["step_time_s"]["mean"] = 0.01
+    terms = {"hardware": 0.0, "imbalance": 0.0, "network": 0.0, "overhead": 0.0} | attribution
+    terms["ideal"] = 10.0 - sum(terms.values())
+    result["attribution"] = {f"{term}_s": value / 1e3 for term, value in terms.items()}
+    return result | {"stragglers": stragglers}
+
+
+def test_the_question_names_what_was_asked() -> None:
+    assert question(example_run(gpus=32)[0]["scenario"]) == (
+        "What does a decode step of deepseek-v3 cost on 32 × H800 in 4 nodes (EP32) with 128 tokens a GPU, "
+        "a context of 1024, linear placement on 256 slots, no routing policy and per node dispatch?"
+    )
+
+
+def test_a_question_with_stages_lists_and_tensor_parallelism() -> None:
+    scenario = copy.deepcopy(example_run()[0]["scenario"])
+    scenario["parallelism"] = {"ep": 4, "tp": 2}
+    scenario["workload"] |= {"tokens_per_gpu": [64, 256, 128, 64], "context": None}
+    scenario["placement"] = {"file": "mine.json"}
+    scenario["routing"] = [{"policy": "drop", "capacity_factor": 1.5}, {"policy": "none"}]
+    assert question(scenario) == (
+        "What does a decode step of deepseek-v3 cost on 8 × H800 in 1 node (EP4, TP2) with 64 to 256 tokens "
+        "a GPU, the placement of mine.json, routing policy drop (capacity_factor 1.5), then no routing "
+        "policy and per node dispatch?"
+    )
+
+
+def test_one_gpu_holds_up_most_layers() -> None:
+    rows = [straggler(layer, 7, load=2.1) for layer in range(5)] + [straggler(5, 2)]
+    assert answer(result_with(rows, imbalance=3.1)) == (
+        "Imbalance costs 31 % of a 10.0 ms step; GPU 7 is the straggler in 5 of 6 layers because it gets "
+        "2.1 times the mean GPU's tokens."
+    )
+
+
+def test_the_cause_is_the_one_that_loses_most() -> None:
+    rows = [straggler(0, 1), straggler(1, 1), straggler(2, 1, "weights", lost_s=5e-4)]
+    assert straggler_summary(rows) == (
+        "GPU 1 is the straggler in 3 of 3 layers because it has more experts with tokens, so it streams "
+        "more weights from memory"
+    )
+    assert list(lost_by_cause(rows)) == ["weights", "tokens"]
+
+
+def test_the_straggler_changes() -> None:
+    rows = [straggler(layer, layer, "attention") for layer in range(10)]
+    assert straggler_summary(rows) == (
+        "the straggler changes from layer to layer (10 different GPUs in 10 layers), mostly because the "
+        "straggler takes longer in attention"
+    )
+
+
+def test_where_balance_wins_nothing_it_says_so() -> None:
+    assert answer(result_with([straggler(0, 1)], imbalance=0.05, network=4.0)) == (
+        "Imbalance costs 0.5 % of a 10.0 ms step, so balancing experts wins next to nothing here; "
+        "network costs 40 %."
+    )
+    assert "Imbalance costs 0 %" in answer(result_with([], imbalance=-0.3))
+
+
+def test_no_named_straggler() -> None:
+    assert straggler_summary([straggler(0, 1, "none")]) == ""
+    assert answer(result_with([straggler(0, 1, "none")], imbalance=1.0)) == (
+        "Imbalance costs 10 % of a 10.0 ms step."
+    )
+
+
+def test_advice_is_sorted_by_what_it_can_win() -> None:
+    rows = [straggler(0, 1, load=3.0, expert_share=0.5), straggler(1, 1)]
+    lines = advice(result_with(rows, imbalance=2.0, network=3.0, overhead=1.6, hardware=0.5))
+    assert [line.split(":")[0].split(" the")[0] for line in lines] == [
+        *("Network", "Balance", "In 1 of 2 layers", "Fixed costs", "Hardware")
+    ]
+    assert "at most 3.00 ms a step" in lines[0]
+    assert "spreads the hot experts" in lines[1]
+
+
+@pytest.mark.parametrize(
+    ("cause", "words"),
+    [
+        ("weights", "fewer experts on each GPU"),
+        ("attention", "even out tokens and contexts"),
+        ("network", "placements by their traffic"),
+        ("none", "a fixed placement cannot remove it"),
+    ],
+)
+def test_advice_follows_the_cause(cause: str, words: str) -> None:
+    (line,) = advice(result_with([straggler(0, 1, cause)], imbalance=1.0))
+    assert words in line
+
+
+def test_no_advice_where_nothing_is_to_be_won() -> None:
+    assert advice(result_with([straggler(0, 1)], imbalance=0.1, network=1.0, overhead=1.0)) == []
+
+
+def test_the_best_point_with_its_price_and_the_free_one() -> None:
+    comparison = example_comparison(example_run()[0])
+    found = whatif_answer(comparison)
+    assert found.startswith("placement=greedy, routing.capacity_factor=1 is best: ")
+    assert "mostly less imbalance" in found
+    assert "it drops 9.0 % of the assignments (6.3 % of the gate mass)." in found
+    assert (
+        "Best without dropping more than the scenario: placement=greedy, routing.capacity_factor=2" in found
+    )
+
+
+def test_what_if_nothing_helps() -> None:
+    comparison = example_comparison(example_run()[0])
+    for point in comparison["points"]:
+        point["speedup"] = 0.9
+    assert whatif_answer(comparison).startswith("Nothing tried here is faster: the best point, ")
+    assert whatif_answer(comparison | {"points": []}) == "Nothing was varied."
+
+
+def test_when_only_dropping_is_faster() -> None:
+    comparison = example_comparison(example_run()[0])
+    comparison["points"] = [point for point in comparison["points"] if point["metrics"]["dropped"]]
+    assert whatif_answer(comparison).endswith("No point that drops no more than the scenario is faster.")
