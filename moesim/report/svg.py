@@ -42,7 +42,7 @@ def ticks(low: float, high: float, most: int = 8) -> list[float]:
     """Round numbers (1, 2 or 5 times a power of ten apart) from ``low`` to ``high``, at most ``most``.
 
     >>> ticks(0, 28.4, 6)
-    [0.0, 10.0, 20.0]
+    [0.0, 5.0, 10.0, 15.0, 20.0, 25.0]
     """
     if not high > low:
         return [low]
