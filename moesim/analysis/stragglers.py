@@ -26,8 +26,8 @@ def stragglers(timeline: Timeline, slots: WorkTable, placement: Placement) -> li
     - ``cause``: ``none`` if less than 1 % of the layer's time is lost. If most of it is lost before the
       dispatch, ``attention`` or ``network``: whether the last rank to enter had more to compute, or left
       the layer before late. If most is lost after it, ``network`` if the rank's tokens arrived late, else
-      ``tokens`` or ``weights``: which of its share of assignments and of activated slots lies closer to
-      its share of the time.
+      ``weights`` if its excess of activated slots makes up at least half of its excess of time and lies
+      closer to it than its excess of assignments, else ``tokens``.
     - ``expert``, ``expert_share``: its hottest expert, and that expert's part of the rank's assignments.
     """
     cube = Cube.of(timeline)
@@ -61,7 +61,7 @@ def stragglers(timeline: Timeline, slots: WorkTable, placement: Placement) -> li
         elif late[0] > late[1]:
             cause = "network"
         else:
-            cause = "tokens" if abs(ratio[0] - ratio[2]) <= abs(ratio[1] - ratio[2]) else "weights"
+            cause = "weights" if _weights_explain(*ratio) else "tokens"
         own_slots = np.flatnonzero(placement.slot_gpu_S == rank)
         own_tokens = tokens_LS[i, own_slots]
         hottest = int(own_tokens.argmax())
@@ -79,6 +79,11 @@ def stragglers(timeline: Timeline, slots: WorkTable, placement: Placement) -> li
             }
         )
     return found
+
+
+def _weights_explain(load: float, active: float, time: float) -> bool:
+    """Whether activated slots rather than assignments make a rank slow; all relative to the mean rank."""
+    return active - 1 >= (time - 1) / 2 and abs(active - time) < abs(load - time)
 
 
 def _excess(values_WG: NDArray[np.float64], rank_W: NDArray[np.intp]) -> float:

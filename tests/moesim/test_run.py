@@ -146,7 +146,7 @@ def test_one_gpu_has_neither_network_nor_imbalance(folder: Any) -> None:
 
 
 def test_a_hot_expert_names_its_gpu(folder: Any) -> None:
-    """Every token visits expert 5, which lies on GPU 2: the straggler of both layers, because of its tokens."""
+    """Every token visits expert 5 on GPU 2: the straggler of both layers, because of its tokens."""
     workload = {"tokens_per_gpu": 64, "context": 16, "steps": 2}
     deployment = deploy(scenario(folder, workload=workload))
     ids = deployment.replayed.ids_TLK.copy()

@@ -78,7 +78,7 @@ def test_equals_the_naive_count(
 def test_modes_agree_on_what_must_arrive(
     case: tuple[NDArray[np.int16], NDArray[np.int64], NDArray[np.int32], int],
 ) -> None:
-    slot_LTK, offsets_G, slot_gpu_S, P = case
+    slot_LTK, offsets_G, _, P = case
     by_mode = {mode: count_work(*case, mode) for mode in MODES}
     G = len(offsets_G) - 1
     node_G = np.arange(G) // P
@@ -100,7 +100,7 @@ def test_modes_agree_on_what_must_arrive(
 
 
 def test_by_hand_two_nodes() -> None:
-    """Two nodes of two GPUs, one slot each; one token at home on GPU 0 visits GPUs 1 and 3, another 2 and 3."""
+    """Two nodes of two GPUs, a slot each; one token at home on GPU 0 visits GPUs 1 and 3, another 2 and 3."""
     slot_LTK = np.array([[[1, 3], [2, 3]]], np.int16)
     case = (slot_LTK, np.array([0, 2, 2, 2, 2]), np.arange(4, dtype=np.int32), 2)
     per_node = count_work(*case, "per_node")
