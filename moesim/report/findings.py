@@ -38,7 +38,8 @@ _BALANCE_ADVICE: Final = {
     "weights": "The time follows the number of experts that get tokens, since their weights come from "
     "memory: moving tokens helps little, fewer experts on each GPU (a larger EP) helps.",
     "attention": "The attention differs between GPUs: even out tokens and contexts over the ranks.",
-    "network": "The transfers differ between GPUs: compare dispatch modes, and placements by their traffic.",
+    "network": "The transfers differ between GPUs, since a GPU with more tokens receives more bytes: compare "
+    "placements, and dispatch modes: `--vary 'placement=[linear, greedy]'`.",
     "none": "It changes from step to step, so a fixed placement cannot remove it; a cap on each step can.",
 }
 

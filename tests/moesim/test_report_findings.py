@@ -102,7 +102,7 @@ def test_advice_is_sorted_by_what_it_can_win() -> None:
     [
         ("weights", "fewer experts on each GPU"),
         ("attention", "even out tokens and contexts"),
-        ("network", "placements by their traffic"),
+        ("network", "more tokens receives more bytes"),
         ("none", "a fixed placement cannot remove it"),
     ],
 )
