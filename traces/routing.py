@@ -22,7 +22,9 @@ from traces.meta import TraceMeta
 
 Array = npt.NDArray[Any]
 
-WINDOW_TOKENS = 65_536  # tokens of a row group and of a streamed window: 5 to 50 MB for models of today
+# Tokens of a row group and of a streamed window. Measured with 58 layers, top-8: going from 65,536 to
+# 16,384 quarters the time to read 1,000 tokens and costs nothing else; 8,192 writes a fifth slower.
+WINDOW_TOKENS = 16_384
 
 TOKEN_ARRAYS = (
     "ids_TLK",
@@ -75,6 +77,11 @@ class RoutingTrace:
         return len(self.ids_TLK)
 
     @property
+    def has_weights(self) -> bool:
+        """Whether gate weights are known."""
+        return self.weights_TLK is not None
+
+    @property
     def request_offsets(self) -> npt.NDArray[np.int64]:
         """int64 [R+1]: the tokens of the r-th request are rows ``offsets[r]:offsets[r+1]``."""
         starts = np.flatnonzero(np.diff(self.request_T)) + 1
@@ -111,10 +118,16 @@ class RoutingTrace:
             )
         return self.select_tokens(int(offsets[start]), int(offsets[stop]))
 
-    def windows(self, tokens: int = WINDOW_TOKENS) -> Iterator[RoutingTrace]:
+    def windows(self, tokens: int = WINDOW_TOKENS, *, ids_only: bool = False) -> Iterator[RoutingTrace]:
         """Consecutive windows of at most ``tokens`` tokens, as :meth:`TraceFile.windows` gives them."""
+        whole = self
+        if ids_only:
+            meta = replace(self.meta, candidates=0)
+            whole = replace(
+                self, meta=meta, weights_TLK=None, candidate_ids_TLC=None, candidate_scores_TLC=None
+            )
         for start in range(0, self.tokens, tokens):
-            yield self.select_tokens(start, min(start + tokens, self.tokens))
+            yield whole.select_tokens(start, min(start + tokens, self.tokens))
 
     def digest(self) -> str:
         """SHA-256 over metadata and arrays: equal for equal content, whatever the file looked like."""

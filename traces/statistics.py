@@ -32,7 +32,9 @@ class TraceSource(Protocol):
     def meta(self) -> TraceMeta: ...
     @property
     def tokens(self) -> int: ...
-    def windows(self) -> Iterator[RoutingTrace]: ...
+    @property
+    def has_weights(self) -> bool: ...
+    def windows(self, *, ids_only: bool = False) -> Iterator[RoutingTrace]: ...
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ class TableStatistics:
 def expert_loads(trace: TraceSource) -> Loads:
     """Assignments of each expert in each layer, int64 [L, E]."""
     count = _Count(trace.meta)
-    for window in trace.windows():
+    for window in trace.windows(ids_only=True):
         count.add(window)
     return count.load_LE
 
@@ -149,11 +151,9 @@ def trace_statistics(trace: TraceSource, *, ep: int | None = None, seed: int = 0
     require_divisor(meta.experts, ep)
     count, sample = _Count(meta), _Sample(trace.tokens, seed)
     categories: dict[str, int] = {}
-    weights = False
-    for window in trace.windows():
+    for window in trace.windows(ids_only=True):
         sample.add(window, count.tokens)
         count.add(window)
-        weights = window.weights_TLK is not None
         _count_categories(window, categories)
     overlap_L = count.overlap()
     layers = layer_statistics(meta.layers, count.load_LE, overlap_L)
@@ -163,7 +163,7 @@ def trace_statistics(trace: TraceSource, *, ep: int | None = None, seed: int = 0
         tokens=count.tokens,
         requests=count.requests,
         assignments=count.tokens * len(meta.layers) * meta.top_k,
-        weights=weights,
+        weights=trace.has_weights,
         categories=categories,
         max_over_mean_median=float(np.median(ratios)),
         max_over_mean_worst=max(ratios),

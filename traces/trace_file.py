@@ -135,16 +135,26 @@ class TraceFile:
             raise TraceError(rule, file=self.path, field="requests", got=f"{start}:{stop}")
         return self.read(slice(int(offsets[start]), int(offsets[stop])), layers)
 
-    def windows(self, layers: Iterable[int] | None = None) -> Iterator[RoutingTrace]:
-        """All tokens in consecutive windows of at most 65,536, checked: memory stays bounded."""
-        return self._windows(0, self.tokens, layers)
+    def windows(
+        self, layers: Iterable[int] | None = None, *, ids_only: bool = False
+    ) -> Iterator[RoutingTrace]:
+        """All tokens in consecutive windows, what is read of them checked: memory stays bounded.
 
-    def _windows(self, start: int, stop: int, layers: Iterable[int] | None) -> Iterator[RoutingTrace]:
-        meta = replace(self.meta, layers=self._layers(layers))
+        Args:
+            layers: true layer indices; None = all.
+            ids_only: leave gate weights and candidates unread.
+        """
+        return self._windows(0, self.tokens, layers, ids_only)
+
+    def _windows(
+        self, start: int, stop: int, layers: Iterable[int] | None, ids_only: bool = False
+    ) -> Iterator[RoutingTrace]:
+        candidates = 0 if ids_only else self.meta.candidates
+        meta = replace(self.meta, layers=self._layers(layers), candidates=candidates)
         columns = [
             name for name in ("request", "position", *_NUMBER_COLUMNS, "category") if name in self._names
         ]
-        for kind in self._kinds:
+        for kind in ("experts",) if ids_only else self._kinds:
             columns += [f"{kind}_{layer}" for layer in meta.layers]
         after = (-1, -1)
         for first_token, batch in self._batches(start, stop, columns):
@@ -162,22 +172,21 @@ class TraceFile:
             if "category" in self._names:
                 optional["category_T"] = self._category_codes(batch)
                 optional["categories"] = self.categories
+            weights = f"weights_{meta.layers[0]}" in batch.schema.names
             if meta.candidates:
                 optional["candidate_ids_TLC"] = self._ids(batch, "candidates", meta.candidates, meta, start)
                 optional["candidate_scores_TLC"] = self._floats(batch, "scores", meta.candidates, meta, start)
             return RoutingTrace(
                 meta=meta,
                 ids_TLK=self._ids(batch, "experts", meta.top_k, meta, start),
-                weights_TLK=self._floats(batch, "weights", meta.top_k, meta, start)
-                if self.has_weights
-                else None,
+                weights_TLK=self._floats(batch, "weights", meta.top_k, meta, start) if weights else None,
                 request_T=self._numbers(batch, "request", start),
                 position_T=self._numbers(batch, "position", start),
                 **optional,
             )
 
     def _batches(self, start: int, stop: int, columns: list[str]) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """Pieces of at most 65,536 rows between ``start`` and ``stop``, each with its first row's index.
+        """Pieces of at most 16,384 rows between ``start`` and ``stop``, each with its first row's index.
 
         Only row groups that overlap the range are touched, and of these only ``columns``.
         """

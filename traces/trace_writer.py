@@ -54,7 +54,7 @@ def trace_writer(
 
 
 class TraceWriter:
-    """Collects pieces into row groups of 65,536 tokens: how they were cut does not change the file."""
+    """Collects pieces into row groups of 16,384 tokens: how they were cut does not change the file."""
 
     def __init__(self, path: Path, meta: TraceMeta, categories: tuple[str, ...]) -> None:
         self._path, self._meta, self._categories = path, meta, categories
