@@ -9,9 +9,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from report_example import example_comparison, example_run
 
 from moesim.report.html import run_page, whatif_page
+from tests.moesim.report_example import example_comparison, example_run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 # What the browser asks for by itself, whatever the page.

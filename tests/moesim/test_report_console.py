@@ -6,10 +6,10 @@ import io
 from typing import Any
 
 import pytest
-from report_example import example_comparison, example_run
 from rich.console import Console
 
 from moesim.report.console import run_tables, whatif_table
+from tests.moesim.report_example import example_comparison, example_run
 
 
 def printed(parts: list[Any], width: int) -> str:

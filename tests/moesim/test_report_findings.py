@@ -6,10 +6,10 @@ import copy
 from typing import Any
 
 import pytest
-from report_example import example_comparison, example_run
 
 from moesim.report.findings import advice, answer, lost_by_cause, straggler_summary, whatif_answer
 from moesim.report.question import question
+from tests.moesim.report_example import example_comparison, example_run
 
 
 def straggler(layer: int, rank: int, cause: str = "tokens", **values: float) -> dict[str, Any]:

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from report_example import example_comparison, example_run
 
 from moesim.errors import TimelineError
 from moesim.report.breakdown import breakdown, by_speedup
@@ -20,6 +19,7 @@ from moesim.report.heatmap import EDGES, heatmap, load_table, slot_bound
 from moesim.report.html import run_page, whatif_page
 from moesim.report.markup import join, tag
 from moesim.report.svg import ticks
+from tests.moesim.report_example import example_comparison, example_run
 from traces.timeline import PHASES, STREAMS, Timeline, WorkTable
 
 Run = tuple[dict[str, Any], Timeline, WorkTable]

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_example import example_comparison, example_run
 
 from moesim.errors import MoesimError
 from moesim.report.console import run_tables, whatif_table
 from moesim.report.html import run_page, whatif_page
 from moesim.report.result_file import read_comparison, read_result
+from tests.moesim.report_example import example_comparison, example_run
 
 JUNK: list[Any] = [
     None,

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from example_timelines import timeline_of, timelines
 from hypothesis import given
 
+from tests.traces.example_timelines import timeline_of, timelines
 from traces.errors import OutputError
 from traces.perfetto import write_perfetto
 from traces.timeline import PHASES, STREAMS, Timeline

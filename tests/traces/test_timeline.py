@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from example_timelines import timeline_of, timelines
 from hypothesis import given
 
+from tests.traces.example_timelines import timeline_of, timelines
 from traces.errors import MoesimError, TimelineError
 from traces.timeline import (
     HOPS,
