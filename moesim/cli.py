@@ -113,10 +113,9 @@ def demo(out: Out = None) -> None:
 
     base = load_scenario("demo")
     points = demo_points()
-    with _progress("simulating", 2 + len(points)) as advance:
+    with _progress("simulating", 1 + len(points)) as advance:
         done, result = simulate_scenario(base)
-        advance()
-        comparison = compare(base, points, progress=advance)
+        comparison = compare(base, points, baseline=result, progress=advance)
     result["provenance"]["command"] = "moesim demo"
     if out is not None:
         write_run(out, done, result, comparison)

@@ -81,6 +81,7 @@ def compare(
     *,
     jobs: int = 1,
     store: Path | None = None,
+    baseline: Result | None = None,
     progress: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Simulate the base and all points; format ``moesim.whatif/1``.
@@ -88,10 +89,11 @@ def compare(
     Args:
         jobs: worker processes; the result does not depend on it.
         store: a folder in which finished points survive an interruption and are not run again.
+        baseline: the result of the base, where it is known already.
         progress: called after each simulation, the base's included.
     """
     # The base runs here and first: it compiles, and the workers find everything in the cache.
-    baseline = _stored(base, store)
+    baseline = baseline or _stored(base, store)
     progress()
     work = (delayed(_stored)(point.scenario, store) for point in points)
     results: Iterator[Result] = Parallel(n_jobs=jobs, return_as="generator")(work)

@@ -178,25 +178,26 @@ def combine_transfer(
     return Transfer(inside_GG, np.where(across_GG, back_GG, 0.0))
 
 
-def even(operations: Sequence[Operation], network: NetworkModel | None, fabric: Fabric) -> list[Operation]:
+def even(operations: Sequence[Operation], network: NetworkModel, fabric: Fabric) -> list[Operation]:
     """The same step with each phase evened out, as one GPU that stands for all of them.
 
     Each operation takes every GPU the mean over GPUs of its own duration; a collective's own duration is
-    what it takes when all GPUs enter together, zero without a network. GPUs that are always equal never
-    wait, so one serves for all.
+    what it takes when all GPUs enter together. GPUs that are always equal never wait, so one serves for
+    all.
     """
-    one = np.zeros(1)
     evened = []
     for operation in operations:
-        transfer = operation.transfer
-        wire_s = float(operation.wire_G.mean()) if network else 0.0
-        if transfer and network:
-            start_G = np.zeros(len(transfer.first_GG))
-            wire_s = float(network(start_G, transfer.first_GG, transfer.second_GG, fabric).mean())
-        evened.append(
-            replace(operation, busy_G=one + operation.busy_G.mean(), wire_G=one + wire_s, transfer=None)
-        )
+        transfer, wire_G = operation.transfer, operation.wire_G
+        if transfer is not None:
+            wire_G = network(np.zeros(len(wire_G)), transfer.first_GG, transfer.second_GG, fabric)
+        busy_1, wire_1 = np.array([operation.busy_G.mean()]), np.array([wire_G.mean()])
+        evened.append(replace(operation, busy_G=busy_1, wire_G=wire_1, transfer=None))
     return evened
+
+
+def without_network(operations: Sequence[Operation]) -> list[Operation]:
+    """An evened step whose transfers take no time."""
+    return [replace(operation, wire_G=np.zeros(1)) for operation in operations]
 
 
 def without_overhead(operations: Sequence[Operation]) -> list[Operation]:

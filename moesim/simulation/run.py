@@ -20,6 +20,7 @@ from moesim.simulation.operations import (
     Operation,
     even,
     step_operations,
+    without_network,
     without_overhead,
 )
 from moesim.simulation.recording import Recording
@@ -202,7 +203,7 @@ def _add_even(
     total: EvenSeconds, operations: Sequence[Operation], network: NetworkModel, fabric: Fabric
 ) -> None:
     balanced = even(operations, network, fabric)
-    no_network = even(operations, None, fabric)
+    no_network = without_network(balanced)
     total.balanced += _seconds(balanced, network, fabric)
     total.no_network += _seconds(no_network, network, fabric)
     total.no_overhead += _seconds(without_overhead(no_network), network, fabric)

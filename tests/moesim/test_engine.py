@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from moesim.hardware.network import Fabric, ports
 from moesim.simulation.engine import simulate
-from moesim.simulation.operations import Operation, even, without_overhead
+from moesim.simulation.operations import Operation, even, without_network, without_overhead
 from moesim.simulation.recording import Recording
 from tests.moesim.programs import LAYERS, SLOW, collective, compute, programs, run
 from traces.timeline import PHASES, STREAMS
@@ -125,14 +125,9 @@ def test_more_work_never_ends_earlier(operations: list[Operation], seed: int) ->
 @given(operations=programs())
 def test_evened_steps_only_lose_time_as_causes_are_removed(operations: list[Operation]) -> None:
     whole = run(operations, 4).end_s
-    lengths = [
-        run(list(each), 1).end_s
-        for each in (
-            even(operations, ports, SLOW),
-            even(operations, None, SLOW),
-            without_overhead(even(operations, None, SLOW)),
-        )
-    ]
+    balanced = even(operations, ports, SLOW)
+    free = without_network(balanced)
+    lengths = [run(each, 1).end_s for each in (balanced, free, without_overhead(free))]
     # Without faults, overlap or shared links each removal helps; the mean over ranks never exceeds the run.
     assert whole >= max(sum(operation.busy_G[rank] for operation in operations) for rank in range(4)) - 1e-12
     assert lengths[0] >= lengths[1] >= lengths[2] >= 0

@@ -1,0 +1,46 @@
+"""``python -m benchmarks``: all timings as one table."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.counting import counting
+from benchmarks.step import step
+
+
+def commands() -> list[tuple[str, str]]:
+    """Wall time of the two commands that every user starts with, compiled code in the cache."""
+    moesim = str(Path(sys.executable).with_name("moesim"))
+    rows = []
+    for arguments in (["--help"], ["demo"]):
+        seconds = []
+        for _ in range(3):
+            with tempfile.TemporaryDirectory() as folder:
+                began = time.perf_counter()
+                subprocess.run([moesim, *arguments], cwd=folder, stdout=subprocess.DEVNULL, check=True)
+                seconds.append(time.perf_counter() - began)
+        rows.append((f"moesim {' '.join(arguments)}", f"{min(seconds):.2f} s"))
+    return rows
+
+
+def main() -> None:
+    """Print the table."""
+    table = Table(title="moesim benchmarks", title_justify="left")
+    table.add_column("what")
+    table.add_column("best", justify="right")
+    for rows in (counting(), step(), commands()):
+        for row in rows:
+            table.add_row(*row)
+        table.add_section()
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
