@@ -19,7 +19,7 @@ Layers are independent of each other, as are requests; real routing is neither.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ from traces.jit import jit
 from traces.memory import require_memory
 from traces.meta import TraceMeta
 from traces.routing import RoutingTrace
+from traces.statistics import expert_loads
 
 Array = npt.NDArray[Any]
 
@@ -71,8 +72,10 @@ class SynthSpec:
 
     def __post_init__(self) -> None:
         TraceMeta(self.model, self.experts, self.top_k, self.layers, "", "")  # checks these four
-        for field in ("requests", "tokens_per_request", "groups", "top_groups"):
-            _require(getattr(self, field) >= 1, "must be at least 1", field, getattr(self, field))
+        for field in ("requests", "tokens_per_request", "groups", "top_groups", "seed"):
+            value, least = getattr(self, field), 0 if field == "seed" else 1
+            whole = isinstance(value, int) and value >= least
+            _require(whole, f"must be a whole number from {least}", field, value)
         _require(0 <= self.skew <= _MAX_SKEW, f"must be between 0 and {_MAX_SKEW:g}", "skew", self.skew)
         _require(0 <= self.persistence < 1, "must be at least 0 and below 1", "persistence", self.persistence)
         _require(
@@ -85,7 +88,6 @@ class SynthSpec:
         _require(
             self.top_k <= reachable, f"must be at most {reachable}, the experts in reach", "top_k", self.top_k
         )
-        _require(self.seed >= 0, "must be at least 0", "seed", self.seed)
 
 
 def synthesize(spec: SynthSpec) -> RoutingTrace:
@@ -101,7 +103,7 @@ def synthesize(spec: SynthSpec) -> RoutingTrace:
     tokens, layers = spec.requests * spec.tokens_per_request, len(spec.layers)
     row_bytes = layers * spec.top_k * 4
     require_memory(tokens * row_bytes, f"a generated trace of {tokens} tokens", error=TraceError)
-    meta = TraceMeta(spec.model, spec.experts, spec.top_k, spec.layers, _origin(spec), "")
+    meta = TraceMeta(spec.model, spec.experts, spec.top_k, spec.layers, "generated", "")
     popularity_seed, noise_seed = np.random.SeedSequence(spec.seed).spawn(2)
     z_LE = np.random.default_rng(popularity_seed).standard_normal((layers, spec.experts))
     popularity_LE = np.exp(spec.skew * z_LE)
@@ -118,21 +120,23 @@ def synthesize(spec: SynthSpec) -> RoutingTrace:
         ids_TLK,
         weights_TLK,
     )
-    each = np.arange(spec.tokens_per_request, dtype=np.int32)
-    return RoutingTrace(
+    trace = RoutingTrace(
         meta=meta,
         ids_TLK=ids_TLK,
         weights_TLK=weights_TLK.astype(np.float16),
         request_T=np.repeat(np.arange(spec.requests, dtype=np.int32), spec.tokens_per_request),
-        position_T=np.tile(each, spec.requests),
+        position_T=np.tile(np.arange(spec.tokens_per_request, dtype=np.int32), spec.requests),
     )
+    return replace(trace, meta=replace(meta, origin=_origin(spec, trace)))
 
 
-def _origin(spec: SynthSpec) -> str:
+def _origin(spec: SynthSpec, trace: RoutingTrace) -> str:
+    load_LE = expert_loads(trace)
+    skew = float(np.mean(load_LE.max(axis=1) / load_LE.mean(axis=1)))
     groups = f", {spec.top_groups} of {spec.groups} groups" if spec.groups > 1 else ""
     return (
         f"generated: log-normal popularity with skew {spec.skew:g}, "
-        f"persistence {spec.persistence:g}{groups}, seed {spec.seed}"
+        f"persistence {spec.persistence:g}{groups}, seed {spec.seed}; the most loaded expert of a layer gets {skew:.2f} times the mean"
     )
 
 
