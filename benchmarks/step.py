@@ -10,7 +10,8 @@ import simpy
 
 from moesim.simulation.deployment import deploy
 from moesim.simulation.run import run
-from moesim.spec.scenario import Override, load_scenario
+from moesim.spec.override import Override
+from moesim.spec.scenario import load_scenario
 
 STEPS = 5
 

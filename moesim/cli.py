@@ -18,7 +18,7 @@ from moesim import __version__
 from traces.errors import MoesimError
 
 if TYPE_CHECKING:
-    from moesim.spec.scenario import Override
+    from moesim.spec.override import Override
 
 app = typer.Typer(
     name="moesim",
@@ -184,7 +184,7 @@ def presets(
 
 
 def _overrides(texts: list[str] | None) -> list[Override]:
-    from moesim.spec.scenario import Override
+    from moesim.spec.override import Override
 
     return [Override.parse(text) for text in texts or []]
 

@@ -16,7 +16,8 @@ from moesim import __version__
 from moesim.analysis.result import Result, simulate_scenario
 from moesim.errors import SpecError
 from moesim.simulation.deployment import load_trace
-from moesim.spec.scenario import Override, Scenario, load_scenario
+from moesim.spec.override import Override
+from moesim.spec.scenario import Scenario, load_scenario
 from moesim.spec.yaml_source import parse_yaml, show_loc
 from traces.files import write_text
 

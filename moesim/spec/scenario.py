@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,12 +15,14 @@ from pydantic import Field, model_validator
 from moesim.errors import MoesimError, SpecError
 from moesim.hardware.profile import Profile, load_profile
 from moesim.routing.catalogue import policy_from, spec_of
-from moesim.spec.base import Strict, Text, fault, validate
+from moesim.spec.base import Strict, Text, fault, suggest, validate
 from moesim.spec.cluster import Cluster, load_cluster
 from moesim.spec.model import Model
+from moesim.spec.override import Override, blame
 from moesim.spec.presets import load_model, preset_names, preset_source
 from moesim.spec.workload import Dispatch, Parallelism, PlacementChoice, TraceSource, Workload
-from moesim.spec.yaml_source import Loc, Source, parse_yaml, read_yaml, show_loc
+from moesim.spec.yaml_source import Loc, Source, read_yaml
+from placement.placement import MAX_SLOTS
 from placement.solvers import SOLVERS
 
 
@@ -55,6 +57,15 @@ class Scenario(Strict):
             raise fault(
                 f"must divide {heads} attention heads and fit a node of {P}", "parallelism", "tp", got=tp
             )
+        dtype, known = self.model.activation_dtype, cluster.gpu.flops
+        if dtype not in known:
+            raise fault(
+                f"has no figure for {dtype}, the model's activation_dtype; known: {', '.join(known)}",
+                "cluster",
+                "gpu",
+                "flops",
+                got=cluster.gpu.name,
+            )
         self._check_slots()
         if self.profile.gpu not in ("any", cluster.gpu.name):
             raise fault(
@@ -82,6 +93,14 @@ class Scenario(Strict):
                 "slots",
                 got=slots,
             )
+        most = min(experts * ep, MAX_SLOTS)
+        if slots > most:
+            raise fault(
+                f"must be at most {most}: {experts} experts, a copy of each on {ep} GPUs",
+                "placement",
+                "slots",
+                got=slots,
+            )
         if slots % ep:
             at = ("parallelism", "ep") if choice.slots is None else ("placement", "slots")
             what = f"{experts} experts do" if choice.slots is None else "does"
@@ -97,33 +116,19 @@ class Scenario(Strict):
 
     def to_yaml(self) -> str:
         """``resolved`` as YAML."""
-        return yaml.safe_dump(self.resolved(), sort_keys=False, allow_unicode=True, width=110)
+        return yaml.dump(self.resolved(), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 
-@dataclass(frozen=True)
-class Override:
-    """One ``-s KEY=VALUE``: where it goes and its value, parsed as YAML."""
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that begins like a number: ``1e5`` is text to PyYAML (YAML 1.1), a number to YAML 1.2."""
 
-    loc: Loc
-    value: Any
-    flag: str = "-s"
 
-    @property
-    def option(self) -> str:
-        """As it is named in messages."""
-        return f"{self.flag} {show_loc(self.loc)}"
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = "'" if re.match(r"[-+.]*[0-9]", text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
-    @classmethod
-    def parse(cls, text: str) -> Override:
-        """From ``KEY=VALUE``; keys are separated by dots.
 
-        >>> Override.parse("routing.capacity_factor=1.5")
-        Override(loc=('routing', 'capacity_factor'), value=1.5, flag='-s')
-        """
-        key, equals, value = text.partition("=")
-        if not equals or not all(key.split(".")):
-            raise SpecError("must read KEY=VALUE, with a key such as workload.steps", file="-s", got=text)
-        return cls(tuple(key.split(".")), parse_yaml(value, f"-s {key}").value)
+_Dumper.add_representer(str, _represent_text)
 
 
 def load_scenario(name: str, overrides: Sequence[Override] = ()) -> Scenario:
@@ -135,22 +140,41 @@ def load_scenario(name: str, overrides: Sequence[Override] = ()) -> Scenario:
     Raises:
         MoesimError: with file and line, or the option, where a rule is broken.
     """
+    source = _source(name)
+    value = copy.deepcopy(source.value)
+    for number, override in enumerate(overrides):
+        earlier = overrides[:number]
+        with blame(earlier, source.file):
+            _open(value, override, source, {each.loc for each in earlier})
+        with blame([override], source.file):
+            _check_key(override.loc[0], Source(value, None, {}))
+            override.apply(value)
+    with blame(overrides, source.file):
+        return _resolve(value, source, {override.loc for override in overrides})
+
+
+def _source(name: str) -> Source:
+    """The file or preset ``name``, with known keys only: a preset that fails to expand would hide others."""
     if name in preset_names("scenarios"):
         source = preset_source("scenarios", name)
-    elif Path(name).suffix in (".yaml", ".yml") or Path(name).exists():
+    elif name.endswith((".yaml", ".yml")) or os.path.exists(name):  # noqa: PTH110 - Path.exists can raise
         source = read_yaml(name)
     else:
         known = ", ".join(preset_names("scenarios"))
-        raise SpecError(f"is neither a file nor a preset scenario; presets: {known}", field=name)
+        raise SpecError(
+            f"is neither a file nor a preset scenario; presets: {known}", field="SCENARIO", got=name
+        )
     if not isinstance(source.value, dict):
         raise source.error("must be a mapping of scenario fields", got=source.value)
-    value = copy.deepcopy(source.value)
-    _check_keys(source)
-    for override in overrides:
-        with _blame([override], source):
-            _apply(value, override, source)
-    with _blame(overrides, source):
-        return _resolve(value, source, {override.loc for override in overrides})
+    for key in source.value:
+        _check_key(key, source)
+    return source
+
+
+def _check_key(key: str, source: Source) -> None:
+    known = Scenario.model_fields
+    if key not in known:
+        raise source.error(f"unknown key; {suggest(key, known)}known: {', '.join(known)}", (key,))
 
 
 _Expand = Callable[[Any, Source, Loc], Any]
@@ -162,52 +186,40 @@ def _expand_placement(value: Any, source: Source, at: Loc) -> PlacementChoice:
     return validate(PlacementChoice, value, source=source, at=at)
 
 
-# How the fields that may be a name become values.
+# How the fields that may be a name become values, and what stands for those that may be left out.
 _EXPAND: dict[str, _Expand] = {
     "model": load_model,
     "cluster": load_cluster,
     "profile": load_profile,
     "placement": _expand_placement,
 }
+_DEFAULTS: Mapping[str, str] = {"profile": "generic", "placement": "linear"}
 
 
-def _check_keys(source: Source) -> None:
-    """Refuse unknown keys first: a preset that fails to expand would hide them."""
-    for key in source.value:
-        if key not in Scenario.model_fields:
-            known = ", ".join(Scenario.model_fields)
-            raise source.error(f"unknown key; known: {known}", (key,))
+def _open(value: dict[str, Any], override: Override, source: Source, earlier: set[Loc]) -> None:
+    """Expand the preset that ``override`` reaches into, if there is one."""
+    head, *inner = override.loc[:-1] or ("",)
+    if head not in _EXPAND or head not in {**_DEFAULTS, **value}:
+        return
+    inside: Any = value.setdefault(head, _DEFAULTS.get(head))
+    for part in inner:
+        inside = inside.get(part, {}) if isinstance(inside, dict) else inside
+    if not isinstance(inside, dict):
+        base = _base(source, value[head], head, earlier)
+        value[head] = _EXPAND[head](value[head], base, (head,)).model_dump(mode="json")
 
 
-def _apply(value: dict[str, Any], override: Override, source: Source) -> None:
-    """Set one key, expanding a preset's name if the key lies inside it."""
-    head, *rest = override.loc
-    if head not in Scenario.model_fields:
-        raise SpecError(f"unknown key; known: {', '.join(Scenario.model_fields)}", field=str(head))
-    if rest and head in _EXPAND and not isinstance(value.get(str(head)), dict):
-        value[str(head)] = _EXPAND[str(head)](value.get(str(head)), source, (head,)).model_dump(mode="json")
-    inside: Any = value
-    for part in override.loc[:-1]:
-        inside = inside.setdefault(part, {})
-        if not isinstance(inside, dict):
-            raise SpecError("is not a mapping, nothing can be set inside it", field=str(part), got=inside)
-    inside[override.loc[-1]] = override.value
+def _base(source: Source, value: Any, head: str, overridden: set[Loc]) -> Source:
+    """What paths inside ``value`` are relative to: the file, or the current directory if an option set it."""
+    return Source(value, None, {}) if {(head,), (head, "base")} & overridden else source
 
 
 def _resolve(value: dict[str, Any], source: Source, overridden: set[Loc]) -> Scenario:
-    parts = dict(value)
-    parts.setdefault("profile", None)
+    parts = {**_DEFAULTS, **value}
     for field, expand in _EXPAND.items():
         if field in parts:
-            # A path in a file is relative to it; on the command line, to the current directory.
-            base = Source(parts[field], None, {}) if (field,) in overridden else source
-            parts[field] = expand(parts[field], base, (field,))
-    try:
-        parts["routing"] = spec_of(policy_from(parts.get("routing", {"policy": "none"})))
-    except MoesimError as error:
-        error.line = source.line(tuple((error.field or "routing").split(".")))
-        error.file = source.file
-        raise
+            parts[field] = expand(parts[field], _base(source, parts[field], field, overridden), (field,))
+    parts["routing"] = _routing(parts.get("routing", {"policy": "none"}), source)
     scenario = validate(Scenario, parts, source=source)
     return scenario.model_copy(
         update={
@@ -217,6 +229,17 @@ def _resolve(value: dict[str, Any], source: Source, overridden: set[Loc]) -> Sce
     )
 
 
+def _routing(value: Any, source: Source) -> dict[str, Any]:
+    """The policy with all its parameters."""
+    if not isinstance(value, dict):
+        raise source.error("must be a mapping such as {policy: none}", ("routing",), got=value)
+    try:
+        return spec_of(policy_from(value))
+    except MoesimError as error:
+        error.file, error.line = source.file, source.line(tuple((error.field or "routing").split(".")))
+        raise
+
+
 def _absolute(
     part: TraceSource | PlacementChoice, field: str, source: Source, overridden: set[Loc]
 ) -> TraceSource | PlacementChoice:
@@ -224,17 +247,9 @@ def _absolute(
         return part
     from_option = (field,) in overridden or (field, "file") in overridden
     base = Path.cwd() if from_option or source.file is None else Path(source.file).parent
-    return part.model_copy(update={"file": str((base / part.file).resolve())})
-
-
-@contextmanager
-def _blame(overrides: Sequence[Override], source: Source) -> Iterator[None]:
-    """Name the option, not the file, in a fault of what an option set."""
     try:
-        yield
-    except MoesimError as error:
-        at = tuple((error.field or "").split("."))
-        for override in overrides:
-            if at[: len(override.loc)] == override.loc:
-                error.file, error.line = override.option, None
-        raise
+        path = str((base / part.file).resolve())
+        path.encode()  # result.json and scenario.yaml will hold it
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a NUL, undecodable bytes
+        raise source.error("is not a file name", (field, "file"), got=part.file) from error
+    return part.model_copy(update={"file": path})
