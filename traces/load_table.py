@@ -81,7 +81,7 @@ class LoadTable:
                 raise LoadTableError("has no load in any window", file=file, field=f"load, layer {layer}")
             if total > MAX_LOAD:
                 rule = "must sum to at most 2^53"
-                raise LoadTableError(rule, file=file, field=f"load, layer {layer}", got=f"{total:g}")
+                raise LoadTableError(rule, file=file, field=f"load, layer {layer}", got=int(total))
 
 
 def check_header(

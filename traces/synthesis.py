@@ -136,7 +136,8 @@ def _origin(spec: SynthSpec, trace: RoutingTrace) -> str:
     groups = f", {spec.top_groups} of {spec.groups} groups" if spec.groups > 1 else ""
     return (
         f"generated: log-normal popularity with skew {spec.skew:g}, "
-        f"persistence {spec.persistence:g}{groups}, seed {spec.seed}; the most loaded expert of a layer gets {skew:.2f} times the mean"
+        f"persistence {spec.persistence:g}{groups}, seed {spec.seed}; "
+        f"the most loaded expert of a layer gets {skew:.2f} times the mean"
     )
 
 

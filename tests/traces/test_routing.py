@@ -23,7 +23,8 @@ def changed(name: str, index: tuple[int | slice, ...], value: float, **options: 
     array = getattr(trace, name).copy()
     array[index] = value
     arrays: dict[str, Any] = {name: array}
-    return replace(trace, **arrays)
+    broken: RoutingTrace = replace(trace, **arrays)
+    return broken
 
 
 FAULTS: dict[str, tuple[Callable[[], RoutingTrace], str]] = {
