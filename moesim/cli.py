@@ -6,6 +6,8 @@ What a command needs is imported inside it: ``moesim --help`` must not wait for 
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from moesim import __version__
-from traces.errors import MoesimError
+from traces.errors import MoesimError, OutputError
 
 if TYPE_CHECKING:
     from moesim.spec.override import Override
@@ -41,10 +43,15 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object inst
 
 def main() -> None:
     """Run the command line; a user's mistake ends with one line and the exit code of its error."""
+    # A terminal that cannot show × or µ gets a question mark, not a traceback.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
     try:
         app()
     except MoesimError as error:
-        print(f"moesim: {error}", file=sys.stderr)
+        # A name may hold line breaks or terminal codes; the message stays one harmless line.
+        line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(error))
+        print(f"moesim: {line}", file=sys.stderr)
         sys.exit(error.exit_code)
 
 
@@ -61,12 +68,15 @@ def _root(
 def run(scenario: ScenarioName, set_: Set = None, out: Out = None, as_json: AsJson = False) -> None:
     """Simulate one scenario."""
     from moesim.analysis.result import simulate_scenario
-    from moesim.output import write_run
+    from moesim.output import check_folder, write_run
     from moesim.report.console import run_tables
     from moesim.spec.scenario import load_scenario
 
-    with _progress("simulating", 1):
-        done, result = simulate_scenario(load_scenario(scenario, _overrides(set_)))
+    asked = load_scenario(scenario, _overrides(set_))
+    if out is not None:
+        check_folder(out)
+    with _progress("simulating", 1), _faults_of(scenario):
+        done, result = simulate_scenario(asked)
     result["provenance"]["command"] = _command("run", scenario, set_)
     if out is not None:
         write_run(out, done, result)
@@ -82,20 +92,33 @@ def whatif(
     set_: Set = None,
     out: Out = None,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Worker processes.")] = 1,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            "--scheduler",
+            metavar="ADDRESS",
+            help="Simulate on the cluster of this dask scheduler, such as tcp://host:8786. Its workers need "
+            "moesim[cluster], and the files that the scenario names.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Simulate every combination of some values, side by side against the scenario itself.
 
     With -o, finished points survive an interruption in OUT/points and are not run again.
     """
+    from moesim.analysis.store import Store
     from moesim.analysis.whatif import Vary, compare, plan
-    from moesim.output import points_folder, write_comparison
+    from moesim.output import check_folder, write_comparison
     from moesim.report.console import whatif_table
 
     base, points = plan(scenario, _overrides(set_), [Vary.parse(text) for text in vary])
-    store = None if out is None else points_folder(out)
-    with _progress("simulating", 1 + len(points)) as advance:
-        comparison = compare(base, points, jobs=jobs, store=store, progress=advance)
+    store = None
+    if out is not None:
+        check_folder(out)
+        store = Store(out / "points")
+    with _progress("simulating", 1 + len(points)) as advance, _faults_of(scenario):
+        comparison = compare(base, points, jobs=jobs, scheduler=scheduler, store=store, progress=advance)
     comparison["baseline"]["provenance"]["command"] = _command("whatif", scenario, set_, vary)
     if out is not None:
         write_comparison(out, comparison)
@@ -107,10 +130,12 @@ def demo(out: Out = None) -> None:
     """The main job on built-in data: what imbalance costs on 4 x 8 GPUs, and what wins it back."""
     from moesim.analysis.result import simulate_scenario
     from moesim.analysis.whatif import compare, demo_points
-    from moesim.output import write_run
+    from moesim.output import check_folder, write_run
     from moesim.report.console import run_tables, whatif_table
     from moesim.spec.scenario import load_scenario
 
+    if out is not None:
+        check_folder(out)
     base = load_scenario("demo")
     points = demo_points()
     with _progress("simulating", 1 + len(points)) as advance:
@@ -199,6 +224,16 @@ def _command(name: str, scenario: str, set_: list[str] | None, vary: list[str] |
 
 
 @contextlib.contextmanager
+def _faults_of(scenario: str) -> Iterator[None]:
+    """Name the scenario in a fault that no single file or option has."""
+    try:
+        yield
+    except MoesimError as error:
+        error.file = error.file or scenario
+        raise
+
+
+@contextlib.contextmanager
 def _progress(what: str, total: int) -> Iterator[Callable[[], None]]:
     """A progress bar on stderr, gone when done; silent where stderr is no terminal."""
     from rich.console import Console
@@ -211,13 +246,19 @@ def _progress(what: str, total: int) -> Iterator[Callable[[], None]]:
 
 def _show(value: dict[str, Any], tables: Callable[[], list[Any]], as_json: bool, out: Path | None) -> None:
     """The result on stdout; where its files are on stderr."""
-    if as_json:
-        sys.stdout.write(json.dumps(value, allow_nan=False, ensure_ascii=False) + "\n")
-    else:
-        from rich.console import Console
+    try:
+        if as_json:
+            sys.stdout.write(json.dumps(value, allow_nan=False) + "\n")
+        else:
+            from rich.console import Console
 
-        console = Console()
-        for table in tables():
-            console.print(table)
+            console = Console()
+            for table in tables():
+                console.print(table)
+        sys.stdout.flush()
+    except OSError as error:
+        if error.errno == errno.EPIPE:  # a reader such as head has seen enough
+            raise
+        raise OutputError(f"cannot be written: {error.strerror}", file="stdout") from error
     if out is not None:
         print(f"report: {out / 'report.html'}", file=sys.stderr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -51,18 +52,22 @@ def write_comparison(folder: Path, comparison: dict[str, Any]) -> None:
         write_text(part / "report.html", whatif_page(comparison))
 
 
-def points_folder(folder: Path) -> Path:
-    """Where a what-if keeps its finished points.
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that could not be written, before anything is simulated; makes nothing.
 
     Raises:
-        OutputError: the folder cannot be made.
+        OutputError: a file is in the way, or there is no permission to write.
     """
-    points = folder / "points"
+    nearest = folder
     try:
-        points.mkdir(parents=True, exist_ok=True)
+        while not nearest.exists() and nearest != nearest.parent:
+            nearest = nearest.parent
+        if not nearest.is_dir():
+            raise OutputError("is not a folder", file=nearest)
     except OSError as error:
-        raise OutputError(f"cannot be written: {error.strerror or error}", file=points) from error
-    return points
+        raise OutputError(f"cannot be written: {error.strerror or error}", file=folder) from error
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise OutputError("cannot be written: Permission denied", file=nearest)
 
 
 def to_json(value: dict[str, Any]) -> str:
@@ -72,10 +77,14 @@ def to_json(value: dict[str, Any]) -> str:
 
 @contextlib.contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder beside ``folder``; if the block succeeds, move its files into ``folder``."""
+    """Yield an empty folder; if the block succeeds, move its files into ``folder``.
+
+    The empty one is inside ``folder`` where that exists, for it may be a file system of its own.
+    """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
+        around = folder if folder.is_dir() else folder.parent
+        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=around))
     except OSError as error:
         raise OutputError(f"cannot be written: {error.strerror or error}", file=folder) from error
     try:

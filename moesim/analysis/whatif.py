@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from joblib import Parallel, delayed
+from joblib import Parallel, delayed, parallel_config
 
-from moesim import __version__
 from moesim.analysis.result import Result, simulate_scenario
-from moesim.errors import SpecError
-from moesim.simulation.deployment import load_trace
+from moesim.analysis.store import Store
+from moesim.errors import MoesimError, SpecError
 from moesim.spec.override import Override
 from moesim.spec.scenario import Scenario, load_scenario
 from moesim.spec.yaml_source import parse_yaml, show_loc
-from traces.files import write_text
 
 MAX_POINTS = 10_000
+_SCHEDULER_TIMEOUT_S = 10
 
 
 @dataclass(frozen=True)
@@ -39,9 +37,10 @@ class Vary:
         Vary(key='routing.capacity_factor', values=(1.0, 1.5))
         """
         key, equals, values = text.partition("=")
-        option = f"--vary {key}"
-        if not equals or not all(key.split(".")):
+        loc = tuple(key.split("."))
+        if not equals or not all(loc):
             raise SpecError("must read KEY=[V1, V2, …]", file="--vary", got=text)
+        option = f"--vary {show_loc(loc)}"
         found = parse_yaml(values, option).value
         if not isinstance(found, list) or not found:
             raise SpecError("must be a list of values, such as [1.0, 1.5]", file=option, got=values)
@@ -62,9 +61,11 @@ def plan(name: str, overrides: Sequence[Override], varied: Sequence[Vary]) -> tu
     Raises:
         MoesimError: a combination breaks a rule, or there are too many.
     """
-    count = 1
-    for vary in varied:
-        count *= len(vary.values)
+    keys = [vary.key for vary in varied]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise SpecError("is varied more than once: put all values into one list", file=f"--vary {key}")
+    count = math.prod(len(vary.values) for vary in varied)
     if count > MAX_POINTS:
         raise SpecError(f"more than {MAX_POINTS} combinations", file="--vary", got=count)
     base = load_scenario(name, overrides)
@@ -81,7 +82,8 @@ def compare(
     points: Sequence[Point],
     *,
     jobs: int = 1,
-    store: Path | None = None,
+    scheduler: str | None = None,
+    store: Store | None = None,
     baseline: Result | None = None,
     progress: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
@@ -89,51 +91,111 @@ def compare(
 
     Args:
         jobs: worker processes; the result does not depend on it.
-        store: a folder in which finished points survive an interruption and are not run again.
+        scheduler: address of a dask scheduler whose workers simulate instead; they must reach the files
+            that the scenario names.
+        store: where finished points survive an interruption; what it holds is not run again.
         baseline: the result of the base, where it is known already.
-        progress: called after each simulation, the base's included.
+        progress: called once for the base and for each point, when its result is there.
+
+    Raises:
+        MoesimError: a point cannot be simulated; the message names it.
     """
     # The base runs here and first: it compiles, and the workers find everything in the cache.
-    baseline = baseline or _stored(base, store)
+    if baseline is None:
+        baseline = _stored(base, store) or _kept(base, simulate_scenario(base)[1], store)
     progress()
-    work = (delayed(_stored)(point.scenario, store) for point in points)
-    results: Iterator[Result] = Parallel(n_jobs=jobs, return_as="generator")(work)
+    results = _results(base, baseline, points, store, _workers(jobs, scheduler), progress)
     step_s = baseline["metrics"]["step_time_s"]["mean"]
-    rows = []
-    for point, result in zip(points, results, strict=True):
-        rows.append(
-            {
-                "vary": point.vary,
-                "metrics": result["metrics"],
-                "attribution": result["attribution"],
-                "speedup": step_s / result["metrics"]["step_time_s"]["mean"],
-            }
-        )
-        progress()
+    rows = [
+        {
+            "vary": point.vary,
+            "metrics": result["metrics"],
+            "attribution": result["attribution"],
+            "speedup": step_s / result["metrics"]["step_time_s"]["mean"],
+        }
+        for point, result in zip(points, results, strict=True)
+    ]
     return {"format": "moesim.whatif/1", "baseline": baseline, "points": rows}
 
 
-def _stored(scenario: Scenario, store: Path | None) -> Result:
-    """The result from the store if it is there, else simulated and stored."""
-    if store is None:
-        return simulate_scenario(scenario)[1]
-    path = store / f"{_key(scenario)}.json"
-    if path.exists():
-        found: Result = json.loads(path.read_text(encoding="utf-8"))
-        return found
-    result = simulate_scenario(scenario)[1]
-    write_text(path, json.dumps(result, allow_nan=False))
+def _results(
+    base: Scenario,
+    baseline: Result,
+    points: Sequence[Point],
+    store: Store | None,
+    workers: AbstractContextManager[Any],
+    progress: Callable[[], None],
+) -> list[Result]:
+    """The result of each point. Points that are equal, or equal to the base, are simulated once."""
+    names = [point.scenario.to_yaml() for point in points]
+    known = {base.to_yaml(): baseline}
+    missing: dict[str, Point] = {}
+    for name, point in zip(names, points, strict=True):
+        if name not in known and (found := _stored(point.scenario, store)) is not None:
+            known[name] = found
+        if name in known:
+            progress()
+        else:
+            missing[name] = point
+    work = (delayed(_simulate)(name, point) for name, point in missing.items())
+    with workers:
+        for name, result in Parallel(return_as="generator_unordered")(work):
+            known[name] = _kept(missing[name].scenario, result, store)
+            for _ in range(names.count(name)):
+                progress()
+    return [known[name] for name in names]
+
+
+def _simulate(name: str, point: Point) -> tuple[str, Result]:
+    """In a worker: one point, with the name it was sent under."""
+    try:
+        return name, simulate_scenario(point.scenario)[1]
+    except MoesimError as error:
+        # Which of many points it was, where no file is at fault.
+        error.file = error.file or f"--vary {label(point.vary)}"
+        raise
+
+
+def _workers(jobs: int, scheduler: str | None) -> AbstractContextManager[Any]:
+    """Where points are simulated: in processes here, or on the workers of a dask cluster.
+
+    Raises:
+        SpecError: no scheduler answers at the address, or the package for it is not installed.
+    """
+    if scheduler is None:
+        return _in_processes(jobs)
+    try:
+        from distributed import Client
+    except ImportError as error:
+        rule = "needs the package distributed: pip install 'moesim[cluster]'"
+        raise SpecError(rule, field="--scheduler", got=scheduler) from error
+    try:
+        client: Any = Client(scheduler, timeout=_SCHEDULER_TIMEOUT_S)  # type: ignore[no-untyped-call]
+    except (OSError, ValueError) as error:  # no answer in time is an OSError, too
+        raise SpecError("no dask scheduler answers there", field="--scheduler", got=scheduler) from error
+    return _on_cluster(client)
+
+
+@contextmanager
+def _in_processes(jobs: int) -> Iterator[None]:
+    with parallel_config(n_jobs=jobs):
+        yield
+
+
+@contextmanager
+def _on_cluster(client: Any) -> Iterator[None]:
+    with client, parallel_config(backend="dask", n_jobs=-1):
+        yield
+
+
+def _stored(scenario: Scenario, store: Store | None) -> Result | None:
+    return None if store is None else store.find(scenario)
+
+
+def _kept(scenario: Scenario, result: Result, store: Store | None) -> Result:
+    if store is not None:
+        store.keep(scenario, result)
     return result
-
-
-def _key(scenario: Scenario) -> str:
-    """What determines a result: the resolved scenario, the trace's content and this version."""
-    parts: Mapping[str, Any] = {
-        "scenario": scenario.resolved(),
-        "trace": load_trace(scenario).digest(),
-        "version": __version__,
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def label(vary: Mapping[str, Any]) -> str:

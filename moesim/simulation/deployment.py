@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from moesim.errors import PolicyError, TraceError
+from moesim.errors import PlacementError, PolicyError, SpecError, TraceError
 from moesim.hardware.kernels import Kernels
 from moesim.hardware.network import Fabric
 from moesim.hardware.profile import Profile
@@ -24,9 +24,13 @@ from placement.placement import Placement
 from placement.placement_file import read_placement
 from placement.solvers import solve
 from traces.interop import load_any
+from traces.memory import require_memory
 from traces.routing import RoutingTrace
 from traces.statistics import expert_loads
 from traces.synthesis import SynthSpec, synthesize
+
+# A row of the timeline: four int32, two int8, five columns of 8 bytes.
+_SPAN_BYTES = 58
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,7 @@ def deploy(scenario: Scenario) -> Deployment:
     Raises:
         MoesimError: the trace, placement or policy does not fit the model, or the model not the memory.
     """
+    _check_size(scenario)
     trace = load_trace(scenario)
     _check_shape(trace, scenario.model, scenario.trace.file)
     policy = policy_from(scenario.routing)
@@ -104,12 +109,13 @@ def load_trace(scenario: Scenario) -> RoutingTrace:
     path = Path(scenario.trace.file)
     stat = path.stat() if path.exists() else None
     # A file that changed between two runs of one process must be read again.
-    return _read(str(path), (stat.st_mtime_ns, stat.st_size) if stat else None)
+    return _read(str(path), (stat.st_mtime_ns, stat.st_size) if stat else None, scenario.model)
 
 
 @lru_cache(maxsize=2)
-def _read(path: str, _version: tuple[int, int] | None) -> RoutingTrace:
-    return load_any(path)
+def _read(path: str, _version: tuple[int, int] | None, model: Model) -> RoutingTrace:
+    # A trace of ours says itself what it is of; a foreign recording is taken to be of the scenario's model.
+    return load_any(path, model=model.name, experts=model.experts.count, layers=model.moe_layers)
 
 
 @lru_cache(maxsize=2)
@@ -129,6 +135,21 @@ def _synthesized(model: Model, synth: Synthesis, seed: int) -> RoutingTrace:
             top_groups=experts.top_groups,
             seed=seed,
         )
+    )
+
+
+def _check_size(scenario: Scenario) -> None:
+    """Refuse a run whose tables would not fit into this machine's memory."""
+    steps, G, L = scenario.workload.steps, scenario.parallelism.ep, len(scenario.model.moe_layers)
+    slots = scenario.placement.slots or scenario.model.experts.count
+    operations = 2 * scenario.model.layers + 4 * L + 1
+    # Kept for each step: int32 counts of slots, GPUs and GPU pairs; a span and a wait for each operation.
+    kept = 4 * L * (slots + G + 2 * G * G) + 2 * _SPAN_BYTES * operations * G
+    require_memory(
+        steps * kept,
+        f"simulating {steps} steps on {G} GPUs",
+        error=SpecError,
+        way_out="lower workload.steps or parallelism.ep",
     )
 
 
@@ -159,7 +180,11 @@ def _place(scenario: Scenario, trace: RoutingTrace) -> tuple[Placement, RoutingT
     layers = scenario.model.moe_layers
     if choice.file is not None:
         placement = read_placement(choice.file)
-        placement.check_fits(experts, ep, layers)
+        try:
+            placement.check_fits(experts, ep, layers)
+        except PlacementError as error:
+            error.file = error.file or choice.file
+            raise
         return placement, trace
     assert choice.solver is not None  # PlacementChoice names one of the two
     requests = len(trace.request_offsets) - 1
