@@ -12,17 +12,15 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from traces.counting import Count, Loads, Sample, add_loads
 from traces.errors import TraceError
-from traces.jit import jit
 from traces.load_table import LoadTable
 from traces.meta import TraceMeta
 from traces.routing import RoutingTrace
 
 Array = npt.NDArray[Any]
-Loads = npt.NDArray[np.int64]
 
 BATCH_SIZES = (16, 64, 256)
-_BATCHES = 64  # of each size: their mean then varies by about 1 % from seed to seed
 
 
 class TraceSource(Protocol):
@@ -131,7 +129,7 @@ class TableStatistics:
 
 def expert_loads(trace: TraceSource) -> Loads:
     """Assignments of each expert in each layer, int64 [L, E]."""
-    count = _Count(trace.meta)
+    count = Count(trace.meta)
     for window in trace.windows(ids_only=True):
         count.add(window)
     return count.load_LE
@@ -149,7 +147,7 @@ def trace_statistics(trace: TraceSource, *, ep: int | None = None, seed: int = 0
     """
     meta = trace.meta
     require_divisor(meta.experts, ep)
-    count, sample = _Count(meta), _Sample(trace.tokens, seed)
+    count, sample = Count(meta), Sample(trace.tokens, BATCH_SIZES, seed)
     categories: dict[str, int] = {}
     for window in trace.windows(ids_only=True):
         sample.add(window, count.tokens)
@@ -247,7 +245,7 @@ def _batch_statistics(batch_BTLK: Array, meta: TraceMeta, ep: int | None) -> Bat
     batches, tokens = batch_BTLK.shape[:2]
     load_BLE = np.zeros((batches, len(meta.layers), meta.experts), np.int64)
     for batch_TLK, load_LE in zip(batch_BTLK, load_BLE, strict=True):
-        _add_loads(batch_TLK, load_LE)
+        add_loads(batch_TLK, load_LE)
     load_NE = load_BLE.reshape(-1, meta.experts)
     return BatchStatistics(
         tokens=tokens,
@@ -265,99 +263,3 @@ def _count_categories(window: RoutingTrace, categories: dict[str, int]) -> None:
     for name, tokens in zip(("", *window.categories), counts, strict=True):
         if tokens:
             categories[name] = categories.get(name, 0) + tokens
-
-
-class _Count:
-    """Loads, requests and shared neighbours of the windows seen so far."""
-
-    def __init__(self, meta: TraceMeta) -> None:
-        shape = (len(meta.layers), meta.experts)
-        self.load_LE = np.zeros(shape, np.int64)
-        self.tokens = self.requests = 0
-        self._top_k = meta.top_k
-        self._pairs = 0
-        self._shared_L = np.zeros(shape[0], np.int64)
-        self._last_token_LE = np.full(shape, -2, np.int64)
-        self._last_request = self._last_position = -2
-
-    def add(self, window: RoutingTrace) -> None:
-        request_T, position_T = window.request_T, window.position_T
-        same_T = np.diff(request_T, prepend=np.int32(self._last_request)) == 0
-        follows_T = same_T & (np.diff(position_T, prepend=np.int32(self._last_position)) == 1)
-        _add_neighbours(
-            window.ids_TLK, follows_T, self.tokens, self.load_LE, self._last_token_LE, self._shared_L
-        )
-        self.tokens += window.tokens
-        self.requests += window.tokens - int(same_T.sum())
-        self._pairs += int(follows_T.sum())
-        self._last_request, self._last_position = int(request_T[-1]), int(position_T[-1])
-
-    def overlap(self) -> list[float] | None:
-        """Share of experts that two neighbouring tokens have in common, by layer."""
-        if self._pairs == 0:
-            return None
-        shares: list[float] = (self._shared_L / (self._pairs * self._top_k)).tolist()
-        return shares
-
-
-class _Sample:
-    """Random tokens, picked up as their windows pass: 64 batches of each size that the trace can fill."""
-
-    def __init__(self, tokens: int, seed: int) -> None:
-        rng = np.random.default_rng(seed)
-        self._sizes = [size for size in BATCH_SIZES if size <= tokens]
-        draws = [rng.choice(tokens, size, replace=False) for size in self._sizes for _ in range(_BATCHES)]
-        chosen = np.concatenate([np.empty(0, np.int64), *draws])
-        self._order = np.argsort(chosen, kind="stable")
-        self._sorted = chosen[self._order]
-        self._rows: list[Array] = []
-
-    def add(self, window: RoutingTrace, first_token: int) -> None:
-        first, last = np.searchsorted(self._sorted, [first_token, first_token + window.tokens])
-        self._rows.append(window.ids_TLK[self._sorted[first:last] - first_token])
-
-    def batches(self) -> Iterator[Array]:
-        """For each size, ids [batches, tokens, L, K]."""
-        if not self._sizes:
-            return
-        gathered = np.concatenate(self._rows)
-        drawn = np.empty_like(gathered)
-        drawn[self._order] = gathered
-        start = 0
-        for size in self._sizes:
-            stop = start + _BATCHES * size
-            yield drawn[start:stop].reshape(_BATCHES, size, *drawn.shape[1:])
-            start = stop
-
-
-@jit
-def _add_loads(ids_TLK: Array, load_LE: Loads) -> None:
-    tokens, layers, chosen = ids_TLK.shape
-    for t in range(tokens):
-        for layer in range(layers):
-            for k in range(chosen):
-                load_LE[layer, ids_TLK[t, layer, k]] += 1
-
-
-@jit
-def _add_neighbours(
-    ids_TLK: Array,
-    follows_T: Array,
-    first_token: int,
-    load_LE: Loads,
-    last_token_LE: Loads,
-    shared_L: Loads,
-) -> None:
-    """Count assignments, and those whose expert the token before chose too where ``follows_T``."""
-    tokens, layers, chosen = ids_TLK.shape
-    for t in range(tokens):
-        token = first_token + t
-        before = token - 1 if follows_T[t] else -1
-        for layer in range(layers):
-            shared = 0
-            for k in range(chosen):
-                expert = ids_TLK[t, layer, k]
-                load_LE[layer, expert] += 1
-                shared += last_token_LE[layer, expert] == before
-                last_token_LE[layer, expert] = token
-            shared_L[layer] += shared

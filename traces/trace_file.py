@@ -19,6 +19,7 @@ from traces.errors import TraceError
 from traces.files import check_format
 from traces.meta import FORMAT_MAJOR, FORMAT_THING, TraceMeta
 from traces.routing import WINDOW_TOKENS, RoutingTrace, join
+from traces.trace_columns import Columns
 
 Array = npt.NDArray[Any]
 
@@ -93,7 +94,8 @@ class TraceFile:
             return self._named_categories or ()
         names: dict[str, None] = {}
         for _, batch in self._batches(0, self.tokens, ["category"]):
-            names.update(dict.fromkeys(name for name in _dictionary(batch, self.path) if name is not None))
+            found = Columns(batch, self.meta, self.path).category_names()
+            names.update(dict.fromkeys(name for name in found if name is not None))
         return tuple(names)
 
     @cached_property
@@ -101,8 +103,8 @@ class TraceFile:
         """int64 [R+1], as :attr:`RoutingTrace.request_offsets`; reads two columns and no routing."""
         after, last, starts = (-1, -1), -1, []
         for start, batch in self._batches(0, self.tokens, ["request", "position"]):
-            request_T = self._numbers(batch, "request", start)
-            position_T = self._numbers(batch, "position", start)
+            found = Columns(batch, self.meta, self.path, start)
+            request_T, position_T = found.numbers("request"), found.numbers("position")
             after = check_order(request_T, position_T, file=self.path, first_token=start, after=after)
             starts.append(start + np.flatnonzero(np.diff(request_T, prepend=np.int32(last))))
             last = after[0]
@@ -163,27 +165,26 @@ class TraceFile:
             yield window
 
     def _decode(self, batch: pa.RecordBatch, meta: TraceMeta, start: int) -> RoutingTrace:
-        with parquet.reading(self.path, TraceError):
-            optional: dict[str, Any] = {
-                f"{name}_T": self._numbers(batch, name, start)
-                for name in _NUMBER_COLUMNS
-                if name in self._names
-            }
-            if "category" in self._names:
-                optional["category_T"] = self._category_codes(batch)
-                optional["categories"] = self.categories
-            weights = f"weights_{meta.layers[0]}" in batch.schema.names
-            if meta.candidates:
-                optional["candidate_ids_TLC"] = self._ids(batch, "candidates", meta.candidates, meta, start)
-                optional["candidate_scores_TLC"] = self._floats(batch, "scores", meta.candidates, meta, start)
-            return RoutingTrace(
-                meta=meta,
-                ids_TLK=self._ids(batch, "experts", meta.top_k, meta, start),
-                weights_TLK=self._floats(batch, "weights", meta.top_k, meta, start) if weights else None,
-                request_T=self._numbers(batch, "request", start),
-                position_T=self._numbers(batch, "position", start),
-                **optional,
-            )
+        found = Columns(batch, meta, self.path, start)
+        optional: dict[str, Any] = {}
+        for name in _NUMBER_COLUMNS:
+            if name in self._names:
+                optional[f"{name}_T"] = found.numbers(name)
+        if "category" in self._names:
+            optional["category_T"] = found.category_codes(self.categories)
+            optional["categories"] = self.categories
+        if meta.candidates:
+            optional["candidate_ids_TLC"] = found.ids("candidates", meta.candidates)
+            optional["candidate_scores_TLC"] = found.floats("scores", meta.candidates)
+        weights = f"weights_{meta.layers[0]}" in batch.schema.names
+        return RoutingTrace(
+            meta=meta,
+            ids_TLK=found.ids("experts", meta.top_k),
+            weights_TLK=found.floats("weights", meta.top_k) if weights else None,
+            request_T=found.numbers("request"),
+            position_T=found.numbers("position"),
+            **optional,
+        )
 
     def _batches(self, start: int, stop: int, columns: list[str]) -> Iterator[tuple[int, pa.RecordBatch]]:
         """Pieces of at most 16,384 rows between ``start`` and ``stop``, each with its first row's index.
@@ -256,76 +257,6 @@ class TraceFile:
         if not wanted:
             raise TraceError("must name at least one layer", file=self.path, field="layers", got=wanted)
         return wanted
-
-    def _numbers(self, batch: pa.RecordBatch, name: str, start: int) -> Array:
-        place: dict[str, Any] = {"path": self.path, "field": name, "error": TraceError}
-        values = parquet.to_numbers(batch.column(name), **place)
-        return parquet.narrow(values, np.dtype(np.int32), first_row=start, **place)
-
-    def _ids(self, batch: pa.RecordBatch, kind: str, width: int, meta: TraceMeta, start: int) -> Array:
-        out_TLW = np.empty((batch.num_rows, len(meta.layers), width), meta.ids_dtype)
-        for index, layer in enumerate(meta.layers):
-            name = f"{kind}_{layer}"
-            place: dict[str, Any] = {
-                "path": self.path,
-                "field": name,
-                "error": TraceError,
-                "first_row": start,
-            }
-            values = parquet.from_lists(batch.column(name), width, **place)
-            _place_layer(out_TLW, index, parquet.narrow(values, meta.ids_dtype, **place))
-        return out_TLW
-
-    def _floats(self, batch: pa.RecordBatch, kind: str, width: int, meta: TraceMeta, start: int) -> Array:
-        columns = []
-        for layer in meta.layers:
-            name = f"{kind}_{layer}"
-            values = parquet.from_lists(
-                batch.column(name), width, path=self.path, field=name, error=TraceError, first_row=start
-            )
-            if values.dtype.kind != "f":
-                raise TraceError("must be floats", file=self.path, field=name, got=values.dtype)
-            columns.append(values)
-        half = all(values.dtype == np.float16 for values in columns)
-        out_TLW = np.empty((batch.num_rows, len(meta.layers), width), np.float16 if half else np.float32)
-        for index, values in enumerate(columns):
-            with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
-                _place_layer(out_TLW, index, values.astype(out_TLW.dtype, copy=False))
-        return out_TLW
-
-    def _category_codes(self, batch: pa.RecordBatch) -> Array:
-        code_of = {name: code for code, name in enumerate(self.categories)}
-        names = _dictionary(batch, self.path)
-        for name in names:
-            if name is not None and name not in code_of:
-                raise TraceError("is not among the categories", file=self.path, field="category", got=name)
-        # One more entry for null: its index -1 is the last.
-        codes = np.array([*(-1 if name is None else code_of[name] for name in names), -1], np.int32)
-        indices = _encoded(batch, self.path).indices.fill_null(-1).to_numpy(zero_copy_only=False)
-        taken: Array = codes[indices]
-        return taken
-
-
-def _encoded(batch: pa.RecordBatch, path: Path) -> pa.DictionaryArray:
-    column = batch.column("category")
-    if not pa.types.is_dictionary(column.type):
-        column = column.dictionary_encode()
-    kind = column.type.value_type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        raise TraceError("must be text", file=path, field="category", got=kind)
-    return column
-
-
-def _dictionary(batch: pa.RecordBatch, path: Path) -> list[str | None]:
-    with parquet.reading(path, TraceError):
-        names: list[str | None] = _encoded(batch, path).dictionary.to_pylist()
-        return names
-
-
-def _place_layer(out_TLW: Array, index: int, values_TW: Array) -> None:
-    """``out_TLW[:, index] = values_TW``, a token's W numbers moved as one item: several times faster."""
-    item = np.dtype((np.void, values_TW.itemsize * values_TW.shape[1]))
-    out_TLW.view(item)[:, index] = np.ascontiguousarray(values_TW).view(item)
 
 
 def _category_names(found: dict[str, Any], path: Path) -> tuple[str, ...] | None:

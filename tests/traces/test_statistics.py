@@ -15,6 +15,7 @@ from random_traces import any_trace, random_trace
 
 import traces.statistics
 import traces.trace_writer
+from traces.counting import Sample
 from traces.errors import TraceError
 from traces.interop import load_any
 from traces.load_table import LoadTable
@@ -131,7 +132,7 @@ def test_a_window_of_a_batch_is_the_tokens_asked_for() -> None:
         request_T=np.zeros(tokens, np.int32),
         position_T=np.arange(tokens, dtype=np.int32),
     )
-    sample = traces.statistics._Sample(tokens, 5)
+    sample = Sample(tokens, (16, 256), 5)
     for window in trace.windows(7):
         sample.add(window, int(window.position_T[0]))
     rng = np.random.default_rng(5)
