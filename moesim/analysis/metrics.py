@@ -17,7 +17,7 @@ FloatArray = NDArray[np.float64]
 _EPSILON = 1e-5
 
 
-def timeline_metrics(timeline: Timeline, tokens_per_step: int) -> dict[str, Any]:
+def timeline_metrics(timeline: Timeline, tokens_per_step: float) -> dict[str, Any]:
     """The metrics that spans alone determine, in the form of ``result.json``.
 
     Args:

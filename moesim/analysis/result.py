@@ -13,7 +13,8 @@ from moesim.analysis.attribution import attribution
 from moesim.analysis.metrics import timeline_metrics
 from moesim.analysis.stragglers import stragglers
 from moesim.simulation.deployment import Deployment, deploy
-from moesim.simulation.run import Run, Tally, run
+from moesim.simulation.run import Run, run
+from moesim.simulation.tally import Tally
 from moesim.spec.scenario import Scenario
 from traces.statistics import expert_loads
 
@@ -33,12 +34,12 @@ def result(done: Run) -> Result:
     """The content of ``result.json``; ``provenance.wall_s`` is left at 0."""
     deployment = done.deployment
     scenario, steps = deployment.scenario, deployment.scenario.workload.steps
-    metrics = timeline_metrics(done.timeline, int(deployment.tokens_G.sum()))
+    metrics = timeline_metrics(done.timeline, done.tokens / steps)
     metrics |= routing_metrics(done.tally)
     metrics["cross_node_bytes"] = done.cross_node_bytes / steps
     metrics["gpu_memory_bytes"] = {
-        "max": float(deployment.memory_G.max()),
-        "mean": float(deployment.memory_G.mean()),
+        "max": float(deployment.memory.total_G.max()),
+        "mean": float(deployment.memory.total_G.mean()),
     }
     return {
         "format": "moesim.result/1",

@@ -23,6 +23,9 @@ FloatArray = NDArray[np.float64]
 # Dtypes a tensor core multiplies directly; narrower weights are widened to the activations' dtype first.
 _MULTIPLIED = ("fp32", "bf16", "fp16", "fp8")
 
+# Queries of a prefill tile, which stream a key once together (FlashAttention-2, arXiv 2307.08691: 128 rows).
+_QUERY_TILE = 128
+
 
 @dataclass(frozen=True)
 class Kernels:
@@ -37,23 +40,39 @@ class Kernels:
         """Seconds spent on launching the kernels of a phase."""
         return self.profile.launch * self.profile.kernels.get(phase, 0)
 
-    def attention(self, tokens_G: FloatArray, context: float, layer: int) -> FloatArray:
-        """Projections, then scores and values against the KV cache; decode: one query per token.
+    def attention(
+        self, tokens_G: FloatArray, decode_keys_G: FloatArray, prefill_keys_G: FloatArray
+    ) -> FloatArray:
+        """Projections of all tokens; scores and values of decoding and of prefill, each its own kernel.
 
         The tp GPUs of an attention group each compute all its tokens with 1/tp of the heads. A latent
         (MLA) cache is shared by all heads, so that each GPU streams it whole.
+
+        Args:
+            tokens_G: tokens at home on each GPU.
+            decode_keys_G: keys that their decoding tokens attend to, summed; each is streamed once.
+            prefill_keys_G: the same for tokens of chunks, of which a tile shares what it streams.
         """
-        model, tp = self.model, self.tp
-        group_G = np.repeat(tokens_G.reshape(-1, tp).sum(axis=1), tp)
-        keys_G = group_G * model.attention_context(layer, context)
-        scores_G = self._roofline(
-            keys_G * model.score_flops_per_key / tp,
-            keys_G * model.kv_bytes_per_token * model.attention.kv_share(tp),
-            self.profile.attention,
-            model.activation_dtype,
+        model, attention, tp = self.model, self.model.attention, self.tp
+        stored = model.kv_bytes_per_token * attention.kv_share(tp)
+        seconds_G = self._dense(
+            self._grouped(tokens_G), model.attention_params / tp, 2 * model.hidden, model.weight_dtype
         )
-        params = model.attention_params / tp
-        return scores_G + self._dense(group_G, params, 2 * model.hidden, model.weight_dtype)
+        for keys_G, flops_per_key, shared_by in (
+            (self._grouped(decode_keys_G), attention.score_flops_per_key, 1),
+            (self._grouped(prefill_keys_G), attention.expanded_score_flops_per_key, _QUERY_TILE),
+        ):
+            seconds_G = seconds_G + self._roofline(
+                keys_G * flops_per_key / tp,
+                keys_G * stored / shared_by,
+                self.profile.attention,
+                model.activation_dtype,
+            )
+        return seconds_G
+
+    def _grouped(self, values_G: FloatArray) -> FloatArray:
+        """The sum over each attention group, on every GPU of it."""
+        return np.repeat(values_G.reshape(-1, self.tp).sum(axis=1), self.tp)
 
     def router(self, tokens_G: FloatArray) -> FloatArray:
         """The gate's GEMM; its top-k and sort are launches."""

@@ -17,8 +17,9 @@ def trace_tables(facts: TraceStatistics) -> list[RenderableType]:
     """A head with the shape and origin, then skew by batch size and by layer."""
     meta = facts.meta
     head = (
-        f"{meta.model}: {facts.tokens:,} tokens of {facts.requests:,} requests, {len(meta.layers)} MoE layers × "
-        f"{meta.experts} experts, top-{meta.top_k}, {facts.assignments:,} assignments, "
+        f"{meta.model}: {facts.tokens:,} tokens of {facts.requests:,} requests, "
+        f"{len(meta.layers)} MoE layers × {meta.experts} experts, top-{meta.top_k}, "
+        f"{facts.assignments:,} assignments, "
         f"{'with' if facts.weights else 'without'} gate weights"
     )
     origin = f"origin: {meta.origin or 'not stated'}; licence: {meta.licence or 'not stated'}"

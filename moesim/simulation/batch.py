@@ -1,19 +1,138 @@
-"""Which tokens of the trace make up each step of a run."""
+"""Which tokens of the trace make up each step of a run, where they are at home, and what they attend to."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moesim.errors import TraceError
+from moesim.spec.workload import Workload
 from traces.jit import jit
+from traces.routing import RoutingTrace
 
 # Positions before this one are tokens of the chat template, the same in almost every request: a batch
-# that starts there in lock-step would show an imbalance that no server sees.
+# that decodes from there in lock-step would show an imbalance that no server sees.
 FIRST_POSITION = 4
+
+
+@dataclass(frozen=True)
+class StepTokens:
+    """The tokens of one step, sorted by home rank. T tokens, G ranks.
+
+    Attributes:
+        row_T: row of the trace that each token replays.
+        offsets_G: [G + 1]; tokens offsets_G[g] to offsets_G[g + 1] have their home on rank g.
+        keys_T: tokens that each attends to, itself included; sliding windows not yet applied.
+        prefill_T: whether it is one of a chunk of consecutive tokens.
+        last_T: whether it is its sequence's last of this step, whose logits are asked for.
+    """
+
+    row_T: NDArray[np.int64]
+    offsets_G: NDArray[np.int64]
+    keys_T: NDArray[np.float64]
+    prefill_T: NDArray[np.bool_]
+    last_T: NDArray[np.bool_]
+
+    @property
+    def tokens_G(self) -> NDArray[np.int64]:
+        """Tokens at home on each rank."""
+        return np.diff(self.offsets_G)
+
+    def keys_G(self, window: float, *, prefill: bool) -> NDArray[np.float64]:
+        """Keys that each rank's decoding or prefill tokens attend to in a layer with this window."""
+        return self.per_rank(np.where(self.prefill_T == prefill, np.minimum(self.keys_T, window), 0.0))
+
+    def per_rank(self, values_T: NDArray[Any]) -> NDArray[np.float64]:
+        """The sum of a value over the tokens of each rank."""
+        G = len(self.offsets_G) - 1
+        home_T = np.repeat(np.arange(G), self.tokens_G)
+        return np.bincount(home_T, values_T, minlength=G).astype(np.float64)
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """One stream of randomness for each purpose, so that none shifts another."""
+
+    decode: np.random.Generator
+    prefill: np.random.Generator
+    tokens: np.random.Generator
+    contexts: np.random.Generator
+
+    @classmethod
+    def of(cls, seed: int) -> Seeds:
+        """Streams that follow from the scenario's seed."""
+        return cls(*(np.random.default_rng(each) for each in np.random.SeedSequence(seed).spawn(4)))
+
+
+def batches(trace: RoutingTrace, workload: Workload, ranks: int, seed: int) -> Iterator[StepTokens]:
+    """The tokens of each step of a workload.
+
+    Raises:
+        TraceError: the trace has no token where decoding could start.
+    """
+    seeds = Seeds.of(seed)
+    tokens_G = workload.tokens_per_gpu.per_rank(ranks, seeds.tokens)
+    chunk_G = np.zeros(ranks, np.int64)
+    if workload.phase == "prefill":
+        tokens_G, chunk_G = chunk_G, tokens_G
+    elif workload.prefill_tokens_per_gpu is not None:
+        chunk_G = workload.prefill_tokens_per_gpu.per_rank(ranks, seeds.tokens)
+    sequences = int(tokens_G.sum())
+    if workload.context.ranks is None:
+        context_B = workload.context.draw(sequences, seeds.contexts)
+        before_G = workload.context.per_rank(ranks, seeds.contexts)
+    else:
+        before_G = np.array(workload.context.ranks, np.int64)
+        context_B = np.repeat(before_G, tokens_G)
+    streams = [
+        _Stream(trace, int(chunk), int(before), seeds.prefill)
+        for chunk, before in zip(chunk_G, before_G, strict=True)
+        if chunk
+    ]
+    home_T = np.concatenate([np.repeat(np.arange(ranks), tokens_G), np.repeat(np.arange(ranks), chunk_G)])
+    order_T = np.argsort(home_T, kind="stable")
+    offsets_G = home_offsets(tokens_G + chunk_G)
+    prefill_T = np.repeat([False, True], [sequences, int(chunk_G.sum())])
+    keys_B = np.maximum(context_B, 1).astype(np.float64)
+    rows = decode_rows(trace.request_offsets, trace.position_T, sequences, workload.steps, seeds.decode)
+    for row_B in rows:
+        parts = [(row_B, keys_B, np.ones(sequences, bool)), *(stream.chunk() for stream in streams)]
+        row_T, keys_T, last_T = (np.concatenate(column)[order_T] for column in zip(*parts, strict=True))
+        yield StepTokens(row_T, offsets_G, keys_T, prefill_T[order_T], last_T)
+
+
+class _Stream:
+    """Prefill on one rank: request after request, each from its first token to its last, cut into chunks."""
+
+    def __init__(self, trace: RoutingTrace, chunk: int, before: int, rng: np.random.Generator) -> None:
+        self._offsets, self._position_T = trace.request_offsets, trace.position_T
+        self._chunk, self._before, self._rng = chunk, before, rng
+        self._next = self._end = 0
+        self._draw()
+        # Ranks are in the middle of their requests when the run starts, not all at a first token.
+        self._next = int(rng.integers(self._next, self._end))
+
+    def _draw(self) -> None:
+        request = int(self._rng.integers(len(self._offsets) - 1))
+        self._next, self._end = int(self._offsets[request]), int(self._offsets[request + 1])
+
+    def chunk(self) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.bool_]]:
+        """(rows, keys, last) of the next tokens."""
+        rows, last = np.empty(self._chunk, np.int64), np.zeros(self._chunk, bool)
+        filled = 0
+        while filled < self._chunk:
+            if self._next == self._end:
+                self._draw()
+            taken = min(self._chunk - filled, self._end - self._next)
+            rows[filled : filled + taken] = np.arange(self._next, self._next + taken)
+            self._next += taken
+            filled += taken
+            last[filled - 1] = True
+        return rows, self._position_T[rows] + (1.0 + self._before), last
 
 
 def decode_rows(
@@ -41,6 +160,9 @@ def decode_rows(
     Raises:
         TraceError: no request has a token at position 4 or later.
     """
+    if batch == 0:
+        yield from (np.empty(0, np.int64) for _ in range(steps))
+        return
     ends_R = request_offsets[1:]
     starts_R = np.array(
         [
@@ -77,18 +199,20 @@ def home_offsets(tokens_G: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def gather_ids(
-    ids_TLK: NDArray[np.uint8] | NDArray[np.uint16], row_B: NDArray[np.int64]
+    ids_TLK: NDArray[np.uint8] | NDArray[np.uint16], row_B: NDArray[np.int64], layers: slice = slice(None)
 ) -> NDArray[np.int16]:
     """ids_LBK, int16: the experts of the chosen rows, layer by layer."""
-    _, L, K = ids_TLK.shape
-    ids_LBK = np.empty((L, len(row_B), K), np.int16)
-    _gather(ids_TLK, row_B, ids_LBK)
+    chosen_TLK = ids_TLK[:, layers]
+    ids_LBK = np.empty((chosen_TLK.shape[1], len(row_B), chosen_TLK.shape[2]), np.int16)
+    _gather(chosen_TLK, row_B, ids_LBK)
     return ids_LBK
 
 
-def gather_weights(weights_TLK: NDArray[np.floating], row_B: NDArray[np.int64]) -> NDArray[np.float32]:
+def gather_weights(
+    weights_TLK: NDArray[np.floating], row_B: NDArray[np.int64], layers: slice = slice(None)
+) -> NDArray[np.float32]:
     """weights_LBK, float32: their gate weights."""
-    return np.ascontiguousarray(weights_TLK[row_B].astype(np.float32).transpose(1, 0, 2))
+    return np.ascontiguousarray(weights_TLK[row_B, layers].astype(np.float32).transpose(1, 0, 2))
 
 
 @jit

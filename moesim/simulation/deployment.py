@@ -6,16 +6,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from moesim.errors import PlacementError, PolicyError, SpecError, TraceError
 from moesim.hardware.kernels import Kernels
-from moesim.hardware.network import Fabric
+from moesim.hardware.network import Fabric, Network, Ports
 from moesim.hardware.profile import Profile
 from moesim.routing.catalogue import policy_from
 from moesim.routing.policy import Policy
-from moesim.simulation.memory import check_memory, memory_G
+from moesim.simulation.batch import batches
+from moesim.simulation.memory import Memory, check_memory, memory
 from moesim.simulation.operations import Bytes
 from moesim.spec.model import Model
 from moesim.spec.scenario import Scenario
@@ -39,7 +37,7 @@ class Deployment:
 
     Attributes:
         trace: the whole trace; ``replayed`` is the part of it that the run draws its batches from.
-        memory_G: bytes on each GPU.
+        memory: bytes on each GPU.
     """
 
     scenario: Scenario
@@ -47,13 +45,7 @@ class Deployment:
     replayed: RoutingTrace
     placement: Placement
     policy: Policy
-    memory_G: NDArray[np.float64]
-
-    @property
-    def tokens_G(self) -> NDArray[np.int64]:
-        """Tokens at home on each GPU, in every step."""
-        parallelism, workload = self.scenario.parallelism, self.scenario.workload
-        return np.full(parallelism.ep, workload.tokens_per_gpu, np.int64)
+    memory: Memory
 
     def kernels(self, profile: Profile) -> Kernels:
         """The kernel model with this profile."""
@@ -71,6 +63,10 @@ class Deployment:
             nvlink.latency,
             nic.latency,
         )
+
+    def network(self, profile: Profile) -> Network:
+        """The model that ends collectives, on the links as this profile has them."""
+        return Ports(self.fabric(profile))
 
     def copy_bytes(self) -> Bytes:
         """Bytes of a token on a wire."""
@@ -95,9 +91,10 @@ def deploy(scenario: Scenario) -> Deployment:
             got=policy.name,
         )
     placement, replayed = _place(scenario, trace)
-    bytes_G = memory_G(scenario, placement)
-    check_memory(scenario, bytes_G)
-    return Deployment(scenario, trace, replayed, placement, policy, bytes_G)
+    first = next(batches(replayed, scenario.workload, scenario.parallelism.ep, scenario.seed))
+    needed = memory(scenario, placement, first)
+    check_memory(scenario, needed)
+    return Deployment(scenario, trace, replayed, placement, policy, needed)
 
 
 def load_trace(scenario: Scenario) -> RoutingTrace:

@@ -14,8 +14,8 @@ import numpy as np
 import simpy
 from numpy.typing import NDArray
 
-from moesim.hardware.network import Fabric
-from moesim.simulation.operations import NetworkModel, Operation, Transfer
+from moesim.hardware.network import Network
+from moesim.simulation.operations import Operation, Transfer
 
 FloatArray = NDArray[np.float64]
 
@@ -39,10 +39,8 @@ class StepClock:
 class Meeting:
     """A collective: gathers the times at which ranks enter, then tells each when it may leave."""
 
-    def __init__(
-        self, env: simpy.Environment, ranks: int, transfer: Transfer, network: NetworkModel, fabric: Fabric
-    ) -> None:
-        self._env, self._transfer, self._network, self._fabric = env, transfer, network, fabric
+    def __init__(self, env: simpy.Environment, ranks: int, transfer: Transfer, network: Network) -> None:
+        self._env, self._transfer, self._network = env, transfer, network
         self._entered_G = [0.0] * ranks
         self._absent = ranks
         self.met = env.event()
@@ -57,28 +55,25 @@ class Meeting:
             self.start_s = self._env.now
             transfer = self._transfer
             entered_G = np.array(self._entered_G)
-            end_G = self._network(entered_G, transfer.first_GG, transfer.second_GG, self._fabric)
+            end_G = self._network.collective(entered_G, transfer.first_GG, transfer.second_GG)
             self.end_G = end_G.tolist()
             self.met.succeed()
         return self.met
 
 
-def simulate(
-    steps: Iterable[Sequence[Operation]], ranks: int, network: NetworkModel, fabric: Fabric
-) -> Iterator[StepClock]:
+def simulate(steps: Iterable[Sequence[Operation]], ranks: int, network: Network) -> Iterator[StepClock]:
     """Run steps one after the other on one clock, and yield when each operation ran.
 
     Args:
         steps: the operations of each step; consumed lazily, one step at a time.
         ranks: G, the length of every operation's arrays.
-        network: the model that ends collectives, for example ``ports``.
-        fabric: its links.
+        network: the model that ends collectives.
     """
     env = simpy.Environment()
     for operations in steps:
         start_s = env.now
         meetings = [
-            Meeting(env, ranks, operation.transfer, network, fabric) if operation.transfer else None
+            Meeting(env, ranks, operation.transfer, network) if operation.transfer else None
             for operation in operations
         ]
         seconds_OG = [operation.seconds_G.tolist() for operation in operations]

@@ -2,47 +2,68 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
 from moesim.errors import MemoryFitError
+from moesim.simulation.batch import StepTokens
 from moesim.spec.scenario import Scenario
 from moesim.units import format_bytes
 from placement.placement import EMPTY, Placement
 
 
-def memory_G(scenario: Scenario, placement: Placement) -> NDArray[np.float64]:
-    """Bytes of weights and KV cache on each GPU, [G].
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on each GPU, [G]."""
+
+    weights_G: NDArray[np.float64]
+    cache_G: NDArray[np.float64]
+
+    @property
+    def total_G(self) -> NDArray[np.float64]:
+        """Weights and KV cache together."""
+        return self.weights_G + self.cache_G
+
+
+def memory(scenario: Scenario, placement: Placement, tokens: StepTokens) -> Memory:
+    """What the weights and the sequences of one step take.
 
     The sequences of an attention group of tp GPUs are cached by all of them, each its share of the heads.
     """
     model, tp = scenario.model, scenario.parallelism.tp
     common = model.weight_bytes(scenario.parallelism.ep, tp, slots=0).total
-    sequences = scenario.workload.tokens_per_gpu * tp
-    cache = sequences * model.kv_cache_bytes(scenario.workload.context, tp)
-    experts_G = np.zeros(placement.gpus)
+    weights_G = np.full(placement.gpus, common)
     held_S = (placement.slot_expert_LS != EMPTY).sum(axis=0)
-    np.add.at(experts_G, placement.slot_gpu_S, held_S * model.expert_bytes)
-    return experts_G + common + cache
+    np.add.at(weights_G, placement.slot_gpu_S, held_S * model.expert_bytes)
+    # A sequence caches all that its last token attends to; a sliding layer keeps its window only.
+    windows = Counter(model.attention_context(layer, np.inf) for layer in range(model.layers))
+    cached_G = np.zeros(placement.gpus)
+    for window, layers in windows.items():
+        cached_G += layers * tokens.per_rank(np.where(tokens.last_T, np.minimum(tokens.keys_T, window), 0.0))
+    group_G = np.repeat(cached_G.reshape(-1, tp).sum(axis=1), tp)
+    return Memory(weights_G, group_G * model.kv_bytes_per_token * model.attention.kv_share(tp))
 
 
-def check_memory(scenario: Scenario, bytes_G: NDArray[np.float64]) -> None:
+def check_memory(scenario: Scenario, needed: Memory) -> None:
     """Refuse a deployment that does not fit.
 
     Raises:
         MemoryFitError: with how much is missing and what would fit.
     """
-    usable = scenario.cluster.gpu.memory * scenario.profile.memory
-    needed = float(bytes_G.max())
-    if needed <= usable:
+    gpu, share = scenario.cluster.gpu, scenario.profile.memory
+    usable = gpu.memory * share
+    fullest = int(needed.total_G.argmax())
+    total, cache = float(needed.total_G[fullest]), float(needed.cache_G[fullest])
+    if total <= usable:
         return
-    cache = scenario.model.kv_cache_bytes(scenario.workload.context, scenario.parallelism.tp)
-    cache *= scenario.workload.tokens_per_gpu * scenario.parallelism.tp
     raise MemoryFitError(
-        f"{scenario.model.name} on {scenario.parallelism.ep} GPUs needs {format_bytes(needed)} on GPU "
-        f"{int(bytes_G.argmax())} ({format_bytes(needed - cache)} weights, {format_bytes(cache)} KV cache); "
-        f"{format_bytes(needed - usable)} more than {scenario.cluster.gpu.name} offers "
-        f"({scenario.profile.memory:.0%} of {format_bytes(scenario.cluster.gpu.memory)}): raise "
-        "parallelism.ep, or lower workload.tokens_per_gpu or workload.context",
+        f"{scenario.model.name} on {scenario.parallelism.ep} GPUs needs {format_bytes(total)} on GPU "
+        f"{fullest} ({format_bytes(total - cache)} weights, {format_bytes(cache)} KV cache), "
+        f"{format_bytes(total - usable)} more than {gpu.name} offers ({share:.0%} of "
+        f"{format_bytes(gpu.memory)}): raise parallelism.ep, or lower workload.tokens_per_gpu or "
+        "workload.context",
         field="cluster.gpu.memory",
     )

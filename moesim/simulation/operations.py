@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moesim.hardware.kernels import Kernels, group_rows
-from moesim.hardware.network import Fabric
+from moesim.hardware.network import Fabric, Network
 from moesim.hardware.profile import Phase
+from moesim.simulation.batch import StepTokens
 from moesim.simulation.work import Work
 from moesim.spec.model import DTYPE_BYTES
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
-NetworkModel = Callable[[FloatArray, FloatArray, FloatArray, Fabric], FloatArray]
 
 # One fp32 scale for each 128 values of an fp8 vector (DeepSeek-V3 technical report, section 3.3.2).
 _FP8_BLOCK, _FP8_SCALE_BYTES = 128, 4
@@ -92,23 +92,24 @@ def step_operations(
     fabric: Fabric,
     work: Work,
     slot_gpu_S: NDArray[np.int32],
-    tokens_G: IntArray,
-    context: float,
+    tokens: StepTokens,
     copy: Bytes,
+    graph_sizes: Sequence[int] | None = None,
 ) -> list[Operation]:
-    """The operations of one decode step, in program order.
+    """The operations of one step, in program order.
 
     Args:
         kernels, fabric: the cost models.
         work: what was counted, one row for each MoE layer of the model.
         slot_gpu_S: the GPU of each slot.
-        tokens_G: tokens at home on each GPU.
-        context: tokens in the KV cache of each sequence.
+        tokens: what was asked, where it is at home and what it attends to.
         copy: bytes of a token on a wire.
+        graph_sizes: batch sizes to which all that runs at home is padded.
     """
     model, profile = kernels.model, kernels.profile
+    tokens_G = tokens.tokens_G
     G = len(tokens_G)
-    tokens_f_G = tokens_G.astype(np.float64)
+    padded_G = padded(tokens_G, graph_sizes)
     none_G = np.zeros(G)
     no_assignments_G = np.zeros(G, np.int64)
 
@@ -118,20 +119,24 @@ def step_operations(
         return Operation(phase, layer, busy_G, wire_G, overhead_s, no_assignments_G, tokens_G)
 
     # Layers differ in routing and, with sliding windows, in attention; the rest is computed once.
-    keys = {layer: model.attention_context(layer, context) for layer in range(model.layers)}
-    by_keys = {count: layer for layer, count in keys.items()}
-    attention_s = {count: kernels.attention(tokens_f_G, context, layer) for count, layer in by_keys.items()}
-    reduce_G = _attention_group_s(kernels, fabric, tokens_f_G)
-    router_G = kernels.router(tokens_f_G)
-    shared_G = kernels.shared_expert(tokens_f_G) if model.experts.shared_width else None
-    dense_G = kernels.dense(tokens_f_G) if len(model.moe_layers) < model.layers else none_G
+    window = {layer: model.attention_context(layer, np.inf) for layer in range(model.layers)}
+    attention_s = {
+        size: kernels.attention(
+            padded_G, tokens.keys_G(size, prefill=False), tokens.keys_G(size, prefill=True)
+        )
+        for size in set(window.values())
+    }
+    reduce_G = _attention_group_s(kernels, fabric, padded_G)
+    router_G = kernels.router(padded_G)
+    shared_G = kernels.shared_expert(padded_G) if model.experts.shared_width else None
+    dense_G = kernels.dense(padded_G) if len(model.moe_layers) < model.layers else none_G
     experts_LG = kernels.experts(work.tokens_LS, slot_gpu_S, G)
     served_LG = group_rows(work.tokens_LS, slot_gpu_S, G, np.zeros(0, np.int64))[2].astype(np.int64)
     row = {layer: i for i, layer in enumerate(model.moe_layers)}
 
     operations = []
     for layer in range(model.layers):
-        operations.append(local("attention", layer, attention_s[keys[layer]], reduce_G))
+        operations.append(local("attention", layer, attention_s[window[layer]], reduce_G))
         if layer not in row:
             operations.append(local("dense", layer, dense_G))
             continue
@@ -152,9 +157,23 @@ def step_operations(
             operations.append(
                 Operation(phase, layer, busy_G, none_G, overhead_s, served_G, unique_G, transfer)  # type: ignore[arg-type]
             )
-    head = local("other", -1, kernels.head(tokens_f_G))
+    head = local("other", -1, kernels.head(tokens.per_rank(tokens.last_T)))
     operations.append(replace(head, overhead_s=head.overhead_s + profile.step))
     return operations
+
+
+def padded(tokens_G: IntArray, graph_sizes: Sequence[int] | None) -> FloatArray:
+    """Tokens that each GPU computes: those of the smallest graph that holds the fullest GPU's batch.
+
+    All ranks replay a graph of the same size, or none does (SGLang 0.5, vLLM 0.33: the largest batch of the
+    data-parallel ranks decides).
+
+    >>> padded(np.array([3, 5]), [1, 2, 4, 8]).tolist(), padded(np.array([3, 9]), [1, 2, 4, 8]).tolist()
+    ([8.0, 8.0], [3.0, 9.0])
+    """
+    most = int(tokens_G.max())
+    fitting = [size for size in graph_sizes or () if size >= most]
+    return np.full(len(tokens_G), min(fitting), np.float64) if fitting else tokens_G.astype(np.float64)
 
 
 def dispatch_transfer(sent_GG: FloatArray, relayed_GG: FloatArray, copy_bytes: float) -> Transfer:
@@ -178,7 +197,7 @@ def combine_transfer(
     return Transfer(inside_GG, np.where(across_GG, back_GG, 0.0))
 
 
-def even(operations: Sequence[Operation], network: NetworkModel, fabric: Fabric) -> list[Operation]:
+def even(operations: Sequence[Operation], network: Network) -> list[Operation]:
     """The same step with each phase evened out, as one GPU that stands for all of them.
 
     Each operation takes every GPU the mean over GPUs of its own duration; a collective's own duration is
@@ -189,7 +208,7 @@ def even(operations: Sequence[Operation], network: NetworkModel, fabric: Fabric)
     for operation in operations:
         transfer, wire_G = operation.transfer, operation.wire_G
         if transfer is not None:
-            wire_G = network(np.zeros(len(wire_G)), transfer.first_GG, transfer.second_GG, fabric)
+            wire_G = network.collective(np.zeros(len(wire_G)), transfer.first_GG, transfer.second_GG)
         busy_1, wire_1 = np.array([operation.busy_G.mean()]), np.array([wire_G.mean()])
         evened.append(replace(operation, busy_G=busy_1, wire_G=wire_1, transfer=None))
     return evened

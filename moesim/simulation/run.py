@@ -2,63 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
-from moesim.hardware.network import NETWORKS, Fabric
-from moesim.hardware.profile import DATA_SHEET, Profile
-from moesim.routing.policy import Batch, Outcome
-from moesim.routing.replicas import REPLICA_CHOICES
-from moesim.simulation.batch import decode_rows, gather_ids, gather_weights, home_offsets
+from moesim.hardware.network import Fabric, Network
+from moesim.hardware.profile import DATA_SHEET
 from moesim.simulation.deployment import Deployment
 from moesim.simulation.engine import simulate
 from moesim.simulation.operations import (
-    NetworkModel,
     Operation,
     even,
-    step_operations,
     without_network,
     without_overhead,
 )
 from moesim.simulation.recording import Recording
-from moesim.simulation.work import Work, count_work
+from moesim.simulation.steps import Steps
+from moesim.simulation.tally import Tally
 from traces.timeline import Timeline, WorkTable
-
-
-@dataclass
-class Tally:
-    """What the policy did, summed over layers and steps; assignments, and gate mass where it is known."""
-
-    wished: int = 0
-    kept: int = 0
-    rerouted: int = 0
-    dropped: int = 0
-    added: int = 0
-    gate_mass: float = 0.0
-    gate_mass_lost: float = 0.0
-    weighted: bool = True
-    # Sums of capacity·E over what has a capacity, and of the assignments there.
-    room: int = 0
-    limited: int = 0
-
-    def add(self, outcome: Outcome, experts: int) -> None:
-        """Count one layer of one step."""
-        self.wished += outcome.wished
-        self.kept += outcome.kept
-        self.rerouted += outcome.rerouted
-        self.dropped += outcome.dropped
-        self.added += outcome.added
-        if outcome.gate_mass is None or outcome.gate_mass_lost is None:
-            self.weighted = False
-        else:
-            self.gate_mass += outcome.gate_mass
-            self.gate_mass_lost += outcome.gate_mass_lost
-        if outcome.capacity is not None:
-            self.room += outcome.capacity * experts
-            self.limited += outcome.wished
 
 
 @dataclass
@@ -82,6 +42,7 @@ class Run:
 
     Attributes:
         slots: tokens of each slot; ``work()`` has the copies too.
+        tokens: of all ranks and steps together.
         bounds_s: per phase, seconds of a step at data-sheet peak, averaged over GPUs.
         cross_node_bytes: bytes over NICs, all steps together.
     """
@@ -90,6 +51,7 @@ class Run:
     timeline: Timeline
     slots: WorkTable
     recording: Recording
+    tokens: int
     tally: Tally
     even: EvenSeconds
     bounds_s: dict[str, float]
@@ -100,87 +62,27 @@ class Run:
         return self.recording.work(self.deployment.copy_bytes())
 
 
-@dataclass
-class _Steps:
-    """Makes the operations of each step when the engine asks for them, and remembers what they were."""
-
-    deployment: Deployment
-    tally: Tally = field(default_factory=Tally)
-    made: tuple[Work, list[Operation]] | None = None
-
-    def __iter__(self) -> Iterator[list[Operation]]:
-        deployment, scenario = self.deployment, self.deployment.scenario
-        replayed = deployment.replayed
-        offsets_G = home_offsets(deployment.tokens_G)
-        count_LE, slots_LER = deployment.placement.replica_table()
-        choose = REPLICA_CHOICES[scenario.replicas]
-        # One stream of randomness for each purpose: a later purpose will not shift this one.
-        (batch_seed,) = np.random.SeedSequence(scenario.seed).spawn(1)
-        rows = decode_rows(
-            replayed.request_offsets,
-            replayed.position_T,
-            int(offsets_G[-1]),
-            scenario.workload.steps,
-            np.random.default_rng(batch_seed),
-        )
-        for row_B in rows:
-            ids_LTK = self._route(row_B, offsets_G)
-            slot_LTK = choose(ids_LTK, offsets_G, count_LE, slots_LER)
-            work = count_work(
-                slot_LTK,
-                offsets_G,
-                deployment.placement.slot_gpu_S,
-                deployment.fabric(scenario.profile).gpus_per_node,
-                scenario.dispatch.mode,
-            )
-            operations = self.operations(work, scenario.profile)
-            self.made = work, operations
-            yield operations
-
-    def operations(self, work: Work, profile: Profile) -> list[Operation]:
-        """What this work costs with this profile."""
-        deployment = self.deployment
-        return step_operations(
-            deployment.kernels(profile),
-            deployment.fabric(profile),
-            work,
-            deployment.placement.slot_gpu_S,
-            deployment.tokens_G,
-            deployment.scenario.workload.context,
-            deployment.copy_bytes(),
-        )
-
-    def _route(self, row_B: NDArray[np.int64], offsets_G: NDArray[np.int64]) -> NDArray[np.int16]:
-        """Experts of the batch after the policy, and what it changed into the tally."""
-        trace, policy = self.deployment.replayed, self.deployment.policy
-        experts = trace.meta.experts
-        ids_LTK = gather_ids(trace.ids_TLK, row_B)
-        weights_LTK = None if trace.weights_TLK is None else gather_weights(trace.weights_TLK, row_B)
-        for layer, ids_TK in enumerate(ids_LTK):
-            weights_TK = None if weights_LTK is None else weights_LTK[layer]
-            outcome = policy.apply(Batch(ids_TK, weights_TK, offsets_G, experts))
-            self.tally.add(outcome, experts)
-            ids_LTK[layer] = outcome.ids_TK
-        return ids_LTK
-
-
 def run(deployment: Deployment) -> Run:
     """Simulate a deployment at resolution ``event``."""
     scenario = deployment.scenario
-    network = NETWORKS["ports" if scenario.network == "auto" else scenario.network]
+    network = deployment.network(scenario.profile)
     fabric = deployment.fabric(scenario.profile)
-    steps = _Steps(deployment)
+    steps = Steps(deployment)
     recording = Recording(scenario.name, scenario.model.moe_layers)
     evened = EvenSeconds()
     bounds_s: dict[str, float] = {}
-    crossed = 0.0
-    for step, clock in enumerate(simulate(steps, scenario.parallelism.ep, network, fabric)):
+    crossed, tokens = 0.0, 0
+    for step, clock in enumerate(simulate(steps, scenario.parallelism.ep, network)):
         assert steps.made is not None  # the engine has just run these operations
-        work, operations = steps.made
+        made = steps.made
+        operations = made.operations
+        tokens += len(made.tokens.row_T)
         recording.add_step(step, clock, operations)
-        recording.add_work(work)
-        _add_even(evened, operations, network, fabric)
-        _add_bounds(bounds_s, steps.operations(work, DATA_SHEET), deployment.fabric(DATA_SHEET))
+        recording.add_work(made.work)
+        _add_even(evened, operations, network)
+        _add_bounds(
+            bounds_s, steps.operations(made.tokens, made.work, DATA_SHEET), deployment.fabric(DATA_SHEET)
+        )
         crossed += sum(
             operation.transfer.cross_node_bytes(fabric.gpus_per_node)
             for operation in operations
@@ -192,6 +94,7 @@ def run(deployment: Deployment) -> Run:
         recording.timeline(),
         recording.slots(),
         recording,
+        tokens,
         steps.tally,
         evened,
         per_step,
@@ -199,19 +102,17 @@ def run(deployment: Deployment) -> Run:
     )
 
 
-def _add_even(
-    total: EvenSeconds, operations: Sequence[Operation], network: NetworkModel, fabric: Fabric
-) -> None:
-    balanced = even(operations, network, fabric)
+def _add_even(total: EvenSeconds, operations: Sequence[Operation], network: Network) -> None:
+    balanced = even(operations, network)
     no_network = without_network(balanced)
-    total.balanced += _seconds(balanced, network, fabric)
-    total.no_network += _seconds(no_network, network, fabric)
-    total.no_overhead += _seconds(without_overhead(no_network), network, fabric)
+    total.balanced += _seconds(balanced, network)
+    total.no_network += _seconds(no_network, network)
+    total.no_overhead += _seconds(without_overhead(no_network), network)
 
 
-def _seconds(operations: Sequence[Operation], network: NetworkModel, fabric: Fabric) -> float:
+def _seconds(operations: Sequence[Operation], network: Network) -> float:
     """Length of a step whose GPUs are all equal, simulated with one of them."""
-    (clock,) = simulate([operations], 1, network, fabric)
+    (clock,) = simulate([operations], 1, network)
     return clock.end_s - clock.start_s
 
 

@@ -15,7 +15,8 @@ What stays on its own GPU is never a copy. Combine sends the same copies backwar
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Any, get_args
 
 import numpy as np
@@ -42,6 +43,14 @@ class Work:
     unique_LG: NDArray[np.int32]
     sent_LGG: NDArray[np.int32]
     relayed_LGG: NDArray[np.int32]
+
+    @classmethod
+    def join(cls, blocks: Sequence[Work]) -> Work:
+        """Blocks of layers, in order, as one."""
+        if len(blocks) == 1:
+            return blocks[0]
+        names = [field.name for field in fields(cls)]
+        return cls(*(np.concatenate([getattr(block, name) for block in blocks]) for name in names))
 
 
 def count_work(

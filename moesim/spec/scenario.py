@@ -66,6 +66,10 @@ class Scenario(Strict):
                 "flops",
                 got=cluster.gpu.name,
             )
+        for name, amount in self.workload.amounts.items():
+            if amount.ranks is not None and len(amount.ranks) != ep:
+                entries = f"{len(amount.ranks)} entries"
+                raise fault(f"must have one entry for each of {ep} ranks", "workload", name, got=entries)
         self._check_slots()
         if self.profile.gpu not in ("any", cluster.gpu.name):
             raise fault(

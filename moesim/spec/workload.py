@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from moesim.spec.amount import Amount
 from moesim.spec.base import Count, Number, Strict, fault
 
 DispatchMode = Literal["per_expert", "per_gpu", "per_node"]
@@ -26,18 +27,47 @@ class Parallelism(Strict):
 
 
 class Workload(Strict):
-    """Decoding: each step adds one token to each of ``tokens_per_gpu`` sequences on every GPU.
+    """What every step asks of each GPU.
 
     Attributes:
-        tokens_per_gpu: sequences with their home on each GPU.
-        context: tokens in the KV cache of each sequence.
+        phase: ``decode``: each step adds one token to each of ``tokens_per_gpu`` sequences. ``prefill``:
+            each step takes a chunk of ``tokens_per_gpu`` consecutive tokens of few requests. ``mixed``:
+            decoding, with a chunk of ``prefill_tokens_per_gpu`` beside it.
+        tokens_per_gpu, prefill_tokens_per_gpu: for each rank; a distribution is drawn once for each rank.
+        context: decoding: tokens in the KV cache of each sequence, drawn for each sequence where it is a
+            distribution. Prefill: tokens cached before the first of each request.
         steps: forward passes to simulate.
+        graph_sizes: batch sizes for which a graph was captured: every rank runs with the tokens of the
+            smallest graph that holds the fullest rank's batch; larger batches run without a graph.
     """
 
-    phase: Literal["decode"] = "decode"
-    tokens_per_gpu: Annotated[int, Field(strict=True, ge=1, le=1 << 16)]
-    context: Count
+    phase: Literal["decode", "prefill", "mixed"] = "decode"
+    tokens_per_gpu: Amount
+    prefill_tokens_per_gpu: Amount | None = None
+    context: Amount
     steps: Annotated[int, Field(strict=True, ge=1, le=1 << 20)] = 10
+    graph_sizes: tuple[Count, ...] | None = None
+
+    @model_validator(mode="after")
+    def _fits_its_phase(self) -> Workload:
+        if (self.phase == "mixed") != (self.prefill_tokens_per_gpu is not None):
+            rule = "is missing: phase mixed needs it" if self.phase == "mixed" else "belongs to phase mixed"
+            raise fault(rule, "prefill_tokens_per_gpu", got=self.prefill_tokens_per_gpu)
+        for name in ("tokens_per_gpu", "prefill_tokens_per_gpu"):
+            amount: Amount | None = getattr(self, name)
+            if amount is not None and (
+                amount.each == 0 or (amount.ranks is not None and not any(amount.ranks))
+            ):
+                raise fault("must be at least 1 on some rank", name, got=0)
+        return self
+
+    @property
+    def amounts(self) -> dict[str, Amount]:
+        """The amounts by field; a list among them has one entry for each rank."""
+        named = {"tokens_per_gpu": self.tokens_per_gpu, "context": self.context}
+        if self.prefill_tokens_per_gpu is not None:
+            named["prefill_tokens_per_gpu"] = self.prefill_tokens_per_gpu
+        return named
 
 
 class Synthesis(Strict):

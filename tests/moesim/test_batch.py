@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moesim.errors import TraceError
-from moesim.simulation.batch import FIRST_POSITION, decode_rows, gather_ids, gather_weights, home_offsets
+from moesim.errors import SpecError, TraceError
+from moesim.simulation.batch import (
+    FIRST_POSITION,
+    batches,
+    decode_rows,
+    gather_ids,
+    gather_weights,
+    home_offsets,
+)
+from moesim.spec.base import validate
+from moesim.spec.workload import Workload
+from traces.meta import TraceMeta
+from traces.routing import RoutingTrace
 
 
 def trace(lengths: list[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -70,3 +83,107 @@ def test_gather_takes_rows_in_order() -> None:
 
 def test_home_offsets() -> None:
     assert home_offsets(np.array([2, 0, 3])).tolist() == [0, 2, 2, 5]
+
+
+def routing(lengths: list[int]) -> RoutingTrace:
+    """A trace whose ids do not matter."""
+    _, position = trace(lengths)
+    request = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
+    ids = np.tile(np.array([[[0, 1]]], np.uint8), (len(position), 1, 1))
+    meta = TraceMeta("none", 2, 2, (0,), "", "")
+    return RoutingTrace(meta, ids, None, request, position, None, None, None, (), None, None)
+
+
+def workload(**fields: Any) -> Workload:
+    return validate(Workload, {"context": 100, "steps": 6} | fields)
+
+
+def test_prefill_takes_requests_from_their_first_token_to_their_last() -> None:
+    replayed = routing([7, 12, 9])
+    steps = list(batches(replayed, workload(phase="prefill", tokens_per_gpu=[5, 0, 8]), 3, seed=1))
+    for rank, chunk in ((0, 5), (2, 8)):
+        own = [slice(step.offsets_G[rank], step.offsets_G[rank + 1]) for step in steps]
+        rows = np.concatenate([step.row_T[part] for step, part in zip(steps, own, strict=True)])
+        last = np.concatenate([step.last_T[part] for step, part in zip(steps, own, strict=True)])
+        ends = np.isin(rows + 1, replayed.request_offsets)
+        # Inside a request the rows follow each other; after its end another one starts at its first token.
+        assert (rows[1:][~ends[:-1]] == rows[:-1][~ends[:-1]] + 1).all()
+        assert np.isin(rows[1:][ends[:-1]], replayed.request_offsets).all()
+        chunk_ends = np.arange(1, len(rows) + 1) % chunk == 0
+        np.testing.assert_array_equal(last, ends | chunk_ends)
+    for step in steps:
+        assert step.tokens_G.tolist() == [5, 0, 8]
+        assert step.prefill_T.all()
+        # 100 tokens were cached before each request; a token attends to itself and all before it.
+        np.testing.assert_array_equal(step.keys_T, replayed.position_T[step.row_T] + 101)
+
+
+def test_mixed_steps_put_a_chunk_beside_the_sequences_of_each_rank() -> None:
+    asked = workload(phase="mixed", tokens_per_gpu=[2, 3], prefill_tokens_per_gpu=4, context=[10, 20])
+    for step in batches(routing([30, 40]), asked, 2, seed=0):
+        assert step.offsets_G.tolist() == [0, 6, 13]
+        assert step.prefill_T.tolist() == [False] * 2 + [True] * 4 + [False] * 3 + [True] * 4
+        assert step.keys_T[~step.prefill_T].tolist() == [10.0] * 2 + [20.0] * 3
+        assert step.last_T[~step.prefill_T].all()
+        decoding = step.keys_G(15.0, prefill=False)
+        assert decoding.tolist() == [20.0, 45.0]
+
+
+def test_decoding_is_the_same_beside_a_chunk() -> None:
+    """Each purpose draws from its own stream of randomness."""
+    replayed = routing([30, 40, 50])
+    alone = list(batches(replayed, workload(tokens_per_gpu=4), 2, seed=5))
+    asked = workload(phase="mixed", tokens_per_gpu=4, prefill_tokens_per_gpu=3)
+    beside = list(batches(replayed, asked, 2, seed=5))
+    for one, two in zip(alone, beside, strict=True):
+        np.testing.assert_array_equal(one.row_T, two.row_T[~two.prefill_T])
+
+
+def test_distributions_are_drawn_once_for_ranks_and_for_sequences() -> None:
+    asked = workload(
+        tokens_per_gpu={"uniform": [0, 50]}, context={"lognormal": {"mean": 1000, "sigma": 1.0}}, steps=3
+    )
+    first, second, third = batches(routing([300]), asked, 64, seed=2)
+    assert first.tokens_G.min() < 10
+    assert first.tokens_G.max() > 40
+    assert first.keys_T.mean() == pytest.approx(1000, rel=0.2)
+    assert len(set(first.keys_T)) > 100
+    for later in (second, third):
+        np.testing.assert_array_equal(first.offsets_G, later.offsets_G)
+        np.testing.assert_array_equal(first.keys_T, later.keys_T)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"tokens_per_gpu": -1}, "tokens_per_gpu: must be from 0"),
+        ({"tokens_per_gpu": True}, "tokens_per_gpu: must be a whole number, a list"),
+        ({"tokens_per_gpu": "8"}, "tokens_per_gpu: must be a whole number, a list"),
+        ({"tokens_per_gpu": 0}, "tokens_per_gpu: must be at least 1 on some rank"),
+        ({"tokens_per_gpu": [0, 0]}, "tokens_per_gpu: must be at least 1 on some rank"),
+        ({"tokens_per_gpu": {"uniform": [5, 2]}}, "tokens_per_gpu.uniform: must ascend"),
+        ({"tokens_per_gpu": {"uniform": [1, 2], "each": 3}}, "exactly one way"),
+        ({"tokens_per_gpu": {"normal": 3}}, "unknown key"),
+        (
+            {"tokens_per_gpu": 1, "context": {"lognormal": {"mean": 0, "sigma": 1}}},
+            "mean: must be greater than 0",
+        ),
+        ({"tokens_per_gpu": 1, "phase": "mixed"}, "prefill_tokens_per_gpu: is missing"),
+        (
+            {"tokens_per_gpu": 1, "prefill_tokens_per_gpu": 3},
+            "prefill_tokens_per_gpu: belongs to phase mixed",
+        ),
+        ({"tokens_per_gpu": 1, "graph_sizes": [0]}, "graph_sizes[0]: must be at least 1"),
+    ],
+)
+def test_bad_amounts_are_named(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        workload(**fields)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "amount", [5, [1, 2], {"uniform": [1, 9]}, {"lognormal": {"mean": 3.5, "sigma": 0.5}}]
+)
+def test_amounts_are_written_as_they_were_given(amount: Any) -> None:
+    assert workload(tokens_per_gpu=amount).model_dump(mode="json")["tokens_per_gpu"] == amount

@@ -84,7 +84,10 @@ def test_more_tokens_never_take_less_time(seed: int, gpus: int) -> None:
     few, many = rng.integers(0, 300, gpus).astype(float), rng.integers(300, 600, gpus).astype(float)
     for phase in (kernels().router, kernels().shared_expert, kernels().dense, kernels().head):
         assert (phase(many) >= phase(few)).all()
-    assert (kernels().attention(many, 2000, 3) >= kernels().attention(few, 1000, 3)).all()
+    less, none = kernels().attention(few, 1000 * few, 90 * few), np.zeros(gpus)
+    assert (kernels().attention(many, 2000 * many, 90 * few) >= less).all()
+    assert (kernels().attention(few, 1000 * few, 99 * few) >= less).all()
+    assert (less >= kernels().attention(few, none, none)).all()
 
 
 @given(seed=st.integers(0, 2**32))
@@ -121,30 +124,32 @@ def test_attention_reads_the_cache_once_and_the_latent_on_every_rank() -> None:
     gpu = cluster().gpu
     tokens = np.array([4.0, 4.0])
     context = 50_000.0  # long enough that the cache outweighs the projections
-    seconds = {
-        tp: kernels(model(), DATA_SHEET, tp).attention(tokens, context, 0)
-        - kernels(model(), DATA_SHEET, tp).attention(tokens, 0.0, 0)
-        for tp in (1, 2)
-    }
+    none = np.zeros(2)
+
+    def cached(which: Model, tp: int) -> Any:
+        """What the cache adds to the projections."""
+        model_kernels = kernels(which, DATA_SHEET, tp)
+        long = model_kernels.attention(tokens, tokens * context, none)
+        return long - model_kernels.attention(tokens, none, none)
+
+    seconds = {tp: cached(model(), tp) for tp in (1, 2)}
     cache = 4 * context * 576 * 2 / gpu.memory_bandwidth
     assert seconds[1] == pytest.approx(cache, rel=1e-9)
     assert seconds[2] == pytest.approx(2 * cache, rel=1e-9)
     # Grouped queries: the two ranks share the heads, so each reads as much as without tensor parallelism.
-    gqa = model("gpt-oss-20b")
-    full = [
-        kernels(gqa, DATA_SHEET, tp).attention(tokens, context, 1)
-        - kernels(gqa, DATA_SHEET, tp).attention(tokens, 0.0, 1)
-        for tp in (1, 2)
-    ]
+    full = [cached(model("gpt-oss-20b"), tp) for tp in (1, 2)]
     assert full[0] == pytest.approx(full[1], rel=1e-9)
 
 
-def test_a_sliding_layer_reads_its_window_only() -> None:
-    gqa, tokens = model("gpt-oss-20b"), np.array([8.0])
-    sliding = [kernels(gqa).attention(tokens, context, 0)[0] for context in (128.0, 4096.0)]
-    full = [kernels(gqa).attention(tokens, context, 1)[0] for context in (128.0, 4096.0)]
-    assert sliding[0] == sliding[1]
-    assert full[1] > full[0]
+def test_a_chunk_shares_the_keys_it_streams_and_works_on_expanded_heads() -> None:
+    """A long chunk is bound by arithmetic: 2·128·(192 + 128) FLOP for each query and key with MLA."""
+    which, gpu = model(), cluster().gpu
+    tokens, none = np.array([4096.0]), np.zeros(1)
+    keys = tokens * 50_000
+    found = kernels(which, DATA_SHEET).attention(tokens, none, keys)
+    projections = kernels(which, DATA_SHEET).attention(tokens, none, none)
+    expected = keys * 2 * 128 * (192 + 128) / gpu.flops["bf16"]
+    np.testing.assert_allclose(found - projections, expected, rtol=1e-9)
 
 
 def test_weights_that_the_gpu_cannot_multiply_run_in_the_activations_dtype() -> None:

@@ -112,7 +112,7 @@ def _relabel(deployment: Deployment, new_E: np.ndarray) -> Deployment:
         trace(deployment.replayed),
         placement,
         deployment.policy,
-        deployment.memory_G,
+        deployment.memory,
     )
 
 
@@ -158,7 +158,7 @@ def test_a_hot_expert_names_its_gpu(folder: Any) -> None:
         update={"cluster": deployment.scenario.cluster.model_copy(update={"gpu": gpu})}
     )
     finished = run(
-        Deployment(asked, deployment.trace, hot, deployment.placement, deployment.policy, deployment.memory_G)
+        Deployment(asked, deployment.trace, hot, deployment.placement, deployment.policy, deployment.memory)
     )
     found = stragglers(finished.timeline, finished.slots, deployment.placement)
     assert [(entry["layer"], entry["rank"], entry["expert"]) for entry in found] == [(1, 2, 5), (2, 2, 5)]
