@@ -1,4 +1,4 @@
-"""When a collective ends for each GPU. One compiled function for each network model.
+"""When a collective ends for each GPU: what every network model answers, and the model ``ports``.
 
 Axes: G GPUs of the expert-parallel group, P GPUs per node. A *hop* is one stage of a collective:
 bytes_GG[i, j] from GPU i to GPU j, over NVLink inside a node and over the NICs between nodes.
@@ -7,7 +7,7 @@ bytes_GG[i, j] from GPU i to GPU j, over NVLink inside a node and over the NICs 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,21 @@ from numpy.typing import NDArray
 from traces.jit import jit
 
 FloatArray = NDArray[np.float64]
+
+
+class Network(Protocol):
+    """A network model, built once for a deployment's links."""
+
+    def collective(self, start_G: FloatArray, first_GG: FloatArray, second_GG: FloatArray) -> FloatArray:
+        """Ends of a collective.
+
+        Args:
+            start_G: seconds at which each GPU enters.
+            first_GG, second_GG: bytes of the two hops; the second relays the first, or is all zeros.
+
+        Returns:
+            end_G in seconds; no GPU leaves before every GPU has entered.
+        """
 
 
 @dataclass(frozen=True)
@@ -139,4 +154,15 @@ def _ports(
     return end_G
 
 
-NETWORKS = {"ports": ports}
+@dataclass(frozen=True)
+class Ports:
+    """Only the ports of the GPUs limit, NVLink and NIC each way: the bound below any sharing of links."""
+
+    fabric: Fabric
+
+    def collective(self, start_G: FloatArray, first_GG: FloatArray, second_GG: FloatArray) -> FloatArray:
+        """Ends of a collective; see ``ports``."""
+        return ports(start_G, first_GG, second_GG, self.fabric)
+
+
+NETWORKS = {"ports": Ports}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import strategies as st
 
-from moesim.hardware.network import Fabric, ports
+from moesim.hardware.network import Fabric, Ports
 from moesim.hardware.profile import Phase
 from moesim.simulation.engine import StepClock, simulate
 from moesim.simulation.operations import Operation, Transfer
@@ -27,7 +27,7 @@ def collective(phase: Phase, layer: int, bytes_GG: list[list[float]], overhead: 
 
 
 def run(operations: list[Operation], ranks: int = 2, fabric: Fabric = SLOW) -> StepClock:
-    (clock,) = simulate([operations], ranks, ports, fabric)
+    (clock,) = simulate([operations], ranks, Ports(fabric))
     return clock
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moesim.hardware.network import Fabric, ports
+from moesim.hardware.network import Fabric, Ports
 from moesim.simulation.engine import simulate
 from moesim.simulation.operations import Operation, even, without_network, without_overhead
 from moesim.simulation.recording import Recording
@@ -81,7 +81,7 @@ def test_a_rank_that_ends_early_waits_for_the_step_to_end() -> None:
 
 
 def test_steps_follow_each_other_on_one_clock() -> None:
-    first, second = simulate([LAYERS, LAYERS], 2, ports, SLOW)
+    first, second = simulate([LAYERS, LAYERS], 2, Ports(SLOW))
     assert (first.start_s, first.end_s, second.start_s, second.end_s) == (0.0, 25.25, 25.25, 50.5)
     np.testing.assert_allclose(second.end_OG - 25.25, first.end_OG, rtol=1e-15)
 
@@ -125,7 +125,7 @@ def test_more_work_never_ends_earlier(operations: list[Operation], seed: int) ->
 @given(operations=programs())
 def test_evened_steps_only_lose_time_as_causes_are_removed(operations: list[Operation]) -> None:
     whole = run(operations, 4).end_s
-    balanced = even(operations, ports, SLOW)
+    balanced = even(operations, Ports(SLOW))
     free = without_network(balanced)
     lengths = [run(each, 1).end_s for each in (balanced, free, without_overhead(free))]
     # Without faults, overlap or shared links each removal helps; the mean over ranks never exceeds the run.
