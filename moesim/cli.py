@@ -6,7 +6,6 @@ What a command needs is imported inside it: ``moesim --help`` must not wait for 
 from __future__ import annotations
 
 import contextlib
-import errno
 import io
 import json
 import sys
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from moesim import __version__
-from traces.errors import MoesimError, OutputError
+from traces.errors import MoesimError
 
 if TYPE_CHECKING:
     from moesim.spec.override import Override
@@ -53,6 +52,9 @@ def main() -> None:
         line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(error))
         print(f"moesim: {line}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:  # of the standard output; faults of other files are MoesimErrors
+        print(f"moesim: the output cannot be written: {error.strerror or error}", file=sys.stderr)
+        sys.exit(1)
 
 
 @app.callback(invoke_without_command=True)
@@ -246,19 +248,14 @@ def _progress(what: str, total: int) -> Iterator[Callable[[], None]]:
 
 def _show(value: dict[str, Any], tables: Callable[[], list[Any]], as_json: bool, out: Path | None) -> None:
     """The result on stdout; where its files are on stderr."""
-    try:
-        if as_json:
-            sys.stdout.write(json.dumps(value, allow_nan=False) + "\n")
-        else:
-            from rich.console import Console
+    if as_json:
+        sys.stdout.write(json.dumps(value, allow_nan=False) + "\n")
+    else:
+        from rich.console import Console
 
-            console = Console()
-            for table in tables():
-                console.print(table)
-        sys.stdout.flush()
-    except OSError as error:
-        if error.errno == errno.EPIPE:  # a reader such as head has seen enough
-            raise
-        raise OutputError(f"cannot be written: {error.strerror}", file="stdout") from error
+        console = Console()
+        for table in tables():
+            console.print(table)
+    sys.stdout.flush()
     if out is not None:
         print(f"report: {out / 'report.html'}", file=sys.stderr)

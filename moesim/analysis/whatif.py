@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -127,8 +129,9 @@ def _results(
     progress: Callable[[], None],
 ) -> list[Result]:
     """The result of each point. Points that are equal, or equal to the base, are simulated once."""
-    names = [point.scenario.to_yaml() for point in points]
-    known = {base.to_yaml(): baseline}
+    names = [_name(point.scenario) for point in points]
+    copies = Counter(names)
+    known = {_name(base): baseline}
     missing: dict[str, Point] = {}
     for name, point in zip(names, points, strict=True):
         if name not in known and (found := _stored(point.scenario, store)) is not None:
@@ -141,9 +144,14 @@ def _results(
     with workers:
         for name, result in Parallel(return_as="generator_unordered")(work):
             known[name] = _kept(missing[name].scenario, result, store)
-            for _ in range(names.count(name)):
+            for _ in range(copies[name]):
                 progress()
     return [known[name] for name in names]
+
+
+def _name(scenario: Scenario) -> str:
+    """Equal for equal scenarios."""
+    return json.dumps(scenario.resolved(), sort_keys=True)
 
 
 def _simulate(name: str, point: Point) -> tuple[str, Result]:
@@ -168,11 +176,11 @@ def _workers(jobs: int, scheduler: str | None) -> AbstractContextManager[Any]:
         from distributed import Client
     except ImportError as error:
         rule = "needs the package distributed: pip install 'moesim[cluster]'"
-        raise SpecError(rule, field="--scheduler", got=scheduler) from error
+        raise SpecError(rule, file="--scheduler", got=scheduler) from error
     try:
         client: Any = Client(scheduler, timeout=_SCHEDULER_TIMEOUT_S)  # type: ignore[no-untyped-call]
     except (OSError, ValueError) as error:  # no answer in time is an OSError, too
-        raise SpecError("no dask scheduler answers there", field="--scheduler", got=scheduler) from error
+        raise SpecError("no dask scheduler answers there", file="--scheduler", got=scheduler) from error
     return _on_cluster(client)
 
 
