@@ -17,7 +17,7 @@ STEPS = 5
 
 
 def bare_timeouts(ranks: int, layers: int) -> float:
-    """Seconds SimPy takes when each rank only sleeps four times a layer: attention, dispatch, experts, combine."""
+    """Seconds SimPy takes when each rank only sleeps four times a layer: the least that a layer is."""
     env = simpy.Environment()
 
     def sleep() -> Generator[simpy.Event, None, None]:

@@ -151,21 +151,21 @@ def demo(out: Out = None) -> None:
 
 @trace_app.command("info")
 def trace_info(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A routing trace.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A routing trace, or a table of expert loads.")
+    ],
     ep: Annotated[
         int | None,
         typer.Option("--ep", min=1, metavar="G", help="Also the balance of G GPUs, placed linearly."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """What a trace holds and how skewed it is."""
-    from moesim.report.trace_table import trace_tables
-    from traces.statistics import trace_statistics
-    from traces.trace_file import TraceFile
+    """What a trace or a load table holds and how skewed it is."""
+    from moesim.report.trace_table import info_tables
+    from traces.describe import describe
 
-    with TraceFile(file) as trace:
-        facts = trace_statistics(trace, ep=ep)
-    _show(facts.to_dict(), lambda: trace_tables(facts), as_json, None)
+    facts = describe(file, ep=ep)
+    _show(facts.to_dict(), lambda: info_tables(facts), as_json, None)
 
 
 @trace_app.command("convert")

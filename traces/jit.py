@@ -10,7 +10,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numba
 
@@ -37,10 +37,10 @@ def _cache_folder() -> str | None:
 
 _folder = _cache_folder()
 if _folder is not None:
-    numba.config.CACHE_DIR = _folder
+    os.environ["NUMBA_CACHE_DIR"] = _folder
+    numba.core.config.reload_config()
 
 
 def jit(function: Function) -> Function:
     """Compile ``function`` with a cache on disk; no fastmath and no threads, so results repeat to the bit."""
-    compiled: Function = numba.njit(cache=True)(function)
-    return compiled
+    return cast(Function, numba.njit(cache=True)(function))

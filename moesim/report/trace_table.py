@@ -1,4 +1,4 @@
-"""What ``moesim trace info`` prints."""
+"""What ``moesim trace info`` prints of a trace or a load table."""
 
 from __future__ import annotations
 
@@ -7,13 +7,37 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from traces.statistics import TraceStatistics
+from traces.statistics import TableStatistics, TraceStatistics
 
 # Of more categories than this the terminal shows the largest; --json has all.
 _CATEGORIES = 8
 
 
-def trace_tables(facts: TraceStatistics) -> list[RenderableType]:
+def info_tables(facts: TraceStatistics | TableStatistics) -> list[RenderableType]:
+    """What is known of a trace or of a load table."""
+    parts = _trace(facts) if isinstance(facts, TraceStatistics) else _table(facts)
+    return [Padding(part, (0, 0, 1, 0)) for part in parts]
+
+
+def _table(facts: TableStatistics) -> list[RenderableType]:
+    """A head with the shape, the balance of GPUs where it was asked for, and skew by layer."""
+    head = (
+        f"{facts.model or 'load table'}: {facts.windows:,} windows, {len(facts.layers)} MoE layers × "
+        f"{facts.experts} experts, {facts.assignments:,} assignments; no tokens, so nothing that a run could "
+        "replay"
+    )
+    parts: list[RenderableType] = [Text(head, style="bold")]
+    if facts.gpus is not None:
+        parts.append(
+            Text(
+                f"{facts.gpus.gpus} GPUs, linear placement: balancedness {facts.gpus.balancedness:.3f}, "
+                f"straggler ratio {facts.gpus.straggler_ratio:.2f}"
+            )
+        )
+    return [*parts, _layers(facts)]
+
+
+def _trace(facts: TraceStatistics) -> list[RenderableType]:
     """A head with the shape and origin, then skew by batch size and by layer."""
     meta = facts.meta
     head = (
@@ -33,8 +57,7 @@ def trace_tables(facts: TraceStatistics) -> list[RenderableType]:
         )
     if facts.categories:
         parts.append(Text(_categories(facts.categories)))
-    parts += [_batches(facts), _layers(facts)]
-    return [Padding(part, (0, 0, 1, 0)) for part in parts]
+    return [*parts, _batches(facts), _layers(facts)]
 
 
 def _categories(categories: dict[str, int]) -> str:
@@ -66,7 +89,7 @@ def _batches(facts: TraceStatistics) -> Table:
     return table
 
 
-def _layers(facts: TraceStatistics) -> Table:
+def _layers(facts: TraceStatistics | TableStatistics) -> Table:
     title = (
         f"Whole trace by layer: max / mean has median {facts.max_over_mean_median:.2f}, "
         f"worst {facts.max_over_mean_worst:.2f}"

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 import yaml
-from test_hf_config import CONFIGS
 
 from moesim.errors import MoesimError
 from moesim.spec.cluster import load_cluster
 from moesim.spec.hf_config import read_hf_config
 from moesim.spec.presets import load_model, preset_source
 from moesim.spec.yaml_source import Source, read_yaml
+from tests.moesim.test_hf_config import CONFIGS
 
 MUTATIONS = 2000
 

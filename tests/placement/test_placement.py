@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from random_placements import placements
 
 from placement.errors import PlacementError
 from placement.placement import EMPTY, MAX_TABLE, Placement
+from tests.placement.random_placements import placements
 
 
 def small(**changes: Any) -> Placement:

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import given
-from random_placements import placements
 
 from placement import placement_file
 from placement.errors import PlacementError
 from placement.placement import Placement
 from placement.placement_file import read_placement, write_placement
+from tests.placement.random_placements import placements
 from traces.errors import MoesimError, OutputError
 
 EXAMPLE = """\

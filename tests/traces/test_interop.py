@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from random_traces import random_trace, same
 
+from tests.traces.random_traces import random_trace, same
 from traces.errors import TraceError
 from traces.interop import IMPORTERS, detect, importer, load_any, open_source
 from traces.routing import RoutingTrace, read_trace, write_trace

@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from mutations import damaged_bytes, damaged_fields
-from random_traces import random_trace
 
+from tests.traces.mutations import damaged_bytes, damaged_fields
+from tests.traces.random_traces import random_trace
 from traces.errors import MoesimError
 from traces.interop import IMPORTERS, detect, open_source
 from traces.load_table import LoadTable

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from random_traces import any_trace, random_trace, same
 
+from tests.traces.random_traces import any_trace, random_trace, same
 from traces.errors import TraceError
 from traces.meta import TraceMeta
 from traces.routing import RoutingTrace, join

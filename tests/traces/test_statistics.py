@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from random_traces import any_trace, random_trace
 
 import traces.statistics
 import traces.trace_writer
+from tests.traces.random_traces import any_trace, random_trace
 from traces.counting import Sample
 from traces.errors import TraceError
 from traces.interop import load_any

@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from random_traces import any_trace, random_trace, same
 
 import traces.trace_writer
+from tests.traces.random_traces import any_trace, random_trace, same
 from traces.errors import MoesimError, OutputError, TraceError
 from traces.meta import TraceMeta
 from traces.routing import RoutingTrace, read_trace, write_trace
