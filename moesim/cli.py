@@ -149,6 +149,17 @@ def demo(out: Out = None) -> None:
     _show(result, lambda: [*run_tables(result), whatif_table(comparison)], False, out)
 
 
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A folder that -o wrote.")],
+) -> None:
+    """Write report.html anew from the other files of a run."""
+    from moesim.output import rebuild_report
+
+    rebuild_report(folder)
+    typer.echo(folder / "report.html")
+
+
 @trace_app.command("info")
 def trace_info(
     file: Annotated[

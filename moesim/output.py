@@ -13,11 +13,12 @@ from typing import Any
 
 from moesim.errors import OutputError
 from moesim.report.html import run_page, whatif_page
+from moesim.report.result_file import read_comparison, read_result
 from moesim.simulation.run import Run
 from placement.placement_file import write_placement
 from traces.files import write_text
 from traces.perfetto import write_perfetto
-from traces.timeline import write_timeline, write_work
+from traces.timeline import read_timeline, read_work, write_timeline, write_work
 
 
 def write_run(
@@ -50,6 +51,25 @@ def write_comparison(folder: Path, comparison: dict[str, Any]) -> None:
     with whole_folder(folder) as part:
         write_text(part / "whatif.json", to_json(comparison))
         write_text(part / "report.html", whatif_page(comparison))
+
+
+def rebuild_report(folder: Path) -> None:
+    """Write ``report.html`` anew from the other files of a run's or a what-if's folder.
+
+    Raises:
+        MoesimError: the folder holds neither, or a file in it breaks its format.
+    """
+    compared = folder / "whatif.json"
+    comparison = read_comparison(compared) if compared.exists() else None
+    if (folder / "result.json").exists():
+        result = read_result(folder / "result.json")
+        timeline, work = read_timeline(folder / "timeline.parquet"), read_work(folder / "work.parquet")
+        page = run_page(result, timeline, work, comparison)
+    elif comparison is not None:
+        page = whatif_page(comparison)
+    else:
+        raise OutputError("holds neither a result.json nor a whatif.json", file=folder)
+    write_text(folder / "report.html", page)
 
 
 def check_folder(folder: Path) -> None:

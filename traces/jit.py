@@ -38,7 +38,7 @@ def _cache_folder() -> str | None:
 _folder = _cache_folder()
 if _folder is not None:
     os.environ["NUMBA_CACHE_DIR"] = _folder
-    numba.core.config.reload_config()
+    numba.core.config.reload_config()  # type: ignore[no-untyped-call]  # numba types its decorators only
 
 
 def jit(function: Function) -> Function:
