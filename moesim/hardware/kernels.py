@@ -1,8 +1,7 @@
-"""Seconds of kernels by a roofline (Williams et al. 2009, doi 10.1145/1498765.1498785) over whole tiles.
+"""Seconds of a model's kernels by a roofline (Williams et al. 2009, doi 10.1145/1498765.1498785).
 
 Axes: G GPUs, L MoE layers, S slots. All results are busy seconds without launch costs, which are
-``launch_s(phase)`` for each phase. Every time grows with each input, element by element: a minimum over
-tile heights of growing functions grows.
+``launch_s(phase)`` for each phase. Every time grows with each input, element by element.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from moesim.hardware.gemm import Matrix, Rates, Rows, gemm_seconds, roofline
 from moesim.hardware.profile import Phase, Profile, Roof
 from moesim.spec.cluster import Gpu
 from moesim.spec.model import DTYPE_BYTES, Model
@@ -29,16 +29,21 @@ _QUERY_TILE = 128
 
 @dataclass(frozen=True)
 class Kernels:
-    """The kernels of one model on one GPU of a group with tensor parallelism ``tp`` in attention."""
+    """The kernels of one model on one GPU of a group with tensor parallelism ``tp`` in attention.
+
+    ``transfer_s`` are the fixed seconds of each dispatch and each combine.
+    """
 
     model: Model
     gpu: Gpu
     profile: Profile
     tp: int = 1
+    transfer_s: float = 0.0
 
     def launch_s(self, phase: Phase) -> float:
-        """Seconds spent on launching the kernels of a phase."""
-        return self.profile.launch * self.profile.kernels.get(phase, 0)
+        """Fixed seconds of a phase: launching its kernels, and what else no work explains."""
+        launches_s = self.profile.launch * self.profile.kernels.get(phase, 0)
+        return launches_s + self.transfer_s if phase in ("dispatch", "combine") else launches_s
 
     def attention(
         self, tokens_G: FloatArray, decode_keys_G: FloatArray, prefill_keys_G: FloatArray
@@ -55,18 +60,17 @@ class Kernels:
         """
         model, attention, tp = self.model, self.model.attention, self.tp
         stored = model.kv_bytes_per_token * attention.kv_share(tp)
-        seconds_G = self._dense(
-            self._grouped(tokens_G), model.attention_params / tp, 2 * model.hidden, model.weight_dtype
-        )
+        width = model.attention_params / tp / model.hidden
+        seconds_G = self._dense(self._grouped(tokens_G), width, model.hidden, model.weight_dtype)
         for keys_G, flops_per_key, shared_by in (
             (self._grouped(decode_keys_G), attention.score_flops_per_key, 1),
             (self._grouped(prefill_keys_G), attention.expanded_score_flops_per_key, _QUERY_TILE),
         ):
-            seconds_G = seconds_G + self._roofline(
+            seconds_G = seconds_G + roofline(
                 keys_G * flops_per_key / tp,
                 keys_G * stored / shared_by,
                 self.profile.attention,
-                model.activation_dtype,
+                self._rates(model.activation_dtype),
             )
         return seconds_G
 
@@ -77,75 +81,69 @@ class Kernels:
     def router(self, tokens_G: FloatArray) -> FloatArray:
         """The gate's GEMM; its top-k and sort are launches."""
         model = self.model
-        width = model.hidden + model.experts.count
-        return self._dense(tokens_G, model.router_params, width, model.activation_dtype)
+        return self._dense(tokens_G, model.experts.count, model.hidden, model.activation_dtype)
 
     def shared_expert(self, tokens_G: FloatArray) -> FloatArray:
         """The experts that every token visits on its home GPU."""
-        width = self._ffn_width(self.model.experts.shared_width)
-        return self._dense(tokens_G, self.model.shared_expert_params, width, self.model.weight_dtype)
+        rows, width = Rows.of(tokens_G, self.profile), self.model.experts.shared_width
+        return self._feed_forward(rows, width, self.model.weight_dtype, self.profile.gemm)
 
     def dense(self, tokens_G: FloatArray) -> FloatArray:
         """The feed-forward network of a layer without experts, whole on every GPU."""
-        width = self._ffn_width(self.model.dense_width or 0)
-        return self._dense(tokens_G, self.model.dense_params, width, self.model.weight_dtype)
+        rows, width = Rows.of(tokens_G, self.profile), self.model.dense_width or 0
+        return self._feed_forward(rows, width, self.model.weight_dtype, self.profile.gemm)
 
     def head(self, tokens_G: FloatArray) -> FloatArray:
         """The language-model head, one row of logits per token."""
         model = self.model
-        return self._dense(
-            tokens_G, model.embedding_params, model.hidden + model.vocab, model.activation_dtype
-        )
+        return self._dense(tokens_G, model.vocab, model.hidden, model.activation_dtype)
 
     def experts(self, tokens_LS: NDArray[np.int32], slot_gpu_S: NDArray[np.int32], gpus: int) -> FloatArray:
-        """[L, G]: a grouped GEMM over the GPU's slots, which streams the weights of those with tokens."""
+        """[L, G]: grouped GEMMs over the GPU's slots, which stream the weights of those with tokens."""
         model = self.model
-        rows_MLG, active_LG, tokens_LG = group_rows(tokens_LS, slot_gpu_S, gpus, self._tile_rows())
-        moved = DTYPE_BYTES[model.activation_dtype] * self._ffn_width(model.experts.width)
-        return self._tiled(
-            rows_MLG,
-            model.expert_params,
-            active_LG * model.expert_bytes + tokens_LG * moved,
-            self.profile.grouped_gemm,
-            model.expert_dtype,
-        )
+        height_M = np.array([tile.rows for tile in self.profile.tiles], np.int64)
+        rows_MLG, active_LG, tokens_LG = group_rows(tokens_LS, slot_gpu_S, gpus, height_M)
+        rows = Rows(rows_MLG / height_M[:, None, None], active_LG, tokens_LG)
+        return self._feed_forward(rows, model.experts.width, model.expert_dtype, self.profile.grouped_gemm)
 
-    def _dense(self, tokens_G: FloatArray, params: float, width: float, dtype: str) -> FloatArray:
-        """GEMMs with ``params`` weights over all tokens, moving ``width`` activations per token."""
-        rows_M1 = self._tile_rows()[:, None].astype(np.float64)
-        rows_MG = np.ceil(tokens_G / rows_M1) * rows_M1
-        moved_G = (tokens_G > 0) * params * DTYPE_BYTES[dtype]
-        moved_G = moved_G + tokens_G * width * DTYPE_BYTES[self.model.activation_dtype]
-        return self._tiled(rows_MG, params, moved_G, self.profile.gemm, dtype)
+    def _feed_forward(self, rows: Rows, width: int, dtype: str, roof: Roof) -> FloatArray:
+        """Up (and gate), the activation unless the first GEMM has it fused, and down."""
+        gated, hidden = self.model.experts.gated, self.model.hidden
+        up = 2 * width if gated else width
+        values = DTYPE_BYTES[self.model.activation_dtype]
+        inputs, weights = self._input_bytes(dtype), DTYPE_BYTES[dtype]
+        fused = self.profile.fused_activation
+        # A fused activation writes its product, in the dtype that the second GEMM multiplies.
+        first = Matrix(up, hidden, inputs, weights, inputs * (0.5 if gated else 1.0) if fused else values)
+        second = Matrix(hidden, width, inputs, weights, values)
+        seconds_X = self._gemm(rows, first, dtype, roof) + self._gemm(rows, second, dtype, roof)
+        if not fused:
+            bytes_X = rows.rows_X * (up * values + width * inputs)
+            seconds_X = seconds_X + bytes_X / (self.gpu.memory_bandwidth * roof.memory)
+        return seconds_X
 
-    def _tiled(
-        self, rows_MX: FloatArray, params: float, bytes_X: FloatArray, roof: Roof, dtype: str
-    ) -> FloatArray:
-        """Least time over the tile heights M; padded rows are multiplied like real ones."""
-        seconds_MX = [
-            self._roofline(2.0 * params * rows_X / tile.efficiency, bytes_X, roof, dtype)
-            for rows_X, tile in zip(rows_MX, self.profile.tiles, strict=True)
-        ]
-        least_X: FloatArray = np.minimum.reduce(seconds_MX)
-        return least_X
+    def _dense(self, tokens_G: FloatArray, n: float, k: float, dtype: str) -> FloatArray:
+        """A GEMM over all tokens."""
+        outputs = DTYPE_BYTES[self.model.activation_dtype]
+        matrix = Matrix(n, k, self._input_bytes(dtype), DTYPE_BYTES[dtype], outputs)
+        return self._gemm(Rows.of(tokens_G, self.profile), matrix, dtype, self.profile.gemm)
 
-    def _roofline(self, flop_X: FloatArray, bytes_X: FloatArray, roof: Roof, dtype: str) -> FloatArray:
-        compute_X = flop_X / (self._peak(dtype) * roof.compute)
-        memory_X = bytes_X / (self.gpu.memory_bandwidth * roof.memory)
-        hidden_X = np.minimum(compute_X, memory_X)
-        return np.maximum(compute_X, memory_X) + (1.0 - roof.overlap) * hidden_X
+    def _gemm(self, rows: Rows, matrix: Matrix, dtype: str, roof: Roof) -> FloatArray:
+        return gemm_seconds(rows, matrix, roof, self.profile, self._rates(dtype))
 
-    def _peak(self, dtype: str) -> float:
-        """FLOP/s of GEMMs with weights of this dtype."""
+    def _rates(self, dtype: str) -> Rates:
+        """The data sheet, for GEMMs with weights of this dtype."""
+        flops = self.gpu.peak_flops(self._multiplied(dtype))
+        return Rates(flops, self.gpu.memory_bandwidth, self.gpu.sms)
+
+    def _multiplied(self, dtype: str) -> str:
+        """The dtype in which weights of this dtype meet the activations."""
         direct = dtype in _MULTIPLIED and dtype in self.gpu.flops
-        return self.gpu.peak_flops(dtype if direct else self.model.activation_dtype)
+        return dtype if direct else self.model.activation_dtype
 
-    def _tile_rows(self) -> NDArray[np.int64]:
-        return np.array([tile.rows for tile in self.profile.tiles], np.int64)
-
-    def _ffn_width(self, width: int) -> float:
-        """Activations read and written per token: input, up (and gate), their product, output."""
-        return 2 * self.model.hidden + (6 if self.model.experts.gated else 4) * width
+    def _input_bytes(self, dtype: str) -> float:
+        """Bytes of one value that enters a GEMM with weights of this dtype."""
+        return DTYPE_BYTES[self._multiplied(dtype)]
 
 
 def group_rows(

@@ -10,8 +10,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from moesim.spec.base import Count, Strict, validate
+from moesim.spec.base import Count, Flag, Strict, validate
 from moesim.spec.presets import preset_names, preset_source
+from moesim.spec.workload import DispatchMode
 from moesim.spec.yaml_source import Loc, Source, read_yaml
 from moesim.units import Seconds
 
@@ -23,12 +24,14 @@ class Roof(Strict):
     """How close one family of kernels comes to the two roofs.
 
     A kernel that needs c seconds of arithmetic and m seconds of memory traffic at these rates takes
-    max(c, m) + (1 - overlap) · min(c, m): overlap 1 is the roofline, overlap 0 adds the two.
+    max(c, m) + (1 - overlap) · min(c, m): overlap 1 is the roofline, overlap 0 adds the two. To fill and
+    drain its pipeline, a tile of a GEMM takes as long as ``drain`` more bytes of its depth would.
     """
 
     compute: Share
     memory: Share
     overlap: Annotated[float, Field(ge=0, le=1)] = 1.0
+    drain: Annotated[float, Field(ge=0)] = 0.0
 
 
 class Tile(Strict):
@@ -36,6 +39,19 @@ class Tile(Strict):
 
     rows: Count
     efficiency: Share
+
+
+class Links(Strict):
+    """What the transfer kernels of one dispatch mode reach.
+
+    Attributes:
+        nvlink, nic: shares of the links' bandwidths.
+        fixed: seconds of each dispatch and each combine that no byte explains.
+    """
+
+    nvlink: Share
+    nic: Share
+    fixed: Seconds = 0.0
 
 
 class Profile(Strict):
@@ -46,9 +62,15 @@ class Profile(Strict):
         gemm, grouped_gemm, attention: roofs of dense GEMMs, expert GEMMs, and attention scores.
         tiles: heights a GEMM can use. Rows are padded to whole tiles, and a launch uses the height that
             takes it the least time.
+        widths: widths a tile can have. A wave of tiles, one for each multiprocessor, counts whole however
+            few it has, and a launch uses the best width; without any, work spreads evenly.
+        fused_activation: whether the experts' first GEMM applies the activation before it writes.
         launch: seconds per kernel launch, replayed from a CUDA graph where the server uses one.
         kernels: launches in each phase of a layer (``other``: of a step).
-        nvlink, nic: share of the link's bandwidth that the transfer kernels reach.
+        nvlink, nic: share of the links' bandwidths that transfer kernels reach, unless ``dispatch`` names
+            their mode.
+        dispatch: what the transfer kernels of a mode reach. Inside one node ``per_node`` relays nothing
+            and is ``per_gpu``.
         step: seconds of host work per step that no GPU work hides.
         memory: share of GPU memory that weights, KV cache and buffers may take.
         residuals: relative errors of the fit, by quantity; empty where nothing was fitted.
@@ -64,14 +86,23 @@ class Profile(Strict):
     grouped_gemm: Roof
     attention: Roof
     tiles: Annotated[tuple[Tile, ...], Field(min_length=1)]
+    widths: tuple[Count, ...] = ()
+    fused_activation: Flag = False
     launch: Seconds
     kernels: dict[Phase, Annotated[int, Field(ge=0)]]
     nvlink: Share
     nic: Share
+    dispatch: dict[DispatchMode, Links] = Field(default_factory=dict)
     step: Seconds
     memory: Share
     residuals: dict[str, float] = Field(default_factory=dict)
     sources: dict[str, str]
+
+    def links(self, mode: DispatchMode, nodes: int) -> Links:
+        """What a group that dispatches by ``mode`` over ``nodes`` nodes reaches."""
+        if mode == "per_node" and nodes == 1:
+            mode = "per_gpu"
+        return self.dispatch.get(mode, Links(nvlink=self.nvlink, nic=self.nic))
 
 
 DATA_SHEET = Profile(

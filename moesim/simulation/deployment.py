@@ -9,7 +9,7 @@ from pathlib import Path
 from moesim.errors import PlacementError, PolicyError, SpecError, TraceError
 from moesim.hardware.kernels import Kernels
 from moesim.hardware.network import Fabric, Network, Ports
-from moesim.hardware.profile import Profile
+from moesim.hardware.profile import Links, Profile
 from moesim.routing.catalogue import policy_from
 from moesim.routing.policy import Policy
 from moesim.simulation.batch import batches
@@ -50,19 +50,26 @@ class Deployment:
     def kernels(self, profile: Profile) -> Kernels:
         """The kernel model with this profile."""
         scenario = self.scenario
-        return Kernels(scenario.model, scenario.cluster.gpu, profile, scenario.parallelism.tp)
+        fixed_s = self._links(profile).fixed
+        return Kernels(scenario.model, scenario.cluster.gpu, profile, scenario.parallelism.tp, fixed_s)
 
     def fabric(self, profile: Profile) -> Fabric:
         """The links as transfer kernels with this profile reach them."""
         cluster, ep = self.scenario.cluster, self.scenario.parallelism.ep
         nvlink, nic = cluster.gpu.nvlink, cluster.nic
+        links = self._links(profile)
         return Fabric(
             min(cluster.gpus_per_node, ep),
-            nvlink.bandwidth * profile.nvlink,
-            nic.bandwidth * profile.nic,
+            nvlink.bandwidth * links.nvlink,
+            nic.bandwidth * links.nic,
             nvlink.latency,
             nic.latency,
         )
+
+    def _links(self, profile: Profile) -> Links:
+        """What this profile's transfer kernels reach of them."""
+        nodes = -(-self.scenario.parallelism.ep // self.scenario.cluster.gpus_per_node)
+        return profile.links(self.scenario.dispatch.mode, nodes)
 
     def network(self, profile: Profile) -> Network:
         """The model that ends collectives, on the links as this profile has them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -10,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from moesim.hardware.gemm import Matrix, Rates, Rows, gemm_seconds
 from moesim.hardware.kernels import Kernels, group_rows
-from moesim.hardware.profile import DATA_SHEET, Profile, load_profile
+from moesim.hardware.profile import DATA_SHEET, Links, Profile, Tile, load_profile
 from moesim.spec.cluster import Cluster, load_cluster
 from moesim.spec.model import Model
 from moesim.spec.presets import load_model
@@ -52,20 +54,79 @@ def test_group_rows_pads_slot_by_slot(tokens: list[int], gpus: int, tile: int, s
         assert total[0, gpu] == sum(own)
 
 
-def test_experts_by_hand() -> None:
-    """Two slots with 100 and 1 tokens: weights twice, 128 + 16 rows at best, arithmetic at 65 % of peak."""
-    which, gpu = model(), cluster().gpu
-    params = 3 * 7168 * 2048
-    rates = {16: 0.25, 32: 0.45, 64: 0.75, 128: 1.0}
-    compute = [
-        2 * params * (math.ceil(100 / m) * m + m) / (gpu.flops["fp8"] * 0.65 * share)
-        for m, share in rates.items()
-    ]
-    moved = 2 * params * 1 + 101 * (2 * 7168 + 6 * 2048) * 2
-    memory = moved / (gpu.memory_bandwidth * 0.8)
-    found = kernels(which).experts(np.array([[100, 1]], np.int32), np.zeros(2, np.int32), 1)
-    assert found[0, 0] == pytest.approx(min(max(c, memory) for c in compute), rel=1e-12)
-    assert memory > min(compute)  # decoding streams weights
+def hand_worked(tokens: list[int], which: Model, profile: Profile) -> float:
+    """Seconds of the experts on one GPU, by loops over tile shapes: gate and up, activation, down."""
+    gpu, roof, hidden, width = cluster().gpu, profile.grouped_gemm, which.hidden, which.experts.width
+    total, active = sum(tokens), sum(count > 0 for count in tokens)
+    bandwidth = gpu.memory_bandwidth * roof.memory
+    seconds = total * (2 * width * 2 + width) / bandwidth  # reads gate and up in bf16, writes fp8
+    for n, k in ((2 * width, hidden), (hidden, width)):
+        flop = []
+        for tile, columns in itertools.product(profile.tiles, profile.widths):
+            tiles = sum(math.ceil(count / tile.rows) for count in tokens) * math.ceil(n / columns)
+            of_a_tile = 2 * tile.rows * columns * (k + roof.drain) / tile.efficiency
+            flop.append(math.ceil(tiles / gpu.sms) * gpu.sms * of_a_tile)
+        compute = min(flop) / (gpu.flops["fp8"] * roof.compute)
+        memory = (active * n * k + total * (k + 2 * n)) / bandwidth
+        seconds += max(compute, memory) + (1 - roof.overlap) * min(compute, memory)
+    return seconds
+
+
+@given(st.lists(st.integers(0, 700), min_size=1, max_size=8))
+def test_experts_match_loops_over_tile_shapes(tokens: list[int]) -> None:
+    found = kernels().experts(np.array([tokens], np.int32), np.zeros(len(tokens), np.int32), 1)
+    assert found[0, 0] == pytest.approx(hand_worked(tokens, model(), generic()), rel=1e-12)
+
+
+def test_decoding_streams_weights_and_prefill_multiplies() -> None:
+    """One token in each of 8 experts costs their 352 MB; 4096 tokens in each cost 2.9 TFLOP."""
+    few, many = (
+        kernels().experts(np.full((1, 8), count, np.int32), np.zeros(8, np.int32), 1)[0, 0]
+        for count in (1, 4096)
+    )
+    roof, gpu = generic().grouped_gemm, cluster().gpu
+    streaming = 8 * model().expert_bytes / (gpu.memory_bandwidth * roof.memory)
+    multiplying = 2 * 8 * 4096 * model().expert_params / (gpu.flops["fp8"] * roof.compute)
+    assert streaming <= few < 1.3 * streaming
+    assert multiplying <= many < 1.6 * multiplying
+
+
+def test_a_fused_activation_saves_its_traffic() -> None:
+    """Written once as fp8 instead of as two bf16 values, read and written: 9 bytes a value of the width."""
+    tokens, slots = np.full((1, 4), 512, np.int32), np.zeros(4, np.int32)
+    added = DATA_SHEET.grouped_gemm.model_copy(update={"overlap": 0.0})
+    separate = DATA_SHEET.model_copy(update={"grouped_gemm": added})
+    fused = separate.model_copy(update={"fused_activation": True})
+    saved = (
+        kernels(profile=separate).experts(tokens, slots, 1) - kernels(profile=fused).experts(tokens, slots, 1)
+    )[0, 0]
+    assert saved == pytest.approx(4 * 512 * 2048 * (4 + 5 - 1) / cluster().gpu.memory_bandwidth, rel=1e-9)
+
+
+def test_a_started_wave_counts_whole() -> None:
+    """132 tiles of 64 × 128 are one wave on 132 multiprocessors; one row more and they are two."""
+    tile = Tile(rows=64, efficiency=1)
+    profile = DATA_SHEET.model_copy(update={"tiles": (tile,), "widths": (128,)})
+    rates = Rates(1e12, 1e30, 132)
+    one, two = (
+        gemm_seconds(
+            Rows.of(np.array([rows]), profile), Matrix(128, 64, 1, 1, 1), profile.gemm, profile, rates
+        )
+        for rows in (132.0 * 64, 132.0 * 64 + 1)
+    )
+    assert one[0] == pytest.approx(2 * 132 * 64 * 128 * 64 / 1e12, rel=1e-12)
+    assert two[0] == pytest.approx(2 * one[0], rel=1e-12)
+
+
+def test_transfer_kernels_reach_what_the_profile_says_of_their_mode() -> None:
+    low_latency = Links(nvlink=0.8, nic=0.9, fixed=3e-5)
+    direct = Links(nvlink=0.7, nic=1.0)
+    profile = DATA_SHEET.model_copy(update={"dispatch": {"per_expert": low_latency, "per_gpu": direct}})
+    assert profile.links("per_expert", 4) == low_latency
+    assert profile.links("per_node", 1) == direct
+    assert profile.links("per_node", 2) == Links(nvlink=1, nic=1)
+    assert Kernels(model(), cluster().gpu, profile, 1, 3e-5).launch_s("combine") == 3e-5
+    assert Kernels(model(), cluster().gpu, profile, 1, 3e-5).launch_s("experts") == 0.0
 
 
 def test_a_gpu_without_tokens_does_nothing() -> None:
@@ -115,7 +176,9 @@ def test_overlap_zero_adds_arithmetic_and_memory() -> None:
     which, gpu = model(), cluster().gpu
     found = kernels(which, profile).experts(np.array([[64]], np.int32), np.zeros(1, np.int32), 1)[0, 0]
     compute = 2 * which.expert_params * 64 / gpu.flops["fp8"]
-    memory = (which.expert_bytes + 64 * (2 * 7168 + 6 * 2048) * 2) / gpu.memory_bandwidth
+    # A token: fp8 in and bf16 out of each GEMM, and of the activation between them.
+    token = (7168 + 4096 * 2) + (4096 * 2 + 2048) + (2048 + 7168 * 2)
+    memory = (which.expert_bytes + 64 * token) / gpu.memory_bandwidth
     assert found == pytest.approx(compute + memory, rel=1e-12)
 
 
@@ -156,4 +219,6 @@ def test_weights_that_the_gpu_cannot_multiply_run_in_the_activations_dtype() -> 
     """mxfp4 on Hopper streams 4.25 bits and multiplies in bf16."""
     gqa, gpu = model("gpt-oss-20b"), cluster().gpu
     found = kernels(gqa, DATA_SHEET).experts(np.array([[60_000]], np.int32), np.zeros(1, np.int32), 1)[0, 0]
-    assert found == pytest.approx(2 * gqa.expert_params * 60_000 / gpu.flops["bf16"], rel=1e-12)
+    activation = 60_000 * 3 * gqa.experts.width * 2 / gpu.memory_bandwidth
+    compute = 2 * gqa.expert_params * 60_000 / gpu.flops["bf16"]
+    assert found == pytest.approx(compute + activation, rel=1e-12)

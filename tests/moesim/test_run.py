@@ -153,7 +153,7 @@ def test_a_hot_expert_names_its_gpu(folder: Any) -> None:
     ids[:, :, 0], ids[:, :, 1] = 5, np.where(ids[:, :, 1] == 5, 4, ids[:, :, 1])
     hot = RoutingTrace(**{**deployment.replayed.__dict__, "ids_TLK": ids})
     # Slow arithmetic, so that tokens and not weights decide.
-    gpu = deployment.scenario.cluster.gpu.model_copy(update={"flops": {"bf16": 1e9}})
+    gpu = deployment.scenario.cluster.gpu.model_copy(update={"flops": {"bf16": 1e9}, "sms": 1})
     asked = deployment.scenario.model_copy(
         update={"cluster": deployment.scenario.cluster.model_copy(update={"gpu": gpu})}
     )
