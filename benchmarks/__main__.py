@@ -13,6 +13,7 @@ from rich.table import Table
 
 from benchmarks.counting import counting
 from benchmarks.step import step
+from benchmarks.trace_io import trace_io
 
 
 def commands() -> list[tuple[str, str]]:
@@ -35,7 +36,7 @@ def main() -> None:
     table = Table(title="moesim benchmarks", title_justify="left")
     table.add_column("what")
     table.add_column("best", justify="right")
-    for rows in (counting(), step(), commands()):
+    for rows in (counting(), trace_io(), step(), commands()):
         for row in rows:
             table.add_row(*row)
         table.add_section()

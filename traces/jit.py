@@ -24,8 +24,7 @@ def _cache_folder() -> str | None:
     here = Path(__file__).parent
     if os.access(here, os.W_OK):
         return None
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
-    for folder in (root / "moesim", Path(tempfile.gettempdir()) / f"moesim-{os.getuid()}"):
+    for folder in (*_user_cache(), Path(tempfile.gettempdir()) / f"moesim-{os.getuid()}"):
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError:
@@ -33,6 +32,16 @@ def _cache_folder() -> str | None:
         if os.access(folder, os.W_OK):
             return str(folder)
     return None
+
+
+def _user_cache() -> list[Path]:
+    """The user's own cache folder, where there is a home at all."""
+    if os.environ.get("XDG_CACHE_HOME"):
+        return [Path(os.environ["XDG_CACHE_HOME"]) / "moesim"]
+    try:
+        return [Path.home() / ".cache" / "moesim"]
+    except RuntimeError:
+        return []
 
 
 _folder = _cache_folder()
