@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from moesim.errors import SpecError
-from moesim.hardware.network import NETWORKS
+from moesim.hardware.catalogue import NETWORKS
 from moesim.hardware.profile import Profile
 from moesim.routing.catalogue import POLICIES
 from moesim.spec.base import suggest, validate
-from moesim.spec.cluster import Gpu
+from moesim.spec.cluster import MAX_PRESET_NODES, Gpu, preset_system
 from moesim.spec.model import Model
 from moesim.spec.presets import preset_names, preset_source
 from moesim.units import format_bytes, format_rate
@@ -72,14 +72,21 @@ def _gpus() -> list[Row]:
 
 
 def _clusters() -> list[Row]:
-    return [
-        {
-            "name": f"{gpu}-NxM",
-            "is": "N nodes (1 to 64) of M GPUs each, one NIC for each GPU",
-            "example": f"{gpu}-4x8",
-        }
-        for gpu in preset_names("gpus")
-    ]
+    rows = []
+    for gpu in preset_names("gpus"):
+        system = preset_system(gpu)
+        most, sharing = system["gpus_per_node"], system.get("gpus_per_nic", 1)
+        whose = "each GPU" if sharing == 1 else f"every {sharing} GPUs"
+        rows.append(
+            {
+                "name": f"{gpu}-NxM",
+                "is": f"1 to {MAX_PRESET_NODES} nodes of 1 to {most} GPUs, one NIC for {whose}",
+                "inside a node": system.get("intra_node", "nvswitch"),
+                "example": f"{gpu}-4x8" if most == 8 else f"{gpu}-1x{most}",
+                "source": system.get("source", ""),
+            }
+        )
+    return rows
 
 
 def _scenarios() -> list[Row]:

@@ -57,7 +57,7 @@ def result(done: Run) -> Result:
             "trace_sha256": deployment.trace.digest(),
             "profile": f"{scenario.profile.name}: {scenario.profile.origin}",
             "resolution": "event",
-            "network": "ports",
+            "network": deployment.network_name,
             "placement": deployment.placement.origin,
             "wall_s": 0.0,
         },

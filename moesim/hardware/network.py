@@ -163,6 +163,3 @@ class Ports:
     def collective(self, start_G: FloatArray, first_GG: FloatArray, second_GG: FloatArray) -> FloatArray:
         """Ends of a collective; see ``ports``."""
         return ports(start_G, first_GG, second_GG, self.fabric)
-
-
-NETWORKS = {"ports": Ports}

@@ -7,8 +7,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from moesim.errors import PlacementError, PolicyError, SpecError, TraceError
+from moesim.hardware.catalogue import NETWORKS, network_name
 from moesim.hardware.kernels import Kernels
-from moesim.hardware.network import Fabric, Network, Ports
+from moesim.hardware.network import Fabric, Network
 from moesim.hardware.profile import Links, Profile
 from moesim.routing.catalogue import policy_from
 from moesim.routing.policy import Policy
@@ -61,7 +62,7 @@ class Deployment:
         return Fabric(
             min(cluster.gpus_per_node, ep),
             nvlink.bandwidth * links.nvlink,
-            nic.bandwidth * links.nic,
+            nic.bandwidth * nic.efficiency * links.nic,
             nvlink.latency,
             nic.latency,
         )
@@ -73,7 +74,13 @@ class Deployment:
 
     def network(self, profile: Profile) -> Network:
         """The model that ends collectives, on the links as this profile has them."""
-        return Ports(self.fabric(profile))
+        build = NETWORKS[self.network_name]
+        return build(self.scenario.cluster, self.fabric(profile), self.scenario.parallelism.ep)
+
+    @property
+    def network_name(self) -> str:
+        """The network model; ``auto`` is resolved."""
+        return network_name(self.scenario.network, self.scenario.cluster, self.scenario.parallelism.ep)
 
     def copy_bytes(self) -> Bytes:
         """Bytes of a token on a wire."""

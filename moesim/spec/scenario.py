@@ -40,7 +40,7 @@ class Scenario(Strict):
     replicas: Literal["round_robin"] = "round_robin"
     routing: dict[str, Any] = Field(default_factory=lambda: {"policy": "none"})
     dispatch: Dispatch = Dispatch()
-    network: Literal["auto", "ports"] = "auto"
+    network: Literal["auto", "ports", "fluid"] = "auto"
     resolution: Literal["auto", "event"] = "auto"
     seed: int = Field(default=0, strict=True, ge=0, lt=1 << 63)
 

@@ -9,7 +9,7 @@ import pytest
 
 from moesim.errors import SpecError
 from moesim.spec.base import validate
-from moesim.spec.cluster import Gpu, Link
+from moesim.spec.cluster import Gpu, Nic
 from moesim.spec.model import Model
 from moesim.spec.presets import load_model, preset_names, preset_source
 from moesim.spec.yaml_source import Source
@@ -147,7 +147,7 @@ def test_gpus_cite_sources_for_chip_and_link(name: str) -> None:
 def test_nics_cite_sources() -> None:
     for name in preset_names("nics"):
         source = preset_source("nics", name)
-        assert validate(Link, source.value, source=source).source
+        assert validate(Nic, source.value, source=source).source
 
 
 @pytest.mark.parametrize("name", ["deepseek-v4", "../gpus/h100", "", "DeepSeek-V3", "\0", "x" * 10_000])

@@ -1,0 +1,138 @@
+"""The network model ``fluid``: the flows of a collective share every link of their paths max-min fairly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moesim.hardware.fair_share import share_links
+from moesim.hardware.routes import Routes
+from traces.jit import jit
+
+FloatArray = NDArray[np.float64]
+
+EPSILON = 1e-3
+"""Share of the time since a collective began within which ends are one event; see ``share_links``."""
+
+
+@dataclass(frozen=True)
+class Flows:
+    """What a collective sends, one entry for each flow.
+
+    Attributes:
+        sender_F, receiver_F: GPUs.
+        start_F, end_F: seconds in which links carry it; it arrives a latency later.
+        bytes_F: bytes.
+        weight_F: flows that were merged, because pair and start are the same.
+        peak_L: bytes per second, the most that each link of the routes carried at once.
+    """
+
+    sender_F: NDArray[np.int64]
+    receiver_F: NDArray[np.int64]
+    start_F: FloatArray
+    end_F: FloatArray
+    bytes_F: FloatArray
+    weight_F: FloatArray
+    peak_L: FloatArray
+
+
+@dataclass(frozen=True)
+class Fluid:
+    """Flows share every link on their paths max-min fairly; new rates whenever one starts or ends.
+
+    A GPU's flows start when it enters. The second hop is a relay, pipelined with the first: its flows start
+    when the entry GPU has entered and the first of the flows that feed it has started, run at their own fair
+    share, and arrive no earlier than the last byte at the port that feeds them, plus their own latency. A
+    GPU leaves when all that it sends and receives has arrived and every GPU has entered. So no GPU leaves
+    earlier than with ``ports``, unless traffic takes another GPU's card (``cross_rail: nvlink``).
+    """
+
+    routes: Routes
+    epsilon: float = EPSILON
+
+    def collective(self, start_G: FloatArray, first_GG: FloatArray, second_GG: FloatArray) -> FloatArray:
+        """Ends of a collective in seconds."""
+        flows = self.flows(start_G, first_GG, second_GG)
+        end_G: FloatArray = _leave(
+            np.ascontiguousarray(start_G, np.float64),
+            np.ascontiguousarray(second_GG, np.float64),
+            flows.sender_F,
+            flows.receiver_F,
+            flows.end_F,
+            self.routes.latency_GG,
+            self.routes.gpus_per_node,
+        )
+        return end_G
+
+    def flows(self, start_G: FloatArray, first_GG: FloatArray, second_GG: FloatArray) -> Flows:
+        """The flows of a collective, and the load of the links."""
+        routes = self.routes
+        sender_F, receiver_F, start_F, bytes_F, weight_F = _flows(
+            np.ascontiguousarray(start_G, np.float64),
+            np.ascontiguousarray(first_GG, np.float64),
+            np.ascontiguousarray(second_GG, np.float64),
+            routes.gpus_per_node,
+        )
+        link_FH = np.ascontiguousarray(routes.link_GGH[sender_F, receiver_F])
+        end_F, peak_L = share_links(start_F, bytes_F, weight_F, link_FH, routes.bandwidth_L, self.epsilon)
+        return Flows(sender_F, receiver_F, start_F, end_F, bytes_F, weight_F, peak_L)
+
+
+@jit
+def _flows(start_G: Any, first_GG: Any, second_GG: Any, P: int) -> Any:
+    """Sender, receiver, start, bytes and weight of each flow; hops of a pair that start together are one."""
+    G = len(start_G)
+    # Relays inside the node are fed over the cards, those to other nodes from inside.
+    fed_inside_G = np.full(G, np.inf)
+    fed_outside_G = np.full(G, np.inf)
+    for sender in range(G):
+        for gpu in range(G):
+            if first_GG[sender, gpu] > 0.0:
+                fed_G = fed_inside_G if sender // P == gpu // P else fed_outside_G
+                fed_G[gpu] = min(fed_G[gpu], start_G[sender])
+    F = np.count_nonzero(first_GG) + np.count_nonzero(second_GG)
+    sender_F, receiver_F = np.empty(F, np.int64), np.empty(F, np.int64)
+    start_F, bytes_F, weight_F = np.empty(F), np.empty(F), np.empty(F)
+    f = 0
+    for sender in range(G):
+        for receiver in range(G):
+            direct, relayed = first_GG[sender, receiver], second_GG[sender, receiver]
+            fed = fed_outside_G[sender] if sender // P == receiver // P else fed_inside_G[sender]
+            relay_start = max(start_G[sender], fed) if fed < np.inf else start_G[sender]
+            merged = direct > 0.0 and relayed > 0.0 and relay_start == start_G[sender]
+            for start, size, weight in (
+                (start_G[sender], direct + relayed if merged else direct, 2.0 if merged else 1.0),
+                (relay_start, 0.0 if merged else relayed, 1.0),
+            ):
+                if size > 0.0:
+                    sender_F[f], receiver_F[f] = sender, receiver
+                    start_F[f], bytes_F[f], weight_F[f] = start, size, weight
+                    f += 1
+    return sender_F[:f], receiver_F[:f], start_F[:f], bytes_F[:f], weight_F[:f]
+
+
+@jit
+def _leave(
+    start_G: Any, second_GG: Any, sender_F: Any, receiver_F: Any, end_F: Any, latency_GG: Any, P: int
+) -> Any:
+    """When each GPU leaves, from when its flows end."""
+    G = len(start_G)
+    end_G = np.full(G, start_G.max())
+    inside_G = np.full(G, -np.inf)
+    outside_G = np.full(G, -np.inf)
+    for f in range(len(end_F)):
+        sender, receiver = sender_F[f], receiver_F[f]
+        arrived = end_F[f] + latency_GG[sender, receiver]
+        end_G[sender] = max(end_G[sender], arrived)
+        end_G[receiver] = max(end_G[receiver], arrived)
+        last_G = inside_G if sender // P == receiver // P else outside_G
+        last_G[receiver] = max(last_G[receiver], arrived)
+    for entry in range(G):
+        for gpu in range(G):
+            if second_GG[entry, gpu] > 0.0:
+                fed = outside_G[entry] if entry // P == gpu // P else inside_G[entry]
+                end_G[gpu] = max(end_G[gpu], fed + latency_GG[entry, gpu])
+    return end_G
