@@ -1,0 +1,1 @@
+"""Published measurements, reproduced: ``python -m experiments.NAME`` from a checkout."""

@@ -1,0 +1,1 @@
+"""Published grouped GEMMs against tiles, waves and a roofline."""

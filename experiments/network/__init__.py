@@ -1,0 +1,1 @@
+"""DeepEP's published dispatch and combine against counted bytes on two kinds of link."""
