@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from moesim.simulation.run import EvenSeconds
+from moesim.simulation.run import Totals
 
 
-def attribution(step_s: float, even: EvenSeconds, steps: int) -> dict[str, float]:
+def attribution(step_s: float, totals: Totals, steps: int) -> dict[str, float]:
     """Seconds of a step by cause; they sum to ``step_s``.
 
-    T0 is the run as asked; T1 with healthy hardware (no scenario can ask for faults yet, so T1 = T0); T2
-    with, in each phase, every GPU given the mean over GPUs of that phase's duration; T3 also with a free
+    T0 is the run as asked; T1 with healthy hardware; T2 with, in each
+    phase, every GPU given the mean over GPUs of that phase's duration; T3 also with a free
     network; T4 also without launches and fixed costs. A term may be negative, and is shown as it is.
 
     Args:
         step_s: T0, mean seconds of a step.
-        even: T2, T3 and T4, summed over the steps.
+        totals: T1 to T4, summed over the steps.
         steps: how many.
     """
-    t1 = step_s
-    t2, t3, t4 = (total / steps for total in (even.balanced, even.no_network, even.no_overhead))
+    t1, t2, t3, t4 = (
+        total / steps for total in (totals.healthy, totals.balanced, totals.no_network, totals.no_overhead)
+    )
     return {
         "hardware_s": step_s - t1,
         "imbalance_s": t1 - t2,

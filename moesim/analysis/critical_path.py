@@ -14,9 +14,10 @@ _COLLECTIVES = (PHASES.index("dispatch"), PHASES.index("combine"))
 def critical_path(timeline: Timeline, step: int) -> NDArray[np.float64]:
     """Seconds of each phase on the critical path of one step; they sum to the length of the step.
 
-    The path starts at the span that ends last. A collective begins when the last rank has entered it, so
-    it leads to the work, of whatever rank, that ended last before that; any other span leads to its
-    predecessor on the same rank. Ties go to the lowest rank. Time that no span covers counts as wait.
+    The path starts at the work that ends last. A collective begins when the last rank has entered it, so
+    it leads to the work, of whatever rank, that ended last before that; any other work leads to what
+    ended last before it on its own rank, on either stream. Ties go to the lowest rank. Time in between
+    counts as wait.
 
     Args:
         timeline: spans of one run and repeat.
@@ -26,25 +27,27 @@ def critical_path(timeline: Timeline, step: int) -> NDArray[np.float64]:
         One value for each of ``PHASES``.
     """
     chosen = np.flatnonzero(timeline.step_N == step)
-    spans = timeline.select(chosen[np.lexsort((timeline.start_s_N[chosen], timeline.rank_N[chosen]))])
-    rank_N, start_N, end_N = spans.rank_N.tolist(), spans.start_s_N.tolist(), spans.end_s_N.tolist()
-    phase_N = spans.phase_N.tolist()
-    # Work by the time at which it ends; of equal times the lowest rank last, where a look-up finds it.
-    work = np.flatnonzero((spans.phase_N != _WAIT) & (spans.end_s_N > spans.start_s_N))
-    work = work[np.lexsort((-spans.rank_N[work], spans.end_s_N[work]))]
-    work_end = spans.end_s_N[work]
+    begin = float(timeline.start_s_N[chosen].min())
+    now = float(timeline.end_s_N[chosen].max())
+    worked = (timeline.phase_N[chosen] != _WAIT) & (timeline.end_s_N[chosen] > timeline.start_s_N[chosen])
+    work = timeline.select(chosen[worked])
+    # By end; of equal ends the lowest rank last, where a look-up from the right finds it.
+    work = work.select(np.lexsort((-work.rank_N, work.end_s_N)))
+    start, end, phase = work.start_s_N.tolist(), work.end_s_N.tolist(), work.phase_N.tolist()
+    rank = work.rank_N.tolist()
+    of_rank = {each: np.flatnonzero(work.rank_N == each) for each in set(rank)}
+    end_of_rank = {each: work.end_s_N[own] for each, own in of_rank.items()}
 
     seconds = np.zeros(len(PHASES))
-    begin, now = float(spans.start_s_N.min()), float(spans.end_s_N.max())
-    at: int | None = int(work[-1]) if len(work) else None
-    while at is not None:
-        seconds[_WAIT] += now - end_N[at]
-        seconds[phase_N[at]] += end_N[at] - start_N[at]
-        now = start_N[at]
-        if phase_N[at] in _COLLECTIVES:
-            found = int(np.searchsorted(work_end, now, side="right"))
-            at = int(work[found - 1]) if found else None
+    at = len(work) - 1
+    while at >= 0:
+        seconds[_WAIT] += now - end[at]
+        seconds[phase[at]] += end[at] - start[at]
+        now = start[at]
+        if phase[at] in _COLLECTIVES:
+            at = int(np.searchsorted(work.end_s_N, now, side="right")) - 1
         else:
-            at = at - 1 if at > 0 and rank_N[at - 1] == rank_N[at] else None
+            found = int(np.searchsorted(end_of_rank[rank[at]], now, side="right"))
+            at = int(of_rank[rank[at]][found - 1]) if found else -1
     seconds[_WAIT] += now - begin
     return seconds

@@ -45,7 +45,7 @@ def result(done: Run) -> Result:
         "format": "moesim.result/1",
         "scenario": scenario.resolved(),
         "metrics": metrics,
-        "attribution": attribution(metrics["step_time_s"]["mean"], done.even, steps),
+        "attribution": attribution(metrics["step_time_s"]["mean"], done.totals, steps),
         "bounds": done.bounds_s,
         "stragglers": stragglers(done.timeline, done.slots, deployment.placement),
         "trace": _trace_facts(deployment),

@@ -19,9 +19,9 @@ FloatArray = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Rates:
-    """What the data sheet promises: FLOP per second, bytes per second, streaming multiprocessors."""
+    """What the hardware promises: FLOP per second (of each GPU), bytes per second, multiprocessors."""
 
-    flops: float
+    flops: FloatArray | float
     bandwidth: float
     sms: int
 

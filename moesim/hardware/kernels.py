@@ -6,7 +6,7 @@ Axes: G GPUs, L MoE layers, S slots. All results are busy seconds without launch
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,8 @@ _QUERY_TILE = 128
 class Kernels:
     """The kernels of one model on one GPU of a group with tensor parallelism ``tp`` in attention.
 
-    ``transfer_s`` are the fixed seconds of each dispatch and each combine.
+    ``transfer_s`` are the fixed seconds of each dispatch and each combine. ``clock_G`` is the part of full
+    speed at which each GPU computes; its memory is as fast as ever.
     """
 
     model: Model
@@ -39,6 +40,11 @@ class Kernels:
     profile: Profile
     tp: int = 1
     transfer_s: float = 0.0
+    clock_G: FloatArray | float = 1.0
+
+    def beside(self, sms: int) -> Kernels:
+        """The same kernels while transfer kernels occupy ``sms`` of the multiprocessors."""
+        return replace(self, clock_G=self.clock_G * (1.0 - sms / self.gpu.sms))
 
     def launch_s(self, phase: Phase) -> float:
         """Fixed seconds of a phase: launching its kernels, and what else no work explains."""
@@ -133,7 +139,7 @@ class Kernels:
 
     def _rates(self, dtype: str) -> Rates:
         """The data sheet, for GEMMs with weights of this dtype."""
-        flops = self.gpu.peak_flops(self._multiplied(dtype))
+        flops = self.gpu.peak_flops(self._multiplied(dtype)) * self.clock_G
         return Rates(flops, self.gpu.memory_bandwidth, self.gpu.sms)
 
     def _multiplied(self, dtype: str) -> str:

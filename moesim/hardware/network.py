@@ -41,6 +41,7 @@ class Fabric:
         nvlink_bandwidth, nic_bandwidth: bytes per second that one GPU sends, and at the same time
             receives, inside and outside its node.
         nvlink_latency_s, nic_latency_s: seconds until the first byte arrives.
+        nvlink_G, nic_G: part of its bandwidth that each GPU's port still has; None where all are healthy.
     """
 
     gpus_per_node: int
@@ -48,6 +49,15 @@ class Fabric:
     nic_bandwidth: float
     nvlink_latency_s: float
     nic_latency_s: float
+    nvlink_G: FloatArray | None = None
+    nic_G: FloatArray | None = None
+
+    def seconds_per_byte(self, gpus: int) -> tuple[FloatArray, FloatArray]:
+        """[G] of each GPU's NVLink port, and of its NIC."""
+        healthy_G = np.ones(gpus)
+        nvlink_G = healthy_G if self.nvlink_G is None else self.nvlink_G
+        nic_G = healthy_G if self.nic_G is None else self.nic_G
+        return 1.0 / (self.nvlink_bandwidth * nvlink_G), 1.0 / (self.nic_bandwidth * nic_G)
 
 
 def ports(start_G: FloatArray, first_GG: FloatArray, second_GG: FloatArray, fabric: Fabric) -> FloatArray:
@@ -79,8 +89,7 @@ def ports(start_G: FloatArray, first_GG: FloatArray, second_GG: FloatArray, fabr
         np.ascontiguousarray(first_GG, np.float64),
         np.ascontiguousarray(second_GG, np.float64),
         fabric.gpus_per_node,
-        1.0 / fabric.nvlink_bandwidth,
-        1.0 / fabric.nic_bandwidth,
+        *fabric.seconds_per_byte(len(start_G)),
         fabric.nvlink_latency_s,
         fabric.nic_latency_s,
     )
@@ -93,8 +102,8 @@ def _ports(
     first_GG: Any,
     second_GG: Any,
     P: int,
-    nvlink_s_B: float,
-    nic_s_B: float,
+    nvlink_s_B_G: Any,
+    nic_s_B_G: Any,
     nvlink_latency: float,
     nic_latency: float,
 ) -> Any:
@@ -121,22 +130,24 @@ def _ports(
                 nvlink_out_G[sender] += load
                 nvlink_in_G[receiver] += load
                 nvlink_end_G[receiver] = max(
-                    nvlink_end_G[receiver], start + nvlink_in_G[receiver] * nvlink_s_B
+                    nvlink_end_G[receiver], start + nvlink_in_G[receiver] * nvlink_s_B_G[receiver]
                 )
                 uses_nvlink_G[receiver] = True
             else:
                 nic_out_G[sender] += load
                 nic_in_G[receiver] += load
-                nic_end_G[receiver] = max(nic_end_G[receiver], start + nic_in_G[receiver] * nic_s_B)
+                nic_end_G[receiver] = max(
+                    nic_end_G[receiver], start + nic_in_G[receiver] * nic_s_B_G[receiver]
+                )
                 uses_nic_G[receiver] = True
     end_G = np.empty(G)
     entered = start_G.max()
     for gpu in range(G):
         end = entered
         if nvlink_out_G[gpu] > 0.0:
-            end = max(end, start_G[gpu] + nvlink_out_G[gpu] * nvlink_s_B + nvlink_latency)
+            end = max(end, start_G[gpu] + nvlink_out_G[gpu] * nvlink_s_B_G[gpu] + nvlink_latency)
         if nic_out_G[gpu] > 0.0:
-            end = max(end, start_G[gpu] + nic_out_G[gpu] * nic_s_B + nic_latency)
+            end = max(end, start_G[gpu] + nic_out_G[gpu] * nic_s_B_G[gpu] + nic_latency)
         if uses_nvlink_G[gpu]:
             end = max(end, nvlink_end_G[gpu] + nvlink_latency)
         if uses_nic_G[gpu]:

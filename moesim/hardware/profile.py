@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from moesim.spec.base import Count, Flag, Strict, validate
+from moesim.spec.base import Count, Flag, Index, Strict, validate
 from moesim.spec.presets import preset_names, preset_source
 from moesim.spec.workload import DispatchMode
 from moesim.spec.yaml_source import Loc, Source, read_yaml
@@ -47,11 +47,13 @@ class Links(Strict):
     Attributes:
         nvlink, nic: shares of the links' bandwidths.
         fixed: seconds of each dispatch and each combine that no byte explains.
+        sms: multiprocessors that the transfer kernels occupy, which others beside them lack.
     """
 
     nvlink: Share
     nic: Share
     fixed: Seconds = 0.0
+    sms: Index = 0
 
 
 class Profile(Strict):

@@ -98,6 +98,7 @@ def build_topology(cluster: Cluster, fabric: Fabric, gpus: int) -> Topology:
         for node in range(nodes):
             _join_cards(graph, cluster, fabric, node)
         _join_leaves(graph, cluster, fabric)
+    _slow_ports(graph, cluster, fabric)
     return Topology(cluster, graph, gpus)
 
 
@@ -155,6 +156,22 @@ def _join_leaves(graph: nx.DiGraph[Vertex], cluster: Cluster, fabric: Fabric) ->
         half = cluster.nic.spine_latency / 2
         source = f"cards under the leaf, oversubscribed {cluster.oversubscription:g} to 1"
         _link(graph, leaf, ("spine",), uplink, half, source)
+
+
+def _slow_ports(graph: nx.DiGraph[Vertex], cluster: Cluster, fabric: Fabric) -> None:
+    """Take what degraded ports have lost; a card that GPUs share is as slow as the faults of all of them."""
+    parts: list[tuple[Vertex, float, bool]] = []
+    for gpu, part in enumerate(() if fabric.nvlink_G is None else fabric.nvlink_G.tolist()):
+        parts.append((("gpu", gpu), part, False))
+    for gpu, part in enumerate(() if fabric.nic_G is None else fabric.nic_G.tolist()):
+        node, local = divmod(gpu, cluster.gpus_per_node)
+        parts.append((("nic", node, local // cluster.gpus_per_nic), part, True))
+    for port, part, is_card in parts:
+        if part == 1.0 or port not in graph:
+            continue
+        for one, other in [*graph.in_edges(port), *graph.out_edges(port)]:
+            if is_card or "nic" not in (one[0], other[0]):
+                graph.edges[one, other]["bandwidth"] *= part
 
 
 def _switches(one: Vertex, other: Vertex) -> Path:

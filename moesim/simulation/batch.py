@@ -42,6 +42,22 @@ class StepTokens:
         """Tokens at home on each rank."""
         return np.diff(self.offsets_G)
 
+    def halves(self) -> tuple[StepTokens, StepTokens]:
+        """Two micro-batches: of each rank the first half of its tokens, rounded up, and the rest."""
+        home_T = np.repeat(np.arange(len(self.offsets_G) - 1), self.tokens_G)
+        place_T = np.arange(len(home_T)) - self.offsets_G[home_T]
+        first_T = place_T < -(-self.tokens_G // 2)[home_T]
+        return self._only(first_T), self._only(~first_T)
+
+    def _only(self, chosen_T: NDArray[np.bool_]) -> StepTokens:
+        return StepTokens(
+            self.row_T[chosen_T],
+            home_offsets(self.per_rank(chosen_T).astype(np.int64)),
+            self.keys_T[chosen_T],
+            self.prefill_T[chosen_T],
+            self.last_T[chosen_T],
+        )
+
     def keys_G(self, window: float, *, prefill: bool) -> NDArray[np.float64]:
         """Keys that each rank's decoding or prefill tokens attend to in a layer with this window."""
         return self.per_rank(np.where(self.prefill_T == prefill, np.minimum(self.keys_T, window), 0.0))

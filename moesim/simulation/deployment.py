@@ -14,6 +14,7 @@ from moesim.hardware.profile import Links, Profile
 from moesim.routing.catalogue import policy_from
 from moesim.routing.policy import Policy
 from moesim.simulation.batch import batches
+from moesim.simulation.conditions import Health
 from moesim.simulation.memory import Memory, check_memory, memory
 from moesim.simulation.operations import Bytes
 from moesim.spec.model import Model
@@ -48,34 +49,42 @@ class Deployment:
     policy: Policy
     memory: Memory
 
-    def kernels(self, profile: Profile) -> Kernels:
-        """The kernel model with this profile."""
+    def kernels(self, profile: Profile, health: Health | None = None) -> Kernels:
+        """The kernel model with this profile, on healthy GPUs unless told otherwise."""
         scenario = self.scenario
-        fixed_s = self._links(profile).fixed
-        return Kernels(scenario.model, scenario.cluster.gpu, profile, scenario.parallelism.tp, fixed_s)
+        return Kernels(
+            scenario.model,
+            scenario.cluster.gpu,
+            profile,
+            scenario.parallelism.tp,
+            self.links(profile).fixed,
+            1.0 if health is None else health.clock_G,
+        )
 
-    def fabric(self, profile: Profile) -> Fabric:
+    def fabric(self, profile: Profile, health: Health | None = None) -> Fabric:
         """The links as transfer kernels with this profile reach them."""
         cluster, ep = self.scenario.cluster, self.scenario.parallelism.ep
         nvlink, nic = cluster.gpu.nvlink, cluster.nic
-        links = self._links(profile)
+        links = self.links(profile)
         return Fabric(
             min(cluster.gpus_per_node, ep),
             nvlink.bandwidth * links.nvlink,
             nic.bandwidth * nic.efficiency * links.nic,
             nvlink.latency,
             nic.latency,
+            None if health is None else health.nvlink_G,
+            None if health is None else health.nic_G,
         )
 
-    def _links(self, profile: Profile) -> Links:
+    def links(self, profile: Profile) -> Links:
         """What this profile's transfer kernels reach of them."""
         nodes = -(-self.scenario.parallelism.ep // self.scenario.cluster.gpus_per_node)
         return profile.links(self.scenario.dispatch.mode, nodes)
 
-    def network(self, profile: Profile) -> Network:
+    def network(self, profile: Profile, health: Health | None = None) -> Network:
         """The model that ends collectives, on the links as this profile has them."""
         build = NETWORKS[self.network_name]
-        return build(self.scenario.cluster, self.fabric(profile), self.scenario.parallelism.ep)
+        return build(self.scenario.cluster, self.fabric(profile, health), self.scenario.parallelism.ep)
 
     @property
     def network_name(self) -> str:

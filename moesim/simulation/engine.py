@@ -1,4 +1,4 @@
-"""Time: SimPy processes, one per rank, that run a step's operations in program order.
+"""Time: SimPy processes, one for each lane of each rank, that run a step's operations in program order.
 
 A collective completes for a rank when all that it waits for has arrived, and no rank leaves it before
 every rank has entered: so ranks drift only inside a layer. A step ends for all ranks together, because
@@ -7,7 +7,7 @@ the schedulers of data-parallel ranks agree on the next batch before it starts.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,9 @@ import simpy
 from numpy.typing import NDArray
 
 from moesim.hardware.network import Network
-from moesim.simulation.operations import Operation, Transfer
+from moesim.simulation.conditions import Conditions
+from moesim.simulation.operations import Transfer
+from moesim.simulation.program import Program
 
 FloatArray = NDArray[np.float64]
 
@@ -26,12 +28,14 @@ class StepClock:
 
     Attributes:
         start_s, end_s: of the step; every rank starts together and waits for the last.
+        before_OG: when the lane was done with what came before; from there to ``start_OG`` it waits.
         start_OG: when the operation proper began: for a collective, when the last rank had entered.
-        end_OG: when it ended. A rank waits from the end of one operation to the start of the next.
+        end_OG: when it ended.
     """
 
     start_s: float
     end_s: float
+    before_OG: FloatArray
     start_OG: FloatArray
     end_OG: FloatArray
 
@@ -39,7 +43,9 @@ class StepClock:
 class Meeting:
     """A collective: gathers the times at which ranks enter, then tells each when it may leave."""
 
-    def __init__(self, env: simpy.Environment, ranks: int, transfer: Transfer, network: Network) -> None:
+    def __init__(
+        self, env: simpy.Environment, ranks: int, transfer: Transfer, network: Callable[[float], Network]
+    ) -> None:
         self._env, self._transfer, self._network = env, transfer, network
         self._entered_G = [0.0] * ranks
         self._absent = ranks
@@ -53,57 +59,75 @@ class Meeting:
         self._absent -= 1
         if self._absent == 0:
             self.start_s = self._env.now
-            transfer = self._transfer
-            entered_G = np.array(self._entered_G)
-            end_G = self._network.collective(entered_G, transfer.first_GG, transfer.second_GG)
+            transfer, network = self._transfer, self._network(self.start_s)
+            end_G = network.collective(np.array(self._entered_G), transfer.first_GG, transfer.second_GG)
             self.end_G = end_G.tolist()
             self.met.succeed()
         return self.met
 
 
-def simulate(steps: Iterable[Sequence[Operation]], ranks: int, network: Network) -> Iterator[StepClock]:
+def simulate(steps: Iterable[Program], ranks: int, conditions: Conditions) -> Iterator[StepClock]:
     """Run steps one after the other on one clock, and yield when each operation ran.
 
     Args:
-        steps: the operations of each step; consumed lazily, one step at a time.
+        steps: the program of each step; consumed lazily, one step at a time.
         ranks: G, the length of every operation's arrays.
-        network: the model that ends collectives.
+        conditions: the state of links and GPUs over time.
     """
     env = simpy.Environment()
-    for operations in steps:
+    for program in steps:
+        run = _Run(env, program, ranks, conditions)
         start_s = env.now
-        meetings = [
-            Meeting(env, ranks, operation.transfer, network) if operation.transfer else None
+        processes = [env.process(run.lane(rank, lane)) for rank in range(ranks) for lane in program.lanes]
+        env.run(until=env.all_of(processes))
+        yield run.clock(start_s, env.now)
+
+
+class _Run:
+    """One step while it runs."""
+
+    def __init__(self, env: simpy.Environment, program: Program, ranks: int, conditions: Conditions) -> None:
+        self._env, self._program, self._ranks, self._conditions = env, program, ranks, conditions
+        operations = program.operations
+        self._meetings = [
+            Meeting(env, ranks, operation.transfer, conditions.network) if operation.transfer else None
             for operation in operations
         ]
-        seconds_OG = [operation.seconds_G.tolist() for operation in operations]
-        overhead_O = [operation.overhead_s for operation in operations]
-        end_OG = [[0.0] * ranks for _ in operations]
-        processes = [
-            env.process(_run_rank(env, rank, meetings, seconds_OG, overhead_O, end_OG))
-            for rank in range(ranks)
-        ]
-        env.run(until=env.all_of(processes))
-        ends_OG = np.array(end_OG)
-        begins_OG = np.vstack([np.full((1, ranks), start_s), ends_OG[:-1]])
-        for o, meeting in enumerate(meetings):
+        self._seconds_OG = [operation.seconds_G.tolist() for operation in operations]
+        self._overhead_O = [operation.overhead_s for operation in operations]
+        self._start_OG = [[0.0] * ranks for _ in operations]
+        self._end_OG = [[0.0] * ranks for _ in operations]
+        # Only what another lane waits for needs an event of its own.
+        self._done = {at: [env.event() for _ in range(ranks)] for at in set(program.after.values())}
+
+    def lane(self, rank: int, lane: Sequence[int]) -> Generator[simpy.Event, None, None]:
+        """Run the operations of one lane of one rank."""
+        env, after, changing = self._env, self._program.after, self._conditions.changing
+        for at in lane:
+            if at in after:
+                yield self._done[after[at]][rank]
+            meeting = self._meetings[at]
+            if meeting is None:
+                self._start_OG[at][rank] = env.now
+                seconds = self._seconds_OG[at][rank]
+                if changing:
+                    seconds = self._conditions.seconds(self._program.operations[at], rank, env.now)
+                yield env.timeout(seconds)
+            else:
+                yield meeting.enter(rank)
+                yield env.timeout(meeting.end_G[rank] - env.now + self._overhead_O[at])
+            self._end_OG[at][rank] = env.now
+            if at in self._done:
+                self._done[at][rank].succeed()
+
+    def clock(self, start_s: float, end_s: float) -> StepClock:
+        """When everything ran."""
+        start_OG, end_OG = np.array(self._start_OG), np.array(self._end_OG)
+        before_OG = np.empty_like(end_OG)
+        for lane in self._program.lanes:
+            before_OG[lane[0]] = start_s
+            before_OG[lane[1:]] = end_OG[lane[:-1]]
+        for at, meeting in enumerate(self._meetings):
             if meeting is not None:
-                begins_OG[o] = meeting.start_s
-        yield StepClock(start_s, env.now, begins_OG, ends_OG)
-
-
-def _run_rank(
-    env: simpy.Environment,
-    rank: int,
-    meetings: Sequence[Meeting | None],
-    seconds_OG: Sequence[Sequence[float]],
-    overhead_O: Sequence[float],
-    end_OG: Sequence[list[float]],
-) -> Generator[simpy.Event, None, None]:
-    for meeting, seconds_G, overhead_s, end_G in zip(meetings, seconds_OG, overhead_O, end_OG, strict=True):
-        if meeting is None:
-            yield env.timeout(seconds_G[rank])
-        else:
-            yield meeting.enter(rank)
-            yield env.timeout(meeting.end_G[rank] - env.now + overhead_s)
-        end_G[rank] = env.now
+                start_OG[at] = meeting.start_s
+        return StepClock(start_s, end_s, before_OG, start_OG, end_OG)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +54,8 @@ class Operation:
         overhead_s: launches and other fixed seconds.
         assignments_G, unique_G: assignments and distinct tokens it handles on each GPU.
         transfer: what a collective moves.
+        micro_batch: of the step.
+        later_EG: ``busy_G`` after each change of the hardware, where it changes during the run.
     """
 
     phase: Phase
@@ -63,6 +66,22 @@ class Operation:
     assignments_G: IntArray
     unique_G: IntArray
     transfer: Transfer | None = None
+    micro_batch: int = 0
+    later_EG: tuple[FloatArray, ...] = ()
+
+    def slowed(self, later_EG: Sequence[FloatArray], factor_G: FloatArray) -> Operation:
+        """The same with kernels that take other times after changes, all of them times a factor."""
+        later = tuple(busy_G * factor_G for busy_G in later_EG)
+        return replace(self, busy_G=self.busy_G * factor_G, later_EG=later)
+
+    def busy_at(self, epoch: int) -> FloatArray:
+        """``busy_G`` after so many changes of the hardware."""
+        return self.later_EG[epoch - 1] if epoch else self.busy_G
+
+    @property
+    def communicates(self) -> bool:
+        """Whether it belongs on the communication stream."""
+        return self.phase in ("dispatch", "combine")
 
     @property
     def seconds_G(self) -> FloatArray:
@@ -87,6 +106,14 @@ class Bytes:
         return cls(_vector_bytes(hidden, dtype), _vector_bytes(hidden, combine_dtype))
 
 
+@dataclass(frozen=True)
+class Overlapped:
+    """Phases that compute beside transfer kernels, which occupy ``sms`` multiprocessors."""
+
+    phases: frozenset[Phase]
+    sms: int
+
+
 def step_operations(
     kernels: Kernels,
     fabric: Fabric,
@@ -94,7 +121,9 @@ def step_operations(
     slot_gpu_S: NDArray[np.int32],
     tokens: StepTokens,
     copy: Bytes,
-    graph_sizes: Sequence[int] | None = None,
+    graph_sizes: Sequence[int] | None,
+    overlapped: Overlapped,
+    ends_step: bool = True,
 ) -> list[Operation]:
     """The operations of one step, in program order.
 
@@ -105,6 +134,8 @@ def step_operations(
         tokens: what was asked, where it is at home and what it attends to.
         copy: bytes of a token on a wire.
         graph_sizes: batch sizes to which all that runs at home is padded.
+        overlapped: which phases compute beside transfers.
+        ends_step: whether the fixed cost of a step comes at the end.
     """
     model, profile = kernels.model, kernels.profile
     tokens_G = tokens.tokens_G
@@ -118,19 +149,23 @@ def step_operations(
         overhead_s = kernels.launch_s(phase)
         return Operation(phase, layer, busy_G, wire_G, overhead_s, no_assignments_G, tokens_G)
 
+    # Where a transfer may run at the same time, its kernels take their multiprocessors.
+    beside = kernels.beside(overlapped.sms)
+    during = {phase: beside if phase in overlapped.phases else kernels for phase in get_args(Phase)}
+
     # Layers differ in routing and, with sliding windows, in attention; the rest is computed once.
     window = {layer: model.attention_context(layer, np.inf) for layer in range(model.layers)}
     attention_s = {
-        size: kernels.attention(
+        size: during["attention"].attention(
             padded_G, tokens.keys_G(size, prefill=False), tokens.keys_G(size, prefill=True)
         )
         for size in set(window.values())
     }
     reduce_G = _attention_group_s(kernels, fabric, padded_G)
-    router_G = kernels.router(padded_G)
-    shared_G = kernels.shared_expert(padded_G) if model.experts.shared_width else None
-    dense_G = kernels.dense(padded_G) if len(model.moe_layers) < model.layers else none_G
-    experts_LG = kernels.experts(work.tokens_LS, slot_gpu_S, G)
+    router_G = during["router"].router(padded_G)
+    shared_G = during["shared_expert"].shared_expert(padded_G) if model.experts.shared_width else None
+    dense_G = during["dense"].dense(padded_G) if len(model.moe_layers) < model.layers else none_G
+    experts_LG = during["experts"].experts(work.tokens_LS, slot_gpu_S, G)
     served_LG = group_rows(work.tokens_LS, slot_gpu_S, G, np.zeros(0, np.int64))[2].astype(np.int64)
     row = {layer: i for i, layer in enumerate(model.moe_layers)}
 
@@ -158,7 +193,8 @@ def step_operations(
                 Operation(phase, layer, busy_G, none_G, overhead_s, served_G, unique_G, transfer)  # type: ignore[arg-type]
             )
     head = local("other", -1, kernels.head(tokens.per_rank(tokens.last_T)))
-    operations.append(replace(head, overhead_s=head.overhead_s + profile.step))
+    step_s = profile.step if ends_step else 0.0
+    operations.append(replace(head, overhead_s=head.overhead_s + step_s))
     return operations
 
 

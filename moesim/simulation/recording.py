@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,8 @@ from moesim.simulation.work import Work
 from traces.timeline import HOPS, PHASES, STREAMS, Timeline, WorkTable
 
 _WAIT = PHASES.index("wait")
-_COMPUTE, _COMMUNICATION = STREAMS.index("compute"), STREAMS.index("communication")
+# ``communicates`` as a number is the stream.
+_COMMUNICATION = STREAMS.index("communication")
 
 Columns = dict[str, NDArray[np.generic]]
 
@@ -26,64 +27,74 @@ class Recording:
         self._run = run
         self._layers = np.array(moe_layers, np.int32)
         self._spans: list[Columns] = []
-        self._work: list[Work] = []
+        self._work: list[Sequence[Work]] = []
 
     def add_step(self, step: int, clock: StepClock, operations: Sequence[Operation]) -> None:
         """Spans of one step; waiting is a span of its own, and one of zero length is left out."""
         O, G = clock.end_OG.shape
-        # Every operation may be preceded by a wait; one more wait closes the step.
-        shape = (G, O + 1, 2)
-        start, end = np.empty(shape), np.empty(shape)
-        before_OG = np.vstack([np.full((1, G), clock.start_s), clock.end_OG])
-        start[:, :, 0] = before_OG.T
-        end[:, :O, 0] = start[:, :O, 1] = clock.start_OG.T
-        end[:, :O, 1] = clock.end_OG.T
-        end[:, O, 0] = start[:, O, 1] = end[:, O, 1] = clock.end_s
-
-        def spread(values_O: Sequence[int], last: int) -> NDArray[np.int32]:
-            return np.broadcast_to(np.array([*values_O, last], np.int32)[None, :, None], shape)
-
-        phase = spread([PHASES.index(operation.phase) for operation in operations], _WAIT).copy()
-        phase[:, :, 0] = _WAIT
-        collective = spread([operation.transfer is not None for operation in operations], True)
-        # A rank that waits for others waits on its communication stream.
-        stream = np.where((phase == _WAIT) | (collective > 0), _COMMUNICATION, _COMPUTE)
-        counts = np.zeros((3, *shape), np.int64)
-        for o, operation in enumerate(operations):
-            counts[0, :, o, 1] = operation.assignments_G
-            counts[1, :, o, 1] = operation.unique_G
-            if operation.transfer is not None:
-                counts[2, :, o, 1] = operation.transfer.received_G
-        kept = end > start
-        kept[:, :O, 1] = True
-        self._spans.append(
-            {
-                "step_N": np.full(int(kept.sum()), step, np.int32),
-                "layer_N": spread([operation.layer for operation in operations], -1)[kept],
-                "rank_N": np.broadcast_to(np.arange(G, dtype=np.int32)[:, None, None], shape)[kept],
-                "stream_N": stream[kept].astype(np.int8),
-                "phase_N": phase[kept].astype(np.int8),
-                "start_s_N": start[kept],
-                "end_s_N": end[kept],
-                "assignments_N": counts[0][kept],
-                "unique_tokens_N": counts[1][kept],
-                "bytes_N": counts[2][kept],
-            }
+        # Every operation may be preceded by a wait of its own stream; one more wait closes the step.
+        layer_O, phase_O, stream_O, batch_O = (
+            np.array(values, np.int32)
+            for values in zip(
+                *((op.layer, PHASES.index(op.phase), op.communicates, op.micro_batch) for op in operations),
+                strict=True,
+            )
         )
+        counts_OG = [
+            [operation.assignments_G for operation in operations],
+            [operation.unique_G for operation in operations],
+            [
+                np.zeros(G) if operation.transfer is None else operation.transfer.received_G
+                for operation in operations
+            ],
+        ]
+        rank_OG = np.broadcast_to(np.arange(G, dtype=np.int32), (O, G))
+        waits_OG = clock.start_OG > clock.before_OG
+        done_G = clock.end_OG.max(axis=0)
+        idle_G = np.flatnonzero(done_G < clock.end_s)
+        none = np.zeros(int(waits_OG.sum()) + len(idle_G))
 
-    def add_work(self, work: Work) -> None:
-        """Counts of one step, in the order of steps."""
-        self._work.append(work)
+        def column(of_operation: Any, closing: int) -> NDArray[Any]:
+            """Operations, the waits before them, and the waits that close the step."""
+            whole_OG = np.broadcast_to(np.asarray(of_operation).reshape(O, -1), (O, G))
+            return np.concatenate([whole_OG.ravel(), whole_OG[waits_OG], np.full(len(idle_G), closing)])
+
+        phase_N = column(phase_O, _WAIT)
+        phase_N[O * G :] = _WAIT
+        start_s_N = np.concatenate([clock.start_OG.ravel(), clock.before_OG[waits_OG], done_G[idle_G]])
+        end_s_N = np.concatenate(
+            [clock.end_OG.ravel(), clock.start_OG[waits_OG], np.full(len(idle_G), clock.end_s)]
+        )
+        rank_N = np.concatenate([rank_OG.ravel(), rank_OG[waits_OG], idle_G])
+        columns: Columns = {
+            "step_N": np.full(len(rank_N), step, np.int32),
+            "micro_batch_N": column(batch_O, 0).astype(np.int32),
+            "layer_N": column(layer_O, -1).astype(np.int32),
+            "rank_N": rank_N.astype(np.int32),
+            "stream_N": column(stream_O, _COMMUNICATION).astype(np.int8),
+            "phase_N": phase_N.astype(np.int8),
+            "start_s_N": start_s_N,
+            "end_s_N": end_s_N,
+        }
+        for name, values_OG in zip(("assignments_N", "unique_tokens_N", "bytes_N"), counts_OG, strict=True):
+            columns[name] = np.concatenate([np.array(values_OG).ravel(), none]).astype(np.int64)
+        # Along each rank in the order of time; a wait of no length could not be told from its neighbour.
+        order = np.lexsort((end_s_N, start_s_N, rank_N))
+        self._spans.append({name: values[order] for name, values in columns.items()})
+
+    def add_work(self, parts: Sequence[Work]) -> None:
+        """Counts of the micro-batches of one step, in the order of steps."""
+        self._work.append(parts)
 
     def timeline(self) -> Timeline:
         """All spans, by step, then rank, then time."""
         spans = _join(self._spans)
         zeros = np.zeros(len(spans["step_N"]), np.int32)
-        return Timeline(self._run, repeat_N=zeros, micro_batch_N=zeros, **spans)
+        return Timeline(self._run, repeat_N=zeros, **spans)
 
     def slots(self) -> WorkTable:
         """Tokens of each slot: the rows of phase ``experts`` alone."""
-        return WorkTable(**_join([self._slot_rows(step, work) for step, work in enumerate(self._work)]))
+        return WorkTable(**_join([self._slot_rows(step, work) for step, work in self._counted()]))
 
     def work(self, copy: Bytes) -> WorkTable:
         """All counts that are not zero: tokens of slots, and copies over each hop, out and mirrored back.
@@ -91,7 +102,7 @@ class Recording:
         Many rows where ranks are many, so made only when they are to be written.
         """
         blocks: list[Columns] = []
-        for step, work in enumerate(self._work):
+        for step, work in self._counted():
             blocks.append(self._slot_rows(step, work))
             for hop, copies_LGG in (("first", work.sent_LGG), ("relay", work.relayed_LGG)):
                 layer, here, there = np.nonzero(copies_LGG)
@@ -100,6 +111,9 @@ class Recording:
                 blocks.append(self._rows(step, "dispatch", hop, layer, here, there, copies, out))
                 blocks.append(self._rows(step, "combine", hop, layer, there, here, copies, back))
         return WorkTable(**_join(blocks))
+
+    def _counted(self) -> Iterator[tuple[int, Work]]:
+        return ((step, work) for step, parts in enumerate(self._work) for work in parts)
 
     def _slot_rows(self, step: int, work: Work) -> Columns:
         layer, slot = np.nonzero(work.tokens_LS)

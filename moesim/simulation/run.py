@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from moesim.hardware.network import Fabric, Network
+from moesim.hardware.network import Fabric
 from moesim.hardware.profile import DATA_SHEET
+from moesim.simulation.conditions import Conditions, epochs
 from moesim.simulation.deployment import Deployment
 from moesim.simulation.engine import simulate
-from moesim.simulation.operations import (
-    Operation,
-    even,
-    without_network,
-    without_overhead,
-)
+from moesim.simulation.operations import Operation, even, without_network, without_overhead
+from moesim.simulation.program import Program
 from moesim.simulation.recording import Recording
 from moesim.simulation.steps import Steps
 from moesim.simulation.tally import Tally
@@ -22,15 +19,17 @@ from traces.timeline import Timeline, WorkTable
 
 
 @dataclass
-class EvenSeconds:
-    """Total seconds of the run's steps with less and less in their way, for the attribution.
+class Totals:
+    """Seconds of all steps with less and less in their way, for the attribution.
 
     Attributes:
-        balanced: every GPU given the mean over GPUs of each phase's duration.
+        healthy: without faults.
+        balanced: also with every GPU given the mean over GPUs of each phase's duration.
         no_network: also with transfers that take no time.
         no_overhead: also without launches and fixed costs.
     """
 
+    healthy: float = 0.0
     balanced: float = 0.0
     no_network: float = 0.0
     no_overhead: float = 0.0
@@ -53,7 +52,7 @@ class Run:
     recording: Recording
     tokens: int
     tally: Tally
-    even: EvenSeconds
+    totals: Totals
     bounds_s: dict[str, float]
     cross_node_bytes: float
 
@@ -65,27 +64,30 @@ class Run:
 def run(deployment: Deployment) -> Run:
     """Simulate a deployment at resolution ``event``."""
     scenario = deployment.scenario
-    network = deployment.network(scenario.profile)
-    fabric = deployment.fabric(scenario.profile)
+    ranks, profile = scenario.parallelism.ep, scenario.profile
+    changes_s, states = epochs(scenario.faults, ranks)
+    conditions = Conditions([deployment.network(profile, state) for state in states], changes_s)
+    healthy = Conditions([deployment.network(profile)]) if scenario.faults else conditions
+    ideal, links = Steps(deployment), deployment.fabric(DATA_SHEET)
     steps = Steps(deployment)
     recording = Recording(scenario.name, scenario.model.moe_layers)
-    evened = EvenSeconds()
+    totals = Totals()
     bounds_s: dict[str, float] = {}
     crossed, tokens = 0.0, 0
-    for step, clock in enumerate(simulate(steps, scenario.parallelism.ep, network)):
-        assert steps.made is not None  # the engine has just run these operations
+    for step, clock in enumerate(simulate(steps, ranks, conditions)):
+        assert steps.made is not None  # the engine has just run this step
         made = steps.made
-        operations = made.operations
-        tokens += len(made.tokens.row_T)
-        recording.add_step(step, clock, operations)
-        recording.add_work(made.work)
-        _add_even(evened, operations, network)
-        _add_bounds(
-            bounds_s, steps.operations(made.tokens, made.work, DATA_SHEET), deployment.fabric(DATA_SHEET)
+        recording.add_step(step, clock, made.program.operations)
+        recording.add_work([part.work for part in made.parts])
+        totals.healthy += (
+            _seconds(made.healthy, ranks, healthy) if scenario.faults else clock.end_s - clock.start_s
         )
+        _add_even(totals, made.healthy, healthy)
+        _add_bounds(bounds_s, ideal.program(made.parts, DATA_SHEET).operations, links)
+        tokens += sum(len(part.tokens.row_T) for part in made.parts)
         crossed += sum(
-            operation.transfer.cross_node_bytes(fabric.gpus_per_node)
-            for operation in operations
+            operation.transfer.cross_node_bytes(links.gpus_per_node)
+            for operation in made.program.operations
             if operation.transfer is not None
         )
     per_step = {phase: seconds / scenario.workload.steps for phase, seconds in bounds_s.items()}
@@ -96,23 +98,23 @@ def run(deployment: Deployment) -> Run:
         recording,
         tokens,
         steps.tally,
-        evened,
+        totals,
         per_step,
         crossed,
     )
 
 
-def _add_even(total: EvenSeconds, operations: Sequence[Operation], network: Network) -> None:
-    balanced = even(operations, network)
-    no_network = without_network(balanced)
-    total.balanced += _seconds(balanced, network)
-    total.no_network += _seconds(no_network, network)
-    total.no_overhead += _seconds(without_overhead(no_network), network)
+def _add_even(totals: Totals, program: Program, healthy: Conditions) -> None:
+    balanced = program.change(lambda operations: even(operations, healthy.network(0.0)))
+    no_network = balanced.change(without_network)
+    totals.balanced += _seconds(balanced, 1, healthy)
+    totals.no_network += _seconds(no_network, 1, healthy)
+    totals.no_overhead += _seconds(no_network.change(without_overhead), 1, healthy)
 
 
-def _seconds(operations: Sequence[Operation], network: Network) -> float:
-    """Length of a step whose GPUs are all equal, simulated with one of them."""
-    (clock,) = simulate([operations], 1, network)
+def _seconds(program: Program, ranks: int, conditions: Conditions) -> float:
+    """Length of one step; one rank stands for all where all are equal."""
+    (clock,) = simulate([program], ranks, conditions)
     return clock.end_s - clock.start_s
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moesim.hardware.profile import Profile
+from moesim.hardware.profile import Phase, Profile
 from moesim.routing.policy import Batch
 from moesim.routing.replicas import REPLICA_CHOICES
 from moesim.simulation.batch import StepTokens, batches, gather_ids, gather_weights
+from moesim.simulation.conditions import Health, epochs, jitter_G
 from moesim.simulation.deployment import Deployment
-from moesim.simulation.operations import Operation, step_operations
+from moesim.simulation.operations import Operation, Overlapped, step_operations
+from moesim.simulation.program import Program, beside_shared_expert, in_sequence, two_batches
 from moesim.simulation.tally import Tally
 from moesim.simulation.work import Work, count_work
 
@@ -22,12 +25,20 @@ _BLOCK = 1 << 24
 
 
 @dataclass(frozen=True)
-class Step:
-    """One step before it runs."""
+class Part:
+    """A micro-batch of a step, or all of it: its tokens and the work they make."""
 
     tokens: StepTokens
     work: Work
-    operations: list[Operation]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step before it runs: as the hardware is, and as it would be without faults."""
+
+    parts: list[Part]
+    program: Program
+    healthy: Program
 
 
 @dataclass
@@ -38,24 +49,61 @@ class Steps:
     tally: Tally = field(default_factory=Tally)
     made: Step | None = None
 
-    def __iter__(self) -> Iterator[list[Operation]]:
-        deployment, scenario = self.deployment, self.deployment.scenario
-        for tokens in batches(deployment.replayed, scenario.workload, scenario.parallelism.ep, scenario.seed):
-            work = self._work(tokens)
-            self.made = Step(tokens, work, self.operations(tokens, work, scenario.profile))
-            yield self.made.operations
+    def __iter__(self) -> Iterator[Program]:
+        scenario = self.deployment.scenario
+        ranks, faults = scenario.parallelism.ep, scenario.faults
+        _, states = epochs(faults, ranks)
+        spread_G = jitter_G(faults, ranks)
+        rng = np.random.default_rng([scenario.seed, *b"jitter"])
+        for tokens in batches(self.deployment.replayed, scenario.workload, ranks, scenario.seed):
+            halves = tokens.halves() if "two_batch" in scenario.overlap else (tokens,)
+            parts = [Part(each, self._work(each)) for each in halves]
+            healthy = faulty = self.program(parts, scenario.profile)
+            if faults:
+                drawn_OG = rng.standard_normal((len(healthy.operations), ranks))
+                faulty = self._faulty(parts, states, np.exp(spread_G * drawn_OG))
+            self.made = Step(parts, faulty, healthy)
+            yield faulty
 
-    def operations(self, tokens: StepTokens, work: Work, profile: Profile) -> list[Operation]:
-        """What this work costs with this profile."""
-        deployment = self.deployment
+    def _faulty(
+        self, parts: Sequence[Part], states: Sequence[Health], factor_OG: NDArray[np.float64]
+    ) -> Program:
+        """The program on hardware that passes through these states, its kernels longer by a factor each."""
+        now, *later = (self.program(parts, self.deployment.scenario.profile, state) for state in states)
+        slowed = [
+            operation.slowed([each.operations[at].busy_G for each in later], factor_OG[at])
+            for at, operation in enumerate(now.operations)
+        ]
+        return now.change(lambda _: slowed)
+
+    def program(self, parts: Sequence[Part], profile: Profile, health: Health | None = None) -> Program:
+        """What this work costs, and in which order it runs."""
+        overlap = self.deployment.scenario.overlap
+        chains = [self._chain(part, profile, health, ends_step=part is parts[-1]) for part in parts]
+        early = "shared_expert" in overlap
+        if "two_batch" in overlap:
+            return two_batches(*chains, early_dispatch=early)
+        return beside_shared_expert(chains[0]) if early else in_sequence(chains[0])
+
+    def _chain(
+        self, part: Part, profile: Profile, health: Health | None, *, ends_step: bool
+    ) -> list[Operation]:
+        deployment, overlap = self.deployment, self.deployment.scenario.overlap
+        phases: frozenset[Phase] = frozenset()
+        if "two_batch" in overlap:
+            phases = frozenset(get_args(Phase))
+        elif "shared_expert" in overlap:
+            phases = frozenset({"shared_expert"})
         return step_operations(
-            deployment.kernels(profile),
-            deployment.fabric(profile),
-            work,
+            deployment.kernels(profile, health),
+            deployment.fabric(profile, health),
+            part.work,
             deployment.placement.slot_gpu_S,
-            tokens,
+            part.tokens,
             deployment.copy_bytes(),
             deployment.scenario.workload.graph_sizes,
+            Overlapped(phases, deployment.links(profile).sms),
+            ends_step,
         )
 
     def _work(self, tokens: StepTokens) -> Work:

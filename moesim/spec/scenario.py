@@ -17,10 +17,11 @@ from moesim.hardware.profile import Profile, load_profile
 from moesim.routing.catalogue import policy_from, spec_of
 from moesim.spec.base import Strict, Text, fault, suggest, validate
 from moesim.spec.cluster import Cluster, load_cluster
+from moesim.spec.fault import Fault
 from moesim.spec.model import Model
 from moesim.spec.override import Override, blame
 from moesim.spec.presets import load_model, preset_names, preset_source
-from moesim.spec.workload import Dispatch, Parallelism, PlacementChoice, TraceSource, Workload
+from moesim.spec.workload import Dispatch, Overlap, Parallelism, PlacementChoice, TraceSource, Workload
 from moesim.spec.yaml_source import Loc, Source, read_yaml
 from placement.placement import MAX_SLOTS
 from placement.solvers import SOLVERS
@@ -40,6 +41,8 @@ class Scenario(Strict):
     replicas: Literal["round_robin"] = "round_robin"
     routing: dict[str, Any] = Field(default_factory=lambda: {"policy": "none"})
     dispatch: Dispatch = Dispatch()
+    overlap: Overlap = ()
+    faults: tuple[Fault, ...] = ()
     network: Literal["auto", "ports", "fluid"] = "auto"
     resolution: Literal["auto", "event"] = "auto"
     seed: int = Field(default=0, strict=True, ge=0, lt=1 << 63)
@@ -70,6 +73,11 @@ class Scenario(Strict):
             if amount.ranks is not None and len(amount.ranks) != ep:
                 entries = f"{len(amount.ranks)} entries"
                 raise fault(f"must have one entry for each of {ep} ranks", "workload", name, got=entries)
+        for i, each in enumerate(self.faults):
+            if each.device is not None and each.device >= ep:
+                raise fault(
+                    f"names a device beyond the {ep} ranks of the group", "faults", i, got=each.device
+                )
         self._check_slots()
         if self.profile.gpu not in ("any", cluster.gpu.name):
             raise fault(

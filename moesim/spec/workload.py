@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
 from moesim.spec.amount import Amount
 from moesim.spec.base import Count, Number, Strict, fault
@@ -116,6 +116,26 @@ class PlacementChoice(Strict):
         if self.file is not None and self.slots is not None:
             raise fault("belong to a solver; a file has its own", "slots", got=self.slots)
         return self
+
+
+def _overlap_from(value: Any) -> Any:
+    """``none``, one name, or a list of them."""
+    if isinstance(value, str):
+        return () if value == "none" else (value,)
+    return value
+
+
+def _overlap_text(value: tuple[str, ...]) -> Any:
+    """As short as it can be written."""
+    return list(value) if len(value) > 1 else (value or ("none",))[0]
+
+
+# ``shared_expert`` computes beside dispatch; ``two_batch`` lets two micro-batches take turns.
+Overlap = Annotated[
+    tuple[Literal["shared_expert", "two_batch"], ...],
+    BeforeValidator(_overlap_from),
+    PlainSerializer(_overlap_text),
+]
 
 
 class Dispatch(Strict):

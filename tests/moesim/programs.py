@@ -7,8 +7,10 @@ from hypothesis import strategies as st
 
 from moesim.hardware.network import Fabric, Ports
 from moesim.hardware.profile import Phase
+from moesim.simulation.conditions import Conditions
 from moesim.simulation.engine import StepClock, simulate
 from moesim.simulation.operations import Operation, Transfer
+from moesim.simulation.program import in_sequence
 
 # 1 byte a second everywhere, no latency: times can be added up by hand.
 SLOW = Fabric(2, 1.0, 1.0, 0.0, 0.0)
@@ -27,7 +29,7 @@ def collective(phase: Phase, layer: int, bytes_GG: list[list[float]], overhead: 
 
 
 def run(operations: list[Operation], ranks: int = 2, fabric: Fabric = SLOW) -> StepClock:
-    (clock,) = simulate([operations], ranks, Ports(fabric))
+    (clock,) = simulate([in_sequence(operations)], ranks, Conditions([Ports(fabric)]))
     return clock
 
 
@@ -48,7 +50,7 @@ LAYERS = [
 
 
 @st.composite
-def programs(draw: st.DrawFn) -> list[Operation]:
+def chains(draw: st.DrawFn) -> list[Operation]:
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     operations = []
     for layer in range(draw(st.integers(1, 3))):

@@ -11,7 +11,7 @@ from moesim.analysis.cube import Cube, max_over_mean
 from moesim.analysis.metrics import balancedness, layer_times, step_times, timeline_metrics
 from moesim.simulation.operations import Operation
 from moesim.simulation.recording import Recording
-from tests.moesim.programs import LAYERS, programs, run
+from tests.moesim.programs import LAYERS, chains, run
 from traces.timeline import PHASES, Timeline
 
 
@@ -37,7 +37,7 @@ def test_by_hand() -> None:
     }
 
 
-@given(operations=programs())
+@given(operations=chains())
 def test_sums_to_the_step_and_never_waits(operations: list[Operation]) -> None:
     timeline = recorded(operations, 4)
     path = critical_path(timeline, 0)

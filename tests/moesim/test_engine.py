@@ -8,10 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moesim.hardware.network import Fabric, Ports
+from moesim.simulation.conditions import Conditions
 from moesim.simulation.engine import simulate
 from moesim.simulation.operations import Operation, even, without_network, without_overhead
+from moesim.simulation.program import in_sequence
 from moesim.simulation.recording import Recording
-from tests.moesim.programs import LAYERS, SLOW, collective, compute, programs, run
+from tests.moesim.programs import LAYERS, SLOW, chains, collective, compute, run
 from traces.timeline import PHASES, STREAMS
 
 # (phase, layer, rank, start, end). Layer 0: both enter the dispatch at 1.5. Rank 0 sends 4 bytes and rank 1
@@ -81,7 +83,8 @@ def test_a_rank_that_ends_early_waits_for_the_step_to_end() -> None:
 
 
 def test_steps_follow_each_other_on_one_clock() -> None:
-    first, second = simulate([LAYERS, LAYERS], 2, Ports(SLOW))
+    program = in_sequence(LAYERS)
+    first, second = simulate([program, program], 2, Conditions([Ports(SLOW)]))
     assert (first.start_s, first.end_s, second.start_s, second.end_s) == (0.0, 25.25, 25.25, 50.5)
     np.testing.assert_allclose(second.end_OG - 25.25, first.end_OG, rtol=1e-15)
 
@@ -109,7 +112,7 @@ def test_perfect_balance_is_the_closed_form(seconds: list[float], size: float, r
     assert clock.end_s == pytest.approx(sum(seconds) + len(seconds) * (wire + 4e-6), rel=1e-12)
 
 
-@given(operations=programs(), seed=st.integers(0, 2**32))
+@given(operations=chains(), seed=st.integers(0, 2**32))
 def test_more_work_never_ends_earlier(operations: list[Operation], seed: int) -> None:
     rng = np.random.default_rng(seed)
     more = []
@@ -122,7 +125,7 @@ def test_more_work_never_ends_earlier(operations: list[Operation], seed: int) ->
     assert (run(more, 4).end_OG >= run(operations, 4).end_OG - 1e-12).all()
 
 
-@given(operations=programs())
+@given(operations=chains())
 def test_evened_steps_only_lose_time_as_causes_are_removed(operations: list[Operation]) -> None:
     whole = run(operations, 4).end_s
     balanced = even(operations, Ports(SLOW))

@@ -1,0 +1,86 @@
+"""In which order a step's operations run on the streams of a GPU, and which waits for which.
+
+O operations. A *lane* is a stream that runs its operations in order; operations of different lanes run at
+the same time unless one is ``after`` the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import zip_longest
+
+from moesim.simulation.operations import Operation
+
+Chain = list[Operation]
+
+
+@dataclass(frozen=True)
+class Program:
+    """The operations of a step and their order.
+
+    Attributes:
+        operations: all of them; the order says nothing.
+        lanes: indices of operations, each in exactly one lane.
+        after: for an operation, the one of another lane that it also waits for.
+    """
+
+    operations: Sequence[Operation]
+    lanes: Sequence[Sequence[int]]
+    after: dict[int, int]
+
+    def change(self, change: Callable[[Sequence[Operation]], list[Operation]]) -> Program:
+        """The same order of changed operations."""
+        return replace(self, operations=change(self.operations))
+
+
+def in_sequence(chain: Chain) -> Program:
+    """One operation after the other: no overlap."""
+    return Program(chain, [range(len(chain))], {})
+
+
+def beside_shared_expert(chain: Chain) -> Program:
+    """Dispatch starts as soon as the router is done; the shared expert computes beside it."""
+    return _on_two_lanes([chain], early_dispatch=True)
+
+
+def two_batches(first: Chain, second: Chain, *, early_dispatch: bool = False) -> Program:
+    """Two micro-batches: while one computes, the other communicates (DeepSeek-V3, section 3.4).
+
+    Their stages alternate on both lanes; a stage is what a micro-batch computes between two collectives.
+    """
+    marked = [replace(operation, micro_batch=1) for operation in second]
+    return _on_two_lanes([first, marked], early_dispatch=early_dispatch)
+
+
+def _on_two_lanes(chains: Sequence[Chain], *, early_dispatch: bool) -> Program:
+    """Kernels on one lane, collectives on the other, the stages of the chains in turn."""
+    operations: Chain = []
+    after: dict[int, int] = {}
+    compute: list[list[list[int]]] = []
+    communication: list[list[list[int]]] = []
+    for chain in chains:
+        stages: list[list[int]] = [[]]
+        collectives: list[list[int]] = []
+        before: int | None = None
+        for operation in chain:
+            at = len(operations)
+            operations.append(operation)
+            if before is not None and operation.communicates != operations[before].communicates:
+                after[at] = before
+            if operation.communicates:
+                stages.append([])
+                collectives.append([at])
+            else:
+                stages[-1].append(at)
+            # What comes next need not wait for a shared expert: nothing but its lane does.
+            if not (early_dispatch and operation.phase == "shared_expert"):
+                before = at
+        compute.append(stages)
+        communication.append(collectives)
+    return Program(operations, [_in_turn(compute), _in_turn(communication)], after)
+
+
+def _in_turn(stages: Sequence[Sequence[Sequence[int]]]) -> list[int]:
+    """First stages of all chains, then the second ones, …"""
+    return [at for turn in zip_longest(*stages, fillvalue=()) for stage in turn for at in stage]
