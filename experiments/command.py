@@ -18,7 +18,8 @@ from moesim.errors import MoesimError
 def run_command(experiment: Callable[[], Comparison], arguments: Sequence[str] | None = None) -> None:
     """Run an experiment as ``python -m experiments.NAME [--json] [-o OUT]`` asks."""
     parser = argparse.ArgumentParser(
-        prog=f"python -m {experiment.__module__}", description=sys.modules[experiment.__module__].__doc__
+        prog=f"python -m experiments.{experiment.__name__}",
+        description=sys.modules[experiment.__module__].__doc__,
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("-o", dest="out", type=Path, help="write the figure: a .svg or .png file")
