@@ -48,7 +48,7 @@ def build_routes(topology: Topology) -> Routes:
         (sender, receiver): list(itertools.pairwise(topology.path(sender, receiver)))
         for sender, receiver in itertools.permutations(range(G), 2)
     }
-    longest = max((len(path) for path in path_GG.values()), default=0)
+    longest = max((len(path) for path in path_GG.values()), default=1)
     link_GGH = np.full((G, G, longest), NO_LINK, np.int32)
     latency_GG = np.zeros((G, G))
     for pair, path in path_GG.items():
@@ -80,17 +80,19 @@ def _fed_by_less(path_RH: NDArray[np.int32], bandwidth_L: NDArray[np.float64]) -
     steps = np.unique(np.stack([before_R[there_R], after_R[there_R]]), axis=1)
     fed_L = np.bincount(steps[1], bandwidth_L[steps[0]], minlength=len(bandwidth_L))
     spared_L = (fed_L > 0) & (fed_L <= bandwidth_L * (1 + 1e-9))
-    begins_R = path_RH[:, 0] if path_RH.shape[1] else np.zeros(0, np.int32)
+    begins_R = path_RH[:, 0]
     spared_L[begins_R[begins_R != NO_LINK]] = False
     return spared_L
 
 
 def _without(path_RH: NDArray[np.int32], spared_L: NDArray[np.bool_]) -> NDArray[np.int32]:
     """The same paths without some links, moved up to the left."""
-    kept_RH = np.where((path_RH != NO_LINK) & ~spared_L[path_RH], path_RH, NO_LINK)
+    dropped_L = np.append(spared_L, True)  # the last stands for NO_LINK
+    kept_RH = np.where(dropped_L[path_RH], NO_LINK, path_RH)
     order_RH = np.argsort(kept_RH == NO_LINK, axis=1, kind="stable")
     moved_RH = np.take_along_axis(kept_RH, order_RH, axis=1)
-    return moved_RH[:, : int((moved_RH != NO_LINK).sum(axis=1).max(initial=0))]
+    longest = max(1, int((moved_RH != NO_LINK).sum(axis=1).max()))
+    return moved_RH[:, :longest]
 
 
 def _reversed(path_RH: NDArray[np.int32]) -> NDArray[np.int32]:

@@ -135,9 +135,10 @@ class Cluster(Strict):
             )
         if self.intra_node == "pcie" and self.switches_per_node > 1 and self.host is None:
             raise fault(
-                f"is missing: {self.switches_per_node} PCIe switches in a node meet at the host, each over "
-                "this link",
-                "host",
+                f"makes {self.switches_per_node} PCIe switches in a node, which nothing joins: the link host, "
+                "from each of them to the host, is missing",
+                "gpus_per_switch",
+                got=self.gpus_per_switch,
             )
         return self
 
@@ -154,14 +155,12 @@ class Cluster(Strict):
                 "is of uplinks to a spine, and there is none", "oversubscription", got=self.oversubscription
             )
         if self.leaves_per_rail > 1:
+            leaves = self.leaves_per_rail
             raise fault(
-                f"without a spine one leaf must reach all nodes: nothing joins the {self.leaves_per_rail} "
-                f"leaves, each of {self.nodes_of_leaf} nodes",
-                "spine",
-                got=False,
+                f"nothing joins the {leaves} leaves, each of {self.nodes_of_leaf} nodes", "spine", got=False
             )
         if self.leaf == "rail" and self.nics_per_node > 1 and self.cross_rail != "nvlink":
-            raise fault("without a spine nothing joins the rails but cross_rail: nvlink", "spine", got=False)
+            raise fault("nothing joins the rails: that would need cross_rail: nvlink", "spine", got=False)
         return self
 
     @property

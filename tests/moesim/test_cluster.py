@@ -137,3 +137,89 @@ def test_a_gpu_computes_in_some_dtype() -> None:
     without = CPU | {"gpu": CPU["gpu"] | {"flops": {}}}
     with pytest.raises(SpecError, match=r"^gpu\.flops: must name at least one dtype"):
         load_cluster(without, NOWHERE)
+
+
+def test_boards_are_joined_as_their_makers_join_them() -> None:
+    h100, gb200, mi300x, l40s = (
+        load_cluster(name, NOWHERE) for name in ("h100-4x8", "gb200-2x72", "mi300x-1x8", "l40s-1x8")
+    )
+    assert [c.intra_node for c in (h100, gb200, mi300x, l40s)] == ["nvswitch", "nvswitch", "mesh", "pcie"]
+    assert gb200.gpus == 144
+    assert mi300x.mesh_peers == 7
+    assert (l40s.switches_per_node, l40s.nics_per_node) == (2, 4)
+    assert (h100.nodes_of_leaf, h100.leaves_per_rail, h100.oversubscription) == (4, 1, 1.0)
+
+
+def test_roce_is_slower_than_infiniband() -> None:
+    """82 bytes of headers, checksums and gaps to each 4096 of payload."""
+    ib, roce = (load_cluster({"base": "h100-2x8", "nic": nic}, NOWHERE).nic for nic in ("cx7", "cx7-roce"))
+    assert (roce.bandwidth, ib.efficiency) == (ib.bandwidth, 1.0)
+    assert roce.efficiency == pytest.approx(4096 / (4096 + 82), abs=0.001)
+    assert roce.latency > ib.latency
+    assert roce.spine_latency > ib.spine_latency
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            "intra_node: torus",
+            "cluster.intra_node: must be one of 'nvswitch', 'mesh' or 'pcie' (got 'torus')",
+        ),
+        ("mesh_peers: 7", "cluster.mesh_peers: belongs to intra_node: mesh (got 'nvswitch')"),
+        ("{intra_node: mesh, gpus_per_switch: 4}", "cluster.gpus_per_switch: belongs to intra_node: pcie"),
+        ("{intra_node: mesh, host: {bandwidth: 1}}", "cluster.host: belongs to intra_node: pcie"),
+        (
+            "{intra_node: mesh, mesh_peers: 6}",
+            "cluster.mesh_peers: must be at least the 7 other GPUs of a node",
+        ),
+        (
+            "{intra_node: pcie, gpus_per_switch: 4}",
+            "cluster.gpus_per_switch: makes 2 PCIe switches in a node, which nothing joins: the link host, ",
+        ),
+        (
+            "{intra_node: pcie, gpus_per_switch: 4, host: {bandwidth: -1 GB/s}}",
+            "cluster.host.bandwidth: must be greater than 0",
+        ),
+        ("gpus_per_nic: 0", "cluster.gpus_per_nic: must be at least 1 (got 0)"),
+        ("oversubscription: 0.5", "cluster.oversubscription: must be at least 1.0 (got 0.5)"),
+        ("oversubscription: .inf", "cluster.oversubscription: must be finite"),
+        ("nic: {efficiency: 1.1}", "cluster.nic.efficiency: must be at most 1.0 (got 1.1)"),
+        (
+            "{leaf: node, cross_rail: nvlink}",
+            "cluster.cross_rail: nvlink needs leaf: rail (got 'leaf: node')",
+        ),
+        ("{intra_node: pcie, cross_rail: nvlink}", "cluster.cross_rail: nvlink needs a node with NVLink"),
+        ("spine: false", "cluster.spine: nothing joins the rails: that would need cross_rail: nvlink"),
+        (
+            "{spine: false, leaf: node}",
+            "cluster.spine: nothing joins the 4 leaves, each of 1 nodes (got False)",
+        ),
+        (
+            "{spine: false, cross_rail: nvlink, nodes_per_leaf: 3}",
+            "cluster.spine: nothing joins the 2 leaves, each of 3 nodes (got False)",
+        ),
+        (
+            "{spine: false, oversubscription: 2, cross_rail: nvlink}",
+            "cluster.oversubscription: is of uplinks to a spine, and there is none (got 2.0)",
+        ),
+    ],
+)
+def test_links_that_contradict_each_other_are_refused(fields: str, message: str) -> None:
+    braced = fields if fields.startswith("{") else f"{{{fields}}}"
+    with pytest.raises(SpecError) as caught:
+        load_cluster(*inside(f"cluster:\n  {{base: h800-4x8, {braced[1:]}"))
+    assert str(caught.value).startswith(f"s.yaml:2: {message}")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"spine": False, "cross_rail": "nvlink"},
+        {"spine": False, "leaf": "node", "nodes_per_leaf": 4},
+        {"spine": False, "gpus_per_nic": 8},
+        {"spine": False, "nodes": 1, "oversubscription": 2},
+    ],
+)
+def test_without_a_spine_one_leaf_or_the_nodes_must_join_the_cards(fields: dict[str, Any]) -> None:
+    assert not load_cluster({"base": "h800-4x8"} | fields, NOWHERE).spine
