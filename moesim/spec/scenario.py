@@ -136,7 +136,10 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    style = "'" if re.match(r"[-+.]*[0-9]", text) else None
+    if not text.isprintable():
+        style: str | None = '"'  # with escapes: PyYAML would write U+0085 bare, where it is a line break
+    else:
+        style = "'" if re.match(r"[-+.]*[0-9]", text) else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
