@@ -47,7 +47,12 @@ def result(done: Run) -> Result:
         "metrics": metrics,
         "attribution": attribution(metrics["step_time_s"]["mean"], done.totals, steps),
         "bounds": done.bounds_s,
-        "stragglers": stragglers(done.timeline, done.slots, deployment.placement),
+        "stragglers": stragglers(
+            done.timeline,
+            done.slots,
+            deployment.placement,
+            {fault.device for fault in scenario.faults if fault.device is not None},
+        ),
         "trace": _trace_facts(deployment),
         "provenance": {
             "moesim": __version__,

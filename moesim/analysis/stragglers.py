@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,9 @@ from traces.timeline import Timeline, WorkTable
 _NEGLIGIBLE = 0.01
 
 
-def stragglers(timeline: Timeline, slots: WorkTable, placement: Placement) -> list[dict[str, Any]]:
+def stragglers(
+    timeline: Timeline, slots: WorkTable, placement: Placement, faulty: Collection[int] = ()
+) -> list[dict[str, Any]]:
     """For each MoE layer the rank that is most often the last to finish its experts, and the cause.
 
     Each entry has:
@@ -27,7 +30,8 @@ def stragglers(timeline: Timeline, slots: WorkTable, placement: Placement) -> li
       dispatch, ``attention`` or ``network``: whether the last rank to enter had more to compute, or left
       the layer before late. If most is lost after it, ``network`` if the rank's tokens arrived late, else
       ``weights`` if its excess of activated slots makes up at least half of its excess of time and lies
-      closer to it than its excess of assignments, else ``tokens``.
+      closer to it than its excess of assignments, else ``tokens``. ``hardware`` instead, if the rank is
+      one of the ``faulty`` ones and its assignments do not explain its time.
     - ``expert``, ``expert_share``: its hottest expert, and that expert's part of the rank's assignments.
     """
     cube = Cube.of(timeline)
@@ -62,6 +66,8 @@ def stragglers(timeline: Timeline, slots: WorkTable, placement: Placement) -> li
             cause = "network"
         else:
             cause = "weights" if _weights_explain(*ratio) else "tokens"
+        if cause != "none" and rank in faulty and (late[0] > late[1] or ratio[2] > ratio[0]):
+            cause = "hardware"
         own_slots = np.flatnonzero(placement.slot_gpu_S == rank)
         own_tokens = tokens_LS[i, own_slots]
         hottest = int(own_tokens.argmax())

@@ -29,6 +29,7 @@ CAUSES: Final = {
     "weights": "has more experts with tokens, so it streams more weights from memory",
     "attention": "takes longer in attention",
     "network": "takes longer in its transfers",
+    "hardware": "is on hardware that is slower than it should be",
     "none": "no more than chance: the last GPU changes from step to step",
 }
 
@@ -40,6 +41,7 @@ _BALANCE_ADVICE: Final = {
     "attention": "The attention differs between GPUs: even out tokens and contexts over the ranks.",
     "network": "The transfers differ between GPUs, since a GPU with more tokens receives more bytes: compare "
     "placements, and dispatch modes: `--vary 'placement=[linear, greedy]'`.",
+    "hardware": "A slow GPU or link sets the pace: repair or replace it before anything else.",
     "none": "It changes from step to step, so a fixed placement cannot remove it; a cap on each step can.",
 }
 

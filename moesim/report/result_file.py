@@ -69,7 +69,7 @@ class _Straggler(TypedDict):
     load: _Fraction
     time: _Fraction
     lost_s: _Number
-    cause: Literal["tokens", "weights", "attention", "network", "none"]
+    cause: Literal["tokens", "weights", "attention", "network", "hardware", "none"]
     expert: _Count
     expert_share: _Fraction
 

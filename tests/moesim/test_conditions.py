@@ -155,3 +155,11 @@ def test_a_device_beyond_the_group_is_refused_with_its_line(tmp_path: Path) -> N
     path = write_scenario(tmp_path, tiny_scenario(faults=[{"gpu": 4, "clock": 0.5}]))
     with pytest.raises(SpecError, match=r"scenario.yaml:\d+: faults\[0\]: names a device beyond the 4 ranks"):
         load_scenario(str(path))
+
+
+def test_the_culprit_is_named(tmp_path: Path) -> None:
+    """A GPU at a tenth of its clock is the straggler of every layer, because of its hardware."""
+    slow = tiny_scenario()["cluster"]
+    slow["gpu"]["flops"] = {"bf16": 1e9}
+    found = simulated(tmp_path, cluster=slow, faults=[{"gpu": 1, "clock": 0.1}])
+    assert {(entry["rank"], entry["cause"]) for entry in found["stragglers"]} == {(1, "hardware")}

@@ -102,7 +102,7 @@ def test_two_batches_never_run_a_lane_twice_at_once_nor_before_what_they_need(
             assert (done.start_OG[at] >= done.end_OG[at - 1].min() - 1e-12).all()
             own = done.start_OG[at] if program.operations[at].transfer is None else done.end_OG[at]
             assert (own >= done.end_OG[at - 1] - 1e-12).all()
-    # Never shorter than the compute lane of any rank. (Longer than one after the other it can be: Graham 1966.)
+    # Never shorter than the compute lane of any rank. (Longer than in sequence it can be: Graham 1966.)
     busy_G = np.add.reduce([operation.busy_G for operation in program.operations])
     assert done.end_s >= busy_G.max() - 1e-9
     assert critical_path(timeline, 0).sum() == pytest.approx(done.end_s, rel=1e-12)
