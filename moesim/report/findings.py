@@ -63,9 +63,13 @@ def shares(result: Mapping[str, Any]) -> dict[str, float]:
 
 
 def answer(result: Mapping[str, Any]) -> str:
-    """What imbalance costs, and who causes it and why; or that it costs nothing and what does."""
+    """What slow hardware or imbalance costs, who causes it and why; or that neither does and what does."""
     step = format_seconds(result["metrics"]["step_time_s"]["mean"])
     share = shares(result)
+    culprit = straggler_summary(result["stragglers"])
+    if share["hardware"] >= SMALL and share["hardware"] > share["imbalance"]:
+        sentence = f"Slow hardware costs {percent(share['hardware'])} of a {step} step"
+        return f"{sentence}; {culprit}." if culprit else f"{sentence}."
     if share["imbalance"] < SMALL:
         costs = {term: share[term] for term in ("network", "overhead", "hardware")}
         largest = max(costs, key=lambda term: costs[term])
@@ -74,7 +78,6 @@ def answer(result: Mapping[str, Any]) -> str:
             f"wins next to nothing here; {largest} costs {percent(costs[largest])}."
         )
     sentence = f"Imbalance costs {percent(share['imbalance'])} of a {step} step"
-    culprit = straggler_summary(result["stragglers"])
     return f"{sentence}; {culprit}." if culprit else f"{sentence}."
 
 

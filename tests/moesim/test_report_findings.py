@@ -80,6 +80,14 @@ def test_where_balance_wins_nothing_it_says_so() -> None:
     assert "Imbalance costs 0 %" in answer(result_with([], imbalance=-0.3))
 
 
+def test_slow_hardware_comes_first_where_it_costs_more() -> None:
+    rows = [straggler(layer, 5, "hardware") for layer in range(4)]
+    found = answer(result_with(rows, imbalance=1.0, hardware=3.0))
+    assert found.startswith("Slow hardware costs")
+    assert "GPU 5 is the straggler in 4 of 4 layers because it is on hardware" in found
+    assert answer(result_with(rows, imbalance=3.0, hardware=1.0)).startswith("Imbalance costs")
+
+
 def test_no_named_straggler() -> None:
     assert straggler_summary([straggler(0, 1, "none")]) == ""
     assert answer(result_with([straggler(0, 1, "none")], imbalance=1.0)) == (
