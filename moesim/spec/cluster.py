@@ -135,8 +135,8 @@ class Cluster(Strict):
             )
         if self.intra_node == "pcie" and self.switches_per_node > 1 and self.host is None:
             raise fault(
-                f"makes {self.switches_per_node} PCIe switches in a node, which nothing joins: the link host, "
-                "from each of them to the host, is missing",
+                f"makes {self.switches_per_node} PCIe switches in a node, which nothing joins: "
+                "the link host, from each of them to the host, is missing",
                 "gpus_per_switch",
                 got=self.gpus_per_switch,
             )

@@ -175,7 +175,7 @@ def test_roce_is_slower_than_infiniband() -> None:
         ),
         (
             "{intra_node: pcie, gpus_per_switch: 4}",
-            "cluster.gpus_per_switch: makes 2 PCIe switches in a node, which nothing joins: the link host, ",
+            "cluster.gpus_per_switch: makes 2 PCIe switches in a node, which nothing joins: the link host,",
         ),
         (
             "{intra_node: pcie, gpus_per_switch: 4, host: {bandwidth: -1 GB/s}}",
