@@ -17,6 +17,10 @@ from moesim.spec.yaml_source import Loc, Source, read_yaml
 from moesim.units import Seconds
 
 Share = Annotated[float, Field(gt=0, le=1)]
+
+_MAX_SHAPES = 64
+"""Tile heights, and widths: every GEMM of a step is tried with each pair."""
+
 Phase = Literal["attention", "router", "dispatch", "experts", "shared_expert", "combine", "dense", "other"]
 
 
@@ -87,8 +91,8 @@ class Profile(Strict):
     gemm: Roof
     grouped_gemm: Roof
     attention: Roof
-    tiles: Annotated[tuple[Tile, ...], Field(min_length=1)]
-    widths: tuple[Count, ...] = ()
+    tiles: Annotated[tuple[Tile, ...], Field(min_length=1, max_length=_MAX_SHAPES)]
+    widths: Annotated[tuple[Count, ...], Field(max_length=_MAX_SHAPES)] = ()
     fused_activation: Flag = False
     launch: Seconds
     kernels: dict[Phase, Annotated[int, Field(ge=0)]]

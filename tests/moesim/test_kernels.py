@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from moesim.errors import SpecError
 from moesim.hardware.gemm import Matrix, Rates, Rows, gemm_seconds
 from moesim.hardware.kernels import Kernels, group_rows
 from moesim.hardware.profile import DATA_SHEET, Links, Profile, Tile, load_profile
@@ -222,3 +223,12 @@ def test_weights_that_the_gpu_cannot_multiply_run_in_the_activations_dtype() -> 
     activation = 60_000 * 3 * gqa.experts.width * 2 / gpu.memory_bandwidth
     compute = 2 * gqa.expert_params * 60_000 / gpu.flops["bf16"]
     assert found == pytest.approx(compute + activation, rel=1e-12)
+
+
+@pytest.mark.parametrize("field", ["tiles", "widths"])
+def test_a_profile_has_a_bounded_number_of_tile_shapes(field: str) -> None:
+    """Every GEMM is tried with each pair: a long list would take unbounded time and memory."""
+    entry: Any = {"rows": 16, "efficiency": 1.0} if field == "tiles" else 64
+    fields = generic().model_dump() | {field: [entry] * 65}
+    with pytest.raises(SpecError, match=rf"{field}: must have at most 64 entries"):
+        load_profile(fields, NOWHERE, ())
