@@ -44,16 +44,16 @@ def build_routes(topology: Topology) -> Routes:
     """
     graph, G = topology.graph, topology.gpus
     number = {ends: i for i, ends in enumerate(graph.edges)}
-    path_GG = {
-        (sender, receiver): list(itertools.pairwise(topology.path(sender, receiver)))
-        for sender, receiver in itertools.permutations(range(G), 2)
-    }
-    longest = max((len(path) for path in path_GG.values()), default=1)
-    link_GGH = np.full((G, G, longest), NO_LINK, np.int32)
     latency_GG = np.zeros((G, G))
-    for pair, path in path_GG.items():
-        link_GGH[pair][: len(path)] = [number[ends] for ends in path]
-        latency_GG[pair] = sum(graph.edges[ends]["latency"] for ends in path)
+    link_GG: dict[tuple[int, int], list[int]] = {}
+    for pair in itertools.permutations(range(G), 2):
+        steps = list(itertools.pairwise(topology.path(*pair)))
+        link_GG[pair] = [number[ends] for ends in steps]
+        latency_GG[pair] = sum(graph.edges[ends]["latency"] for ends in steps)
+    longest = max((len(links) for links in link_GG.values()), default=1)
+    link_GGH = np.full((G, G, longest), NO_LINK, np.int32)
+    for pair, links in link_GG.items():
+        link_GGH[pair][: len(links)] = links
     bandwidth_L = np.array([graph.edges[ends]["bandwidth"] for ends in number], np.float64)
 
     path_RH = link_GGH.reshape(-1, longest)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,9 +18,13 @@ from moesim.hardware.fluid import EPSILON, Fluid
 from moesim.hardware.network import Fabric, ports
 from moesim.hardware.routes import Routes, build_routes
 from moesim.hardware.topology import build_topology
+from moesim.simulation.deployment import deploy
+from moesim.simulation.run import run
 from moesim.spec.cluster import Cluster, load_cluster
+from moesim.spec.scenario import load_scenario
 from moesim.spec.yaml_source import Source
 from tests.moesim.flows import Traffic, clusters, collectives, fabric_of, naive_ends, traffics
+from tests.moesim.tiny import TINY, tiny_scenario, write_scenario
 
 FloatArray = NDArray[np.float64]
 
@@ -30,8 +36,8 @@ def ends(traffic: Traffic, epsilon: float = 0.0) -> tuple[FloatArray, FloatArray
     return end_F, peak_L
 
 
-def fluid(cluster: Cluster, epsilon: float = EPSILON) -> Fluid:
-    return Fluid(build_routes(build_topology(cluster, fabric_of(cluster), cluster.gpus)), epsilon)
+def fluid(cluster: Cluster, fabric: Fabric, epsilon: float = EPSILON) -> Fluid:
+    return Fluid(build_routes(build_topology(cluster, fabric, cluster.gpus)), epsilon)
 
 
 def board(gpus: int, bandwidth: float, latency: float = 0.0) -> Fluid:
@@ -166,14 +172,18 @@ def test_hops_of_a_pair_that_start_together_are_one_flow() -> None:
     assert sorted(zip(apart.start_F, apart.bytes_F, strict=True)) == [(0.0, 4.0), (0.5, 6.0), (0.5, 10.0)]
 
 
-@given(cluster=clusters(), data=st.data())
-def test_no_gpu_leaves_earlier_than_with_ports(cluster: Cluster, data: st.DataObject) -> None:
+@given(cluster=clusters(), data=st.data(), degraded=st.booleans())
+def test_no_gpu_leaves_earlier_than_with_ports(cluster: Cluster, data: st.DataObject, degraded: bool) -> None:
     if cluster.cross_rail == "nvlink":  # then a GPU's traffic may leave over the cards of others
         return
-    case = data.draw(collectives(cluster.gpus))
+    case, fabric = data.draw(collectives(cluster.gpus)), fabric_of(cluster)
+    if degraded:
+        part_G = st.lists(st.sampled_from([0.25, 1.0]), min_size=cluster.gpus, max_size=cluster.gpus)
+        nvlink_G, nic_G = np.array(data.draw(part_G)), np.array(data.draw(part_G))
+        fabric = dataclasses.replace(fabric, nvlink_G=nvlink_G, nic_G=nic_G)
     for epsilon in (0.0, 0.1):
-        end_G = fluid(cluster, epsilon).collective(*case)
-        assert (end_G >= ports(*case, fabric_of(cluster)) * (1 - 1e-12)).all()
+        end_G = fluid(cluster, fabric, epsilon).collective(*case)
+        assert (end_G >= ports(*case, fabric) * (1 - 1e-12)).all()
 
 
 @given(cluster=clusters(), data=st.data())
@@ -181,7 +191,7 @@ def test_bytes_sent_are_bytes_received_and_no_link_is_overloaded(
     cluster: Cluster, data: st.DataObject
 ) -> None:
     start, first, second = data.draw(collectives(cluster.gpus))
-    model = fluid(cluster)
+    model = fluid(cluster, fabric_of(cluster))
     flows = model.flows(start, first, second)
     bytes_GG = np.zeros_like(first)
     np.add.at(bytes_GG, (flows.sender_F, flows.receiver_F), flows.bytes_F)
@@ -247,3 +257,23 @@ def test_oversubscribed_uplinks_and_shared_cards_take_their_time() -> None:
         cluster = load_cluster(base | changes, Source(None, None, {}))
         end_G = NETWORKS["fluid"](cluster, fabric, 4).collective(start, crossing, none)
         np.testing.assert_allclose(end_G, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("mode", ["per_expert", "per_gpu", "per_node"])
+def test_a_step_takes_no_less_than_with_ports_and_is_the_same_again(tmp_path: Path, mode: str) -> None:
+    dispatch = TINY["dispatch"] | {"mode": mode}
+    ends = {}
+    for network in ("ports", "fluid", "fluid again"):
+        fields = tiny_scenario(network=network.split()[0], dispatch=dispatch)
+        deployment = deploy(load_scenario(str(write_scenario(tmp_path, fields))))
+        assert deployment.network_name == network.split()[0]
+        ends[network] = run(deployment).timeline.end_s_N
+    assert ends["fluid"].max() >= ends["ports"].max()
+    np.testing.assert_array_equal(ends["fluid"], ends["fluid again"])
+
+
+def test_auto_shares_the_links_that_a_scenario_says_are_shared(tmp_path: Path) -> None:
+    cluster = TINY["cluster"] | {"gpus_per_nic": 2}
+    fields = {"ports": tiny_scenario(), "fluid": tiny_scenario(cluster=cluster)}
+    for expected, scenario in fields.items():
+        assert deploy(load_scenario(str(write_scenario(tmp_path, scenario)))).network_name == expected
