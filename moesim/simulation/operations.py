@@ -30,6 +30,10 @@ class Transfer:
     first_GG: FloatArray
     second_GG: FloatArray
 
+    def then(self, other: Transfer) -> Transfer:
+        """Both, pipelined: their bytes share the ports."""
+        return Transfer(self.first_GG + other.first_GG, self.second_GG + other.second_GG)
+
     @property
     def received_G(self) -> FloatArray:
         """Bytes that enter each GPU, those it relays included."""
@@ -123,6 +127,8 @@ def step_operations(
     copy: Bytes,
     graph_sizes: Sequence[int] | None,
     overlapped: Overlapped,
+    *,
+    reduces_to_all: bool = False,
     ends_step: bool = True,
 ) -> list[Operation]:
     """The operations of one step, in program order.
@@ -135,6 +141,7 @@ def step_operations(
         copy: bytes of a token on a wire.
         graph_sizes: batch sizes to which all that runs at home is padded.
         overlapped: which phases compute beside transfers.
+        reduces_to_all: whether the combine leaves the sums on every GPU.
         ends_step: whether the fixed cost of a step comes at the end.
     """
     model, profile = kernels.model, kernels.profile
@@ -183,6 +190,8 @@ def step_operations(
         sent_GG, relayed_GG = work.sent_LGG[i].astype(np.float64), work.relayed_LGG[i].astype(np.float64)
         there = dispatch_transfer(sent_GG, relayed_GG, copy.dispatch)
         back = combine_transfer(sent_GG, relayed_GG, copy.combine, fabric.gpus_per_node)
+        if reduces_to_all:
+            back = back.then(dispatch_transfer(sent_GG, relayed_GG, copy.combine))
         for phase, busy_G, transfer in (
             ("dispatch", none_G, there),
             ("experts", experts_LG[i], None),

@@ -96,10 +96,11 @@ class Recording:
         """Tokens of each slot: the rows of phase ``experts`` alone."""
         return WorkTable(**_join([self._slot_rows(step, work) for step, work in self._counted()]))
 
-    def work(self, copy: Bytes) -> WorkTable:
+    def work(self, copy: Bytes, *, reduces_to_all: bool = False) -> WorkTable:
         """All counts that are not zero: tokens of slots, and copies over each hop, out and mirrored back.
 
-        Many rows where ranks are many, so made only when they are to be written.
+        A combine that leaves the sums on every GPU goes there again after it has come back. Many rows where
+        ranks are many, so made only when they are to be written.
         """
         blocks: list[Columns] = []
         for step, work in self._counted():
@@ -110,6 +111,8 @@ class Recording:
                 out, back = copies * copy.dispatch, copies * copy.combine
                 blocks.append(self._rows(step, "dispatch", hop, layer, here, there, copies, out))
                 blocks.append(self._rows(step, "combine", hop, layer, there, here, copies, back))
+                if reduces_to_all:
+                    blocks.append(self._rows(step, "combine", hop, layer, here, there, copies, back))
         return WorkTable(**_join(blocks))
 
     def _counted(self) -> Iterator[tuple[int, Work]]:

@@ -58,7 +58,8 @@ class Run:
 
     def work(self) -> WorkTable:
         """Everything counted, as ``work.parquet`` holds it."""
-        return self.recording.work(self.deployment.copy_bytes())
+        everywhere = self.deployment.scenario.dispatch.mode == "all_reduce"
+        return self.recording.work(self.deployment.copy_bytes(), reduces_to_all=everywhere)
 
 
 def run(deployment: Deployment) -> Run:

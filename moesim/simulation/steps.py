@@ -103,7 +103,8 @@ class Steps:
             deployment.copy_bytes(),
             deployment.scenario.workload.graph_sizes,
             Overlapped(phases, deployment.links(profile).sms),
-            ends_step,
+            reduces_to_all=deployment.scenario.dispatch.mode == "all_reduce",
+            ends_step=ends_step,
         )
 
     def _work(self, tokens: StepTokens) -> Work:
@@ -125,6 +126,7 @@ class Steps:
                     deployment.placement.slot_gpu_S,
                     deployment.fabric(scenario.profile).gpus_per_node,
                     scenario.dispatch.mode,
+                    pad=scenario.dispatch.padded,
                 )
             )
         return Work.join(blocks)

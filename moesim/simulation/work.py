@@ -10,6 +10,11 @@ A *copy* is one token vector on a wire. What is counted as one belongs to the di
 - ``per_node``: inside the home node as ``per_gpu``; to every other node one copy, over the NIC, to the
   *entry* GPU (the one of the home GPU's rail), which relays it to each further GPU of its node.
 
+- ``all_gather`` and ``all_reduce``: every token to every GPU, over the same two hops, wherever its experts
+  are. ``all_gather`` combines by a reduce-scatter, which is the way back; ``all_reduce`` leaves the sums on
+  every GPU, which is the way back and then there again (Patarasuk and Yuan 2009: (G - 1) / G of the data
+  through each port for each of the two halves).
+
 What stays on its own GPU is never a copy. Combine sends the same copies backwards.
 """
 
@@ -59,6 +64,8 @@ def count_work(
     slot_gpu_S: NDArray[np.int32],
     gpus_per_node: int,
     mode: DispatchMode,
+    *,
+    pad: bool = False,
 ) -> Work:
     """Count the work of the chosen slots.
 
@@ -68,6 +75,7 @@ def count_work(
         slot_gpu_S: the GPU of each slot.
         gpus_per_node: P; it divides G.
         mode: what counts as a copy.
+        pad: whether each pair of GPUs sends as many copies as the pair of its layer that needs most.
 
     Example: one node of two GPUs, one slot each, one token at home on GPU 0 that visits both slots:
     ``tokens`` is [1, 1] and one copy goes 0 → 1.
@@ -98,7 +106,25 @@ def count_work(
         work.sent_LGG,
         work.relayed_LGG,
     )
+    if mode in ("all_gather", "all_reduce"):
+        work.sent_LGG[:], work.relayed_LGG[:] = _to_every_gpu(np.diff(offsets_G), P)
+    if pad:
+        most_L11 = work.sent_LGG.max(axis=(1, 2), keepdims=True)
+        work.sent_LGG[:] = most_L11 * (1 - np.eye(G, dtype=np.int32))
     return work
+
+
+def _to_every_gpu(tokens_G: NDArray[np.int64], P: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """(sent_GG, relayed_GG) when every GPU needs all tokens: once over the NIC, then inside the node."""
+    G = len(tokens_G)
+    gpu_G = np.arange(G)
+    same_node_GG = gpu_G[:, None] // P == gpu_G[None, :] // P
+    entry_GG = gpu_G[:, None] % P == gpu_G[None, :] % P
+    sent_GG = np.where((same_node_GG | entry_GG) & ~np.eye(G, dtype=bool), tokens_G[:, None], 0)
+    # What enters over its NIC a GPU relays to the others of its node.
+    entered_G = np.where(entry_GG & ~same_node_GG, tokens_G[:, None], 0).sum(axis=0)
+    relayed_GG = np.where(same_node_GG & ~np.eye(G, dtype=bool), entered_G[:, None], 0)
+    return sent_GG.astype(np.int32), relayed_GG.astype(np.int32)
 
 
 @jit

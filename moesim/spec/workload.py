@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
 from moesim.spec.amount import Amount
-from moesim.spec.base import Count, Number, Strict, fault
+from moesim.spec.base import Count, Flag, Number, Strict, fault
 
-DispatchMode = Literal["per_expert", "per_gpu", "per_node"]
+DispatchMode = Literal["per_expert", "per_gpu", "per_node", "all_gather", "all_reduce"]
 Dtype = Literal["fp32", "bf16", "fp16", "fp8"]
 
 
@@ -139,8 +139,19 @@ Overlap = Annotated[
 
 
 class Dispatch(Strict):
-    """What counts as a copy of a token, and its dtype on the way out and back."""
+    """What counts as a copy of a token, and its dtype on the way out and back.
+
+    ``padded``: an all-to-all with equal splits, in which each pair of GPUs exchanges as many copies as the
+    pair that needs most.
+    """
 
     mode: DispatchMode = "per_gpu"
     dtype: Dtype = "bf16"
     combine_dtype: Dtype = "bf16"
+    padded: Flag = False
+
+    @model_validator(mode="after")
+    def _has_pairs_to_pad(self) -> Dispatch:
+        if self.padded and self.mode not in ("per_expert", "per_gpu"):
+            raise fault(f"belongs to per_expert and per_gpu, not to {self.mode}", "padded", got=True)
+        return self

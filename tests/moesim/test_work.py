@@ -32,6 +32,8 @@ def naive(
                     tokens[layer, slot] += 1
                 for gpu in set(gpus):
                     unique[layer, gpu] += 1
+                if mode in ("all_gather", "all_reduce"):
+                    gpus = list(range(G))
                 if mode == "per_expert":
                     for gpu in gpus:
                         sent[layer, home, gpu] += gpu != home
@@ -83,7 +85,11 @@ def test_modes_agree_on_what_must_arrive(
     G = len(offsets_G) - 1
     node_G = np.arange(G) // P
     across_GG = node_G[:, None] != node_G[None, :]
-    expert, gpu, node = (by_mode[mode] for mode in MODES)
+    expert, gpu, node = (by_mode[mode] for mode in ("per_expert", "per_gpu", "per_node"))
+    for mode in ("all_gather", "all_reduce"):
+        # No mode that looks at the routing sends more than those that do not.
+        assert (node.sent_LGG <= by_mode[mode].sent_LGG).all()
+        assert (node.relayed_LGG <= by_mode[mode].relayed_LGG).all()
     # De-duplication only ever saves copies, and nothing stays on its own GPU as a copy.
     assert (gpu.sent_LGG <= expert.sent_LGG).all()
     assert node.sent_LGG[:, across_GG].sum() <= gpu.sent_LGG[:, across_GG].sum()
@@ -116,3 +122,20 @@ def test_an_expert_twice_on_one_gpu_is_two_copies_only_per_expert() -> None:
     assert count_work(*case, "per_expert").sent_LGG[0, 0].tolist() == [0, 2]
     assert count_work(*case, "per_gpu").sent_LGG[0, 0].tolist() == [0, 1]
     assert count_work(*case, "per_gpu").tokens_LS[0].tolist() == [0, 0, 1, 1]
+
+
+def test_padded_pairs_all_send_as_much_as_the_fullest() -> None:
+    slot_LTK = np.array([[[1], [1], [2]], [[0], [0], [0]]], np.int16)
+    case = (slot_LTK, np.array([0, 3, 3, 3]), np.arange(3, dtype=np.int32), 3)
+    assert count_work(*case, "per_gpu").sent_LGG[0].tolist() == [[0, 2, 1], [0, 0, 0], [0, 0, 0]]
+    padded = count_work(*case, "per_gpu", pad=True).sent_LGG
+    assert padded[0].tolist() == [[0, 2, 2], [2, 0, 2], [2, 2, 0]]
+    assert not padded[1].any()
+
+
+def test_all_gather_crosses_to_each_node_once_for_each_token() -> None:
+    """Two nodes of two GPUs, 3 tokens at home on GPU 0, 1 on GPU 3: over one NIC, then relayed."""
+    case = (np.zeros((1, 4, 1), np.int16), np.array([0, 3, 3, 3, 4]), np.arange(4, dtype=np.int32), 2)
+    work = count_work(*case, "all_gather")
+    assert work.sent_LGG[0].tolist() == [[0, 3, 3, 0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 1, 1, 0]]
+    assert work.relayed_LGG[0].tolist() == [[0, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 3], [0, 0, 0, 0]]
