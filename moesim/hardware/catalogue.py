@@ -16,7 +16,7 @@ MAX_FLUID_GPUS = 512
 
 
 def auto(cluster: Cluster, fabric: Fabric, gpus: int) -> Network:
-    """``fluid`` where GPUs of the group share links that can bind, else ``ports``."""
+    """fluid where GPUs of the group share links that can bind, else ports."""
     return NETWORKS[network_name("auto", cluster, gpus)](cluster, fabric, gpus)
 
 
