@@ -46,6 +46,7 @@ def result(done: Run) -> Result:
         "scenario": scenario.resolved(),
         "metrics": metrics,
         "attribution": attribution(metrics["step_time_s"]["mean"], done.totals, steps),
+        "data_parallel_imbalance_s": done.totals.data_parallel / steps,
         "bounds": done.bounds_s,
         "stragglers": stragglers(
             done.timeline,

@@ -61,7 +61,8 @@ def stragglers(
         elif float(after_WLG[:, i].mean()) < lost_s / 2:
             entering_W = (begin_WLG + before_WLG)[:, i].argmax(axis=-1)
             begun, worked = _excess(begin_WLG[:, i], entering_W), _excess(before_WLG[:, i], entering_W)
-            cause = "network" if begun > worked else "attention"
+            # After a dense layer nobody comes late from a combine.
+            cause = "network" if begun > worked and layer - 1 in cube.layers else "attention"
         elif late[0] > late[1]:
             cause = "network"
         else:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from moesim.report import svg
-from moesim.report.findings import TERMS, best_point, percent, speedup, varied_keys
+from moesim.report.findings import DATA_PARALLEL, TERMS, best_point, percent, speedup, varied_keys
 from moesim.report.markup import Markup, tag
 from moesim.report.question import brief
 from moesim.units import format_seconds
@@ -81,15 +81,20 @@ def attribution_table(result: Mapping[str, Any]) -> Markup:
     """The five terms, largest first, with what each means."""
     step_s = result["metrics"]["step_time_s"]["mean"]
     seconds = {term: result["attribution"][f"{term}_s"] for term in TERMS}
+    entries = [(term, seconds[term], TERMS[term]) for term in sorted(TERMS, key=lambda term: -seconds[term])]
+    data_s = result.get("data_parallel_imbalance_s", 0.0)
+    if data_s:
+        after = next(i for i, (term, _, _) in enumerate(entries) if term == "imbalance") + 1
+        entries.insert(after, (DATA_PARALLEL[0], data_s, DATA_PARALLEL[1]))
     rows = [
         tag(
             "tr",
-            tag("td", term),
-            tag("td", format_seconds(seconds[term]), class_="n"),
-            tag("td", percent(seconds[term] / step_s), class_="n"),
-            tag("td", TERMS[term]),
+            tag("td", name),
+            tag("td", format_seconds(cost_s), class_="n"),
+            tag("td", percent(cost_s / step_s), class_="n"),
+            tag("td", meaning),
         )
-        for term in sorted(TERMS, key=lambda term: -seconds[term])
+        for name, cost_s, meaning in entries
     ]
     return table(["cause"], ["a step", "of the step"], rows, ["what it is"])
 

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from moesim.report.breakdown import by_speedup
 from moesim.report.findings import (
+    DATA_PARALLEL,
     TERMS,
     advice,
     answer,
@@ -153,6 +154,12 @@ def _attribution(result: Mapping[str, Any]) -> Table:
     table.add_column("", style="dim")
     for term, share in shares(result).items():
         table.add_row(term, format_seconds(result["attribution"][f"{term}_s"]), percent(share), TERMS[term])
+        data_s = result.get("data_parallel_imbalance_s", 0.0)
+        if term == "imbalance" and data_s:
+            step_s = result["metrics"]["step_time_s"]["mean"]
+            table.add_row(
+                DATA_PARALLEL[0], format_seconds(data_s), percent(data_s / step_s), DATA_PARALLEL[1]
+            )
     return table
 
 

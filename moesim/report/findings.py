@@ -24,6 +24,8 @@ TERMS: Final = {
     "hardware": "GPUs or links that are slower than they should be",
     "ideal": "the work itself: balanced, on a free network, without fixed costs",
 }
+# Shown below imbalance where ranks have unequal work at home.
+DATA_PARALLEL: Final = ("of it, ranks", "unequal tokens and contexts of the ranks, whatever the routing")
 CAUSES: Final = {
     "tokens": "gets more tokens than the others",
     "weights": "has more experts with tokens, so it streams more weights from memory",

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import (
+    Annotated,
+    Any,
+    Final,
+    Literal,
+    NotRequired,  # pydantic needs this one before Python 3.12
+)
 
 from pydantic import Field, TypeAdapter, ValidationError
-from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
+from typing_extensions import TypedDict
 
 from moesim.errors import MoesimError
 from traces.files import check_format
@@ -126,6 +132,7 @@ class _Result(TypedDict):
     scenario: _Scenario
     metrics: _Metrics
     attribution: _Attribution
+    data_parallel_imbalance_s: NotRequired[_Number]
     bounds: dict[str, _Fraction]
     stragglers: list[_Straggler]
     trace: _Trace

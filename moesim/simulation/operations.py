@@ -259,6 +259,19 @@ def even(operations: Sequence[Operation], network: Network) -> list[Operation]:
     return evened
 
 
+def level(operations: Sequence[Operation]) -> list[Operation]:
+    """The same step with tokens and contexts spread evenly: what runs at home takes every GPU the mean."""
+
+    def levelled(operation: Operation) -> Operation:
+        ones_G = np.ones(len(operation.busy_G))
+        return replace(
+            operation, busy_G=operation.busy_G.mean() * ones_G, wire_G=operation.wire_G.mean() * ones_G
+        )
+
+    moe = ("dispatch", "experts", "combine")
+    return [operation if operation.phase in moe else levelled(operation) for operation in operations]
+
+
 def without_network(operations: Sequence[Operation]) -> list[Operation]:
     """An evened step whose transfers take no time."""
     return [replace(operation, wire_G=np.zeros(1)) for operation in operations]

@@ -10,7 +10,7 @@ from moesim.hardware.profile import DATA_SHEET
 from moesim.simulation.conditions import Conditions, epochs
 from moesim.simulation.deployment import Deployment
 from moesim.simulation.engine import simulate
-from moesim.simulation.operations import Operation, even, without_network, without_overhead
+from moesim.simulation.operations import Operation, even, level, without_network, without_overhead
 from moesim.simulation.program import Program
 from moesim.simulation.recording import Recording
 from moesim.simulation.steps import Steps
@@ -24,12 +24,14 @@ class Totals:
 
     Attributes:
         healthy: without faults.
+        data_parallel: what of that unequal tokens and contexts of the GPUs cost.
         balanced: also with every GPU given the mean over GPUs of each phase's duration.
         no_network: also with transfers that take no time.
         no_overhead: also without launches and fixed costs.
     """
 
     healthy: float = 0.0
+    data_parallel: float = 0.0
     balanced: float = 0.0
     no_network: float = 0.0
     no_overhead: float = 0.0
@@ -70,6 +72,8 @@ def run(deployment: Deployment) -> Run:
     conditions = Conditions([deployment.network(profile, state) for state in states], changes_s)
     healthy = Conditions([deployment.network(profile)]) if scenario.faults else conditions
     ideal, links = Steps(deployment), deployment.fabric(DATA_SHEET)
+    # Where every GPU has the same at home, levelling would change nothing.
+    uneven = any(amount.each is None for amount in scenario.workload.amounts.values())
     steps = Steps(deployment)
     recording = Recording(scenario.name, scenario.model.moe_layers)
     totals = Totals()
@@ -80,9 +84,10 @@ def run(deployment: Deployment) -> Run:
         made = steps.made
         recording.add_step(step, clock, made.program.operations)
         recording.add_work([part.work for part in made.parts])
-        totals.healthy += (
-            _seconds(made.healthy, ranks, healthy) if scenario.faults else clock.end_s - clock.start_s
-        )
+        whole_s = _seconds(made.healthy, ranks, healthy) if scenario.faults else clock.end_s - clock.start_s
+        totals.healthy += whole_s
+        if uneven:
+            totals.data_parallel += whole_s - _seconds(made.healthy.change(level), ranks, healthy)
         _add_even(totals, made.healthy, healthy)
         _add_bounds(bounds_s, ideal.program(made.parts, DATA_SHEET).operations, links)
         tokens += sum(len(part.tokens.row_T) for part in made.parts)

@@ -195,3 +195,18 @@ def test_gpt_oss_balancedness_by_hand(shared: Any, folder: Any) -> None:
     found = result(run(deploy(load_scenario(str(write_scenario(folder, asked, "gptoss.yaml"))))))
     assert 0.66 <= found["metrics"]["balancedness"] <= 0.695
     assert found["trace"]["generated"] is False
+
+
+def test_unequal_ranks_are_a_cause_of_their_own(folder: Any) -> None:
+    """Rank 0 has long contexts: what it costs beyond equal ones is the ranks' part of the imbalance."""
+    workload = tiny_scenario()["workload"]
+    even = done(folder)[1]
+    assert even["data_parallel_imbalance_s"] == 0.0
+    uneven = done(folder, workload=workload | {"context": [40_000, 16, 16, 16]})[1]
+    level = done(folder, workload=workload | {"context": (40_000 + 3 * 16) // 4})[1]
+    assert uneven["data_parallel_imbalance_s"] == pytest.approx(
+        uneven["metrics"]["step_time_s"]["mean"] - level["metrics"]["step_time_s"]["mean"], rel=1e-9
+    )
+    assert 0.0 < uneven["data_parallel_imbalance_s"] <= uneven["attribution"]["imbalance_s"]
+    # Its contexts, not its tokens, make rank 0 the last to enter the dispatch.
+    assert {entry["cause"] for entry in uneven["stragglers"]} <= {"attention", "none"}
