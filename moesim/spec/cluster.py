@@ -20,7 +20,11 @@ MAX_GPUS = 4096
 """Largest cluster: traffic is kept as a matrix GPU × GPU."""
 
 MAX_PRESET_NODES = 64
-_BOARD: dict[str, Any] = {"gpus_per_node": 8, "nic": "cx7"}
+_BOARD: dict[str, Any] = {
+    "gpus_per_node": 8,
+    "nic": "cx7",
+    "source": "eight-way HGX board, one ConnectX-7 for each GPU, as in NVIDIA DGX H100",
+}
 """What a GPU stands in unless ``presets/systems`` knows better: an HGX board, a ConnectX-7 for each GPU."""
 
 
