@@ -196,7 +196,13 @@ def _choose(score_E: Array, groups: int, top_groups: int, ids_K: Array, weights_
                 elif score > second:
                     second = score
             sum_of_two[group] = best + second
-        allowed[np.argsort(-sum_of_two, kind="mergesort")[top_groups:]] = False
+        # numba takes seconds to compile a sort; the groups are few.
+        for _ in range(groups - top_groups):
+            worst = -1
+            for group in range(groups):
+                if allowed[group] and (worst < 0 or sum_of_two[group] <= sum_of_two[worst]):
+                    worst = group
+            allowed[worst] = False
     chosen = ids_K.size
     best_K = np.zeros(chosen)  # scores are positive
     for group in range(groups):
@@ -213,6 +219,8 @@ def _choose(score_E: Array, groups: int, top_groups: int, ids_K: Array, weights_
                 k -= 1
             best_K[k] = score
             ids_K[k] = expert
-    total = best_K.sum()
+    total = 0.0
+    for k in range(chosen):
+        total += best_K[k]
     for k in range(chosen):
         weights_K[k] = best_K[k] / total

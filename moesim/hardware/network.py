@@ -86,6 +86,8 @@ def ports(start_G: FloatArray, first_GG: FloatArray, second_GG: FloatArray, fabr
     """
     end_G: FloatArray = _ports(
         np.ascontiguousarray(start_G, np.float64),
+        # Senders from the latest to the earliest; sorted here, for numba takes seconds to compile a sort.
+        np.argsort(-start_G, kind="stable"),
         np.ascontiguousarray(first_GG, np.float64),
         np.ascontiguousarray(second_GG, np.float64),
         fabric.gpus_per_node,
@@ -99,6 +101,7 @@ def ports(start_G: FloatArray, first_GG: FloatArray, second_GG: FloatArray, fabr
 @jit
 def _ports(
     start_G: Any,
+    order_G: Any,
     first_GG: Any,
     second_GG: Any,
     P: int,
@@ -108,8 +111,6 @@ def _ports(
     nic_latency: float,
 ) -> Any:
     G = len(start_G)
-    # Senders from the latest to the earliest: a running sum is then Σ over s_h ≥ s_k.
-    order_G = np.argsort(-start_G, kind="mergesort")
     nvlink_out_G = np.zeros(G)
     nic_out_G = np.zeros(G)
     nvlink_in_G = np.zeros(G)
@@ -118,6 +119,7 @@ def _ports(
     nic_end_G = np.zeros(G)
     uses_nvlink_G = np.zeros(G, np.bool_)
     uses_nic_G = np.zeros(G, np.bool_)
+    # From the latest sender to the earliest a running sum is Σ over s_h ≥ s_k.
     for i in range(G):
         sender = order_G[i]
         start = start_G[sender]
@@ -141,7 +143,7 @@ def _ports(
                 )
                 uses_nic_G[receiver] = True
     end_G = np.empty(G)
-    entered = start_G.max()
+    entered = start_G[order_G[0]]
     for gpu in range(G):
         end = entered
         if nvlink_out_G[gpu] > 0.0:

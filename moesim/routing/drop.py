@@ -91,9 +91,12 @@ class Drop:
             )
         tokens, top_k = batch.ids_TK.shape
         bounds_G = batch.offsets_G if self.scope == "source" else np.array([0, tokens], dtype=np.int64)
-        capacity_G = [self.capacity(int(size), top_k, batch.experts) for size in np.diff(bounds_G)]
+        sizes_G = np.diff(bounds_G).tolist()
+        # Exact fractions are slow, and most ranks have equally many tokens.
+        capacity = {size: self.capacity(size, top_k, batch.experts) for size in set(sizes_G)}
+        capacity_G = [capacity[size] for size in sizes_G]
         # An expert gets at most one assignment of each token, so T is as good as any larger limit.
-        limit_G = np.array([min(capacity, tokens) for capacity in capacity_G], dtype=np.int64)
+        limit_G = np.array([min(limit, tokens) for limit in capacity_G], dtype=np.int64)
         ids_TK = _drop(batch.ids_TK, batch.weights_TK.view(np.int32), bounds_G, limit_G, batch.experts)
         return outcome(batch, ids_TK, batch.weights_TK, capacity=sum(capacity_G))
 
