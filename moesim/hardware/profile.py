@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from moesim.spec.base import Count, Flag, Index, Strict, validate
+from moesim.spec.model import Dtype
 from moesim.spec.presets import preset_names, preset_source
 from moesim.spec.workload import DispatchMode
 from moesim.spec.yaml_source import Loc, Source, read_yaml
@@ -65,6 +66,7 @@ class Profile(Strict):
 
     Attributes:
         gpu: the GPU they were measured on; ``any`` for assumptions that fit several.
+        dtypes: weight dtypes that they hold for; none named for all.
         gemm, grouped_gemm, attention: roofs of dense GEMMs, expert GEMMs, and attention scores.
         tiles: heights a GEMM can use. Rows are padded to whole tiles, and a launch uses the height that
             takes it the least time.
@@ -88,6 +90,7 @@ class Profile(Strict):
     origin: str
     date: str
     gpu: str = "any"
+    dtypes: tuple[Dtype, ...] = ()
     gemm: Roof
     grouped_gemm: Roof
     attention: Roof

@@ -63,7 +63,21 @@ def check_memory(scenario: Scenario, needed: Memory) -> None:
         f"{scenario.model.name} on {scenario.parallelism.ep} GPUs needs {format_bytes(total)} on GPU "
         f"{fullest} ({format_bytes(total - cache)} weights, {format_bytes(cache)} KV cache), "
         f"{format_bytes(total - usable)} more than {gpu.name} offers ({share:.0%} of "
-        f"{format_bytes(gpu.memory)}): raise parallelism.ep, or lower workload.tokens_per_gpu or "
-        "workload.context",
+        f"{format_bytes(gpu.memory)}); {_what_fits(scenario, usable, total - cache, cache)}",
         field="cluster.gpu.memory",
     )
+
+
+def _what_fits(scenario: Scenario, usable: float, weights: float, cache: float) -> str:
+    """Fewer sequences if the weights fit, else the next larger group whose share of them does."""
+    if weights < usable:
+        part = (usable - weights) / cache
+        each = scenario.workload.tokens_per_gpu.each
+        tokens = f"tokens_per_gpu: {int(each * part)}" if each else f"{part:.0%} of the sequences"
+        if each is None or int(each * part) >= 1:
+            return f"{tokens} would fit, or {part:.0%} of the context"
+    model, tp, experts = scenario.model, scenario.parallelism.tp, scenario.model.experts.count
+    for ep in range(scenario.parallelism.ep + 1, experts + 1):
+        if experts % ep == 0 and model.weight_bytes(ep, tp).total + cache < usable:
+            return f"parallelism.ep: {ep} would fit"
+    return "no larger group would fit; a larger tp, or GPUs with more memory"

@@ -86,7 +86,20 @@ class Scenario(Strict):
                 "gpu",
                 got=self.profile.gpu,
             )
+        self._check_dtypes()
         return self
+
+    def _check_dtypes(self) -> None:
+        """The profile must hold for the model's weights."""
+        held = self.profile.dtypes
+        for dtype in (self.model.weight_dtype, self.model.expert_dtype):
+            if held and dtype not in held:
+                raise fault(
+                    f"holds for {', '.join(held)}, {self.model.name} has weights in {dtype}",
+                    "profile",
+                    "dtypes",
+                    got=list(held),
+                )
 
     def _check_slots(self) -> None:
         choice, ep, experts = self.placement, self.parallelism.ep, self.model.experts.count

@@ -1,0 +1,81 @@
+"""What lies in memory, and what a refusal says would fit."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from moesim.errors import MemoryFitError, SpecError
+from moesim.simulation.deployment import deploy
+from moesim.spec.override import Override
+from moesim.spec.scenario import Scenario, load_scenario
+from tests.moesim.tiny import tiny_scenario, write_scenario
+
+
+def scenario(folder: Path, *settings: str, **changes: Any) -> Scenario:
+    path = write_scenario(folder, tiny_scenario(**changes))
+    return load_scenario(str(path), [Override.parse(text) for text in settings])
+
+
+def test_bytes_by_hand(tmp_path: Path) -> None:
+    """3 layers, 1 of them dense; 2 experts a GPU; bf16 throughout."""
+    memory = deploy(scenario(tmp_path)).memory
+    attention = 64 * 16 * (2 * 4 + 2 * 2)
+    experts, dense, router, vocabulary = 2 * 3 * 64 * 32, 3 * 64 * 128, 64 * 8, 2 * 1000 * 64
+    weights = 2 * (3 * attention + 2 * (experts + router) + dense + vocabulary)
+    cache = 4 * 16 * 3 * 2 * 2 * 16 * 2
+    np.testing.assert_array_equal(memory.weights_G, [weights] * 4)
+    np.testing.assert_array_equal(memory.cache_G, [cache] * 4)
+
+
+def test_a_copy_of_an_expert_lies_only_where_it_is(tmp_path: Path) -> None:
+    one = deploy(scenario(tmp_path)).memory.weights_G
+    more = deploy(scenario(tmp_path, placement={"solver": "greedy", "slots": 12})).memory.weights_G
+    np.testing.assert_array_equal(more - one, [2 * 2 * 3 * 64 * 32] * 4)
+
+
+def test_tensor_parallel_ranks_cache_their_share_for_the_whole_group(tmp_path: Path) -> None:
+    one, two = (deploy(scenario(tmp_path, parallelism={"ep": 4, "tp": tp})).memory for tp in (1, 2))
+    np.testing.assert_array_equal(one.cache_G, two.cache_G)
+    assert (two.weights_G < one.weights_G).all()
+
+
+def test_unequal_ranks_need_unequal_memory(tmp_path: Path) -> None:
+    workload = tiny_scenario()["workload"] | {"tokens_per_gpu": [4, 8, 0, 4]}
+    cache = deploy(scenario(tmp_path, workload=workload)).memory.cache_G
+    assert cache[1] == 2 * cache[0]
+    assert cache[2] == 0.0
+
+
+def refusal(folder: Path, *settings: str, **changes: Any) -> str:
+    with pytest.raises(MemoryFitError) as caught:
+        deploy(scenario(folder, *settings, **changes))
+    return str(caught.value)
+
+
+def test_too_many_sequences_say_how_many_would_fit(tmp_path: Path) -> None:
+    settings = ("cluster.gpu.memory=3 MB", "workload.tokens_per_gpu=64", "workload.context=1000")
+    message = refusal(tmp_path, *settings)
+    fits = int(re.search(r"tokens_per_gpu: (\d+) would fit", message)[1])  # type: ignore[index]
+    deploy(scenario(tmp_path, *settings[::2], f"workload.tokens_per_gpu={fits}"))
+    refusal(tmp_path, *settings[::2], f"workload.tokens_per_gpu={fits + 1}")
+
+
+def test_too_large_weights_say_which_group_would_fit(tmp_path: Path) -> None:
+    model = tiny_scenario()["model"]
+    model["experts"]["width"] = 4096
+    changes = {"model": model, "parallelism": {"ep": 2}}
+    message = refusal(tmp_path, "cluster.gpu.memory=10 MB", **changes)
+    assert "parallelism.ep: 4 would fit" in message
+    deploy(scenario(tmp_path, "cluster.gpu.memory=10 MB", **(changes | {"parallelism": {"ep": 4}})))
+    assert "no larger group would fit" in refusal(tmp_path, "cluster.gpu.memory=500 kB", **changes)
+
+
+def test_a_profile_for_other_dtypes_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"profile\.dtypes: holds for fp8, tiny has weights in bf16"):
+        scenario(tmp_path, "profile.dtypes=[fp8]")
+    assert scenario(tmp_path, "profile.dtypes=[fp8, bf16]").profile.dtypes == ("fp8", "bf16")
