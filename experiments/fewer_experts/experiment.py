@@ -34,7 +34,6 @@ _FITTED = (2, 32)
 
 _OTHERWISE: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
-        "skew 0.5": {"skew": 0.5},
         "skew 1": {"skew": 1.0},
         "persistence 0.9": {"persistence": 0.9},
         "256 of the tokens in": {"input_tokens": 256},

@@ -33,7 +33,7 @@ GPUS = 2
 _CHUNK = 8192
 
 # Steps to average over; a chunk of thousands of tokens varies little.
-_DECODE_STEPS, _PREFILL_STEPS = 16, 1
+_DECODE_STEPS, _PREFILL_STEPS = 8, 1
 
 
 @dataclass(frozen=True)
