@@ -30,7 +30,7 @@ TOKENS_PER_S: Mapping[int, tuple[float, ...]] = MappingProxyType(
 """As published: by concurrency, for each of ``TOP_K``."""
 
 _FITTED = (2, 32)
-"""Concurrencies at which a step is bound by reading weights."""
+"""Concurrencies at which what fewer experts save is reading weights."""
 
 _OTHERWISE: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
