@@ -325,18 +325,18 @@ class Model(Strict):
         """Weights on one GPU of an expert-parallel group of ``ep``, attention split over ``tp``.
 
         ``slots`` is the number of experts that a GPU holds in each MoE layer, copies included; without it
-        ⌈count / ep⌉. Attention, dense and shared layers and the vocabulary are split over the ``tp`` ranks
-        of a group, routers are not.
+        ⌈count / ep⌉. Attention is split over the ``tp`` ranks of a group. All else runs where a token has its
+        home, so that every rank holds it whole.
         """
         moe, held = len(self.moe_layers), -(-self.experts.count // ep) if slots is None else slots
         weight, activation = DTYPE_BYTES[self.weight_dtype], DTYPE_BYTES[self.activation_dtype]
         vocabulary = self.embedding_params * (1 if self.tied_embeddings else 2)
         return WeightBytes(
             attention=self.layers * self.attention_params * weight / tp,
-            dense=len(self.dense_layers) * self.dense_params * weight / tp,
-            shared=moe * self.shared_expert_params * weight / tp,
+            dense=len(self.dense_layers) * self.dense_params * weight,
+            shared=moe * self.shared_expert_params * weight,
             routers=moe * self.router_params * activation,
-            embeddings=vocabulary * activation / tp,
+            embeddings=vocabulary * activation,
             experts=moe * held * self.expert_bytes,
         )
 
