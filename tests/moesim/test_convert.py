@@ -1,0 +1,97 @@
+"""Conversion: what a foreign file does not know comes from a model or an option, and must agree with it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from moesim.convert import convert_trace
+from moesim.errors import MoesimError
+from tests.moesim.command import files
+from tests.moesim.tiny import tiny_scenario
+from tests.traces.random_traces import random_trace, same
+from traces.routing import read_trace
+
+pytestmark = pytest.mark.usefixtures("here")
+
+TRACE = random_trace(layers=(1, 2), lengths=(12,) * 6)
+
+
+@pytest.fixture(autouse=True)
+def foreign(here: Path) -> None:
+    np.savez(
+        "foreign.npz",
+        topk_ids=TRACE.ids_TLK,
+        topk_weights=np.asarray(TRACE.weights_TLK),
+        request_offsets=np.arange(0, 73, 12),
+    )
+    Path("model.yaml").write_text(yaml.safe_dump(tiny_scenario()["model"]))
+
+
+def convert(**options: Any) -> Any:
+    return convert_trace(Path("foreign.npz"), Path("out.parquet"), **options)
+
+
+def test_a_model_gives_name_experts_and_layers() -> None:
+    trace = convert(model="model.yaml", origin="a test", licence="CC0-1.0")
+    meta = trace.meta
+    assert (meta.model, meta.experts, meta.layers) == ("tiny", 8, (1, 2))
+    assert (meta.origin, meta.licence) == ("a test", "CC0-1.0")
+    assert np.array_equal(trace.ids_TLK, TRACE.ids_TLK)
+    assert same(read_trace("out.parquet"), trace)
+
+
+def test_experts_alone_suffice() -> None:
+    meta = convert(experts=8).meta
+    assert (meta.model, meta.experts, meta.layers) == ("", 8, (0, 1))
+
+
+def test_the_same_file_converts_to_the_same_bytes() -> None:
+    convert(experts=8)
+    first = Path("out.parquet").read_bytes()
+    convert(experts=8, layout="npz")
+    assert Path("out.parquet").read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, "foreign.npz: does not tell the number of experts: name it (--experts N; the largest id is 7)"),
+        ({"experts": 7}, "expert id must be at least 0 and below 7 (got 7)"),
+        ({"experts": 9, "model": "model.yaml"}, "--experts: tiny has 8 experts (got 9)"),
+        ({"model": "nope"}, "no such model"),
+        ({"model": "gpt-oss-20b"}, "foreign.npz: layers: "),
+        ({"experts": 8, "layout": "zip"}, "unknown format, known are: npz"),
+        ({"experts": 8, "layout": "parquet"}, "foreign.npz: "),
+    ],
+)
+def test_what_does_not_agree_is_refused(options: dict[str, Any], said: str) -> None:
+    before = files(Path())
+    with pytest.raises(MoesimError) as caught:
+        convert(**options)
+    assert said in str(caught.value)
+    assert files(Path()) == before
+
+
+def test_another_number_of_experts_per_token_is_refused() -> None:
+    fields = tiny_scenario()["model"]
+    other = fields | {"experts": fields["experts"] | {"top_k": 3}}
+    Path("model.yaml").write_text(json.dumps(other))
+    with pytest.raises(MoesimError, match=r"foreign\.npz: tiny chooses 3 experts per token \(got 2\)"):
+        convert(model="model.yaml")
+    assert not Path("out.parquet").exists()
+
+
+@pytest.mark.shared
+def test_the_gpt_oss_recording(shared: Path) -> None:
+    source = shared / "data" / "gptoss20b" / "decode_routing.npz"
+    trace = convert_trace(source, Path("out.parquet"), model="gpt-oss-20b", licence="Apache-2.0")
+    meta = trace.meta
+    assert (trace.tokens, len(trace.request_offsets) - 1) == (70_558, 212)
+    assert (meta.model, meta.experts, meta.top_k, meta.layers) == ("gpt-oss-20b", 32, 4, tuple(range(24)))
+    assert same(read_trace("out.parquet"), trace)
