@@ -156,9 +156,12 @@ def test_a_placement_file_that_does_not_fit_is_named(changes: dict[str, Any]) ->
 
 
 def by_hand(slots_of_gpu: int, tp: int = 1) -> float:
-    """Bytes on a GPU: bf16 everywhere; 3 layers, the first dense; hidden 64, 8 experts of width 32."""
+    """Bytes on a GPU: bf16 everywhere; 3 layers, the first dense; hidden 64, 8 experts of width 32.
+
+    A group of tp GPUs shares the heads of attention and of the cache; every GPU holds the rest whole.
+    """
     attention = 3 * 64 * 16 * (2 * 4 + 2 * 2) / tp
-    dense, router, vocabulary = 3 * 64 * 128 / tp, 2 * 64 * 8, 2 * 1000 * 64 / tp
+    dense, router, vocabulary = 3 * 64 * 128, 2 * 64 * 8, 2 * 1000 * 64
     experts = 2 * slots_of_gpu * 3 * 64 * 32
     # 4 sequences of 16 tokens on each of tp GPUs; keys and values of 2 heads of 16, shared by the group.
     cache = 4 * tp * 16 * 3 * 2 * 2 * 16 / tp

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moesim.errors import MoesimError, SpecError
@@ -283,6 +283,7 @@ scenarios = st.fixed_dictionaries(
 )
 
 
+@settings(max_examples=50)  # PyYAML takes 10 ms for each
 @given(changes=scenarios)
 def test_what_resolves_loads_to_itself(
     tmp_path_factory: pytest.TempPathFactory, changes: dict[str, Any]
