@@ -100,7 +100,7 @@ def whatif(
             "--scheduler",
             metavar="ADDRESS",
             help="Simulate on the cluster of this dask scheduler, such as tcp://host:8786. Its workers need "
-            "moesim[cluster], and the files that the scenario names.",
+            "moesim\\[cluster], and the files that the scenario names.",
         ),
     ] = None,
     as_json: AsJson = False,

@@ -38,6 +38,10 @@ def test_help_needs_nothing_heavy() -> None:
     assert not loaded & heavy
 
 
+def test_help_shows_brackets_that_are_no_markup() -> None:
+    assert "moesim[cluster]" in moesim("whatif", "--help").out
+
+
 def test_version() -> None:
     assert moesim("--version") == (0, f"moesim {__version__}\n", "")
 
