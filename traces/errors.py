@@ -8,7 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-_ABSENT: Any = object()
+# The one singleton that is still itself after a journey to a worker process and is never a wrong value.
+_ABSENT: Any = ...
 
 
 class MoesimError(Exception):

@@ -10,12 +10,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from moesim.errors import SpecError
 from moesim.spec.base import Count, Flag, Index, Strict, validate
 from moesim.spec.model import Dtype
 from moesim.spec.presets import preset_names, preset_source
 from moesim.spec.workload import DispatchMode
 from moesim.spec.yaml_source import Loc, Source, read_yaml
 from moesim.units import Seconds
+from traces.files import check_format
 
 Share = Annotated[float, Field(gt=0, le=1)]
 
@@ -150,4 +152,6 @@ def load_profile(value: Any, source: Source, at: Loc) -> Profile:
             known = ", ".join(preset_names("profiles"))
             raise source.error(f"must be a .yaml file or one of: {known}", at, got=value)
         value = source.value
+    if isinstance(value, dict) and "format" in value:
+        check_format(value["format"], "profile", 1, file=source.file or "profile", error=SpecError)
     return validate(Profile, value, source=source, at=at)
