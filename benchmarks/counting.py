@@ -23,6 +23,7 @@ def numpy_count(
     work = Work(
         np.zeros((L, S), np.int32),
         np.zeros((L, G), np.int32),
+        np.zeros((L, G), np.int32),
         np.zeros((L, G, G), np.int32),
         np.zeros((L, G, G), np.int32),
     )
@@ -37,6 +38,7 @@ def numpy_count(
         copies_GG = np.add.reduceat(visits_TG, offsets_G[:-1], axis=0, dtype=np.int32)
         nodes_GN = np.add.reduceat(visits_TN, offsets_G[:-1], axis=0, dtype=np.int32)
         work.tokens_LS[layer] = np.bincount(slot_TK.ravel(), minlength=S)
+        work.served_LG[layer] = np.bincount(gpu_S, work.tokens_LS[layer], minlength=G)
         work.unique_LG[layer] = visits_TG.sum(axis=0)
         same_GG = node_G[:, None] == node_G[None, :]
         sent_GG = np.where(same_GG, copies_GG, 0)
@@ -72,7 +74,7 @@ def counting() -> list[tuple[str, str]]:
     gpu_S = (np.arange(E) // (E // G)).astype(np.int32)
     ours = count_work(slot_LTK, offsets_G, gpu_S, P, "per_node")
     theirs = numpy_count(slot_LTK, offsets_G, gpu_S, P)
-    for name in ("tokens_LS", "unique_LG", "sent_LGG", "relayed_LGG"):
+    for name in ("tokens_LS", "served_LG", "unique_LG", "sent_LGG", "relayed_LGG"):
         if not np.array_equal(getattr(ours, name), getattr(theirs, name)):
             raise AssertionError(f"the two counts differ in {name}")
     seconds = best_of(lambda: count_work(slot_LTK, offsets_G, gpu_S, P, "per_node"), 9)

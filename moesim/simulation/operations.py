@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moesim.hardware.kernels import Kernels, group_rows
+from moesim.hardware.kernels import Kernels
 from moesim.hardware.network import Fabric, Network
 from moesim.hardware.profile import Phase
 from moesim.simulation.batch import StepTokens
+from moesim.simulation.busy import Busy
 from moesim.simulation.work import Work
 from moesim.spec.model import DTYPE_BYTES
 
@@ -73,10 +73,9 @@ class Operation:
     micro_batch: int = 0
     later_EG: tuple[FloatArray, ...] = ()
 
-    def slowed(self, later_EG: Sequence[FloatArray], factor_G: FloatArray) -> Operation:
-        """The same with kernels that take other times after changes, all of them times a factor."""
-        later = tuple(busy_G * factor_G for busy_G in later_EG)
-        return replace(self, busy_G=self.busy_G * factor_G, later_EG=later)
+    def with_busy(self, busy_EG: Sequence[FloatArray]) -> Operation:
+        """The same with kernels that take these times, before the first change of hardware and after each."""
+        return replace(self, busy_G=busy_EG[0], later_EG=tuple(busy_EG[1:]))
 
     def busy_at(self, epoch: int) -> FloatArray:
         """``busy_G`` after so many changes of the hardware."""
@@ -110,23 +109,13 @@ class Bytes:
         return cls(_vector_bytes(hidden, dtype), _vector_bytes(hidden, combine_dtype))
 
 
-@dataclass(frozen=True)
-class Overlapped:
-    """Phases that compute beside transfer kernels, which occupy ``sms`` multiprocessors."""
-
-    phases: frozenset[Phase]
-    sms: int
-
-
 def step_operations(
     kernels: Kernels,
     fabric: Fabric,
+    busy: Busy,
     work: Work,
-    slot_gpu_S: NDArray[np.int32],
     tokens: StepTokens,
     copy: Bytes,
-    graph_sizes: Sequence[int] | None,
-    overlapped: Overlapped,
     *,
     reduces_to_all: bool = False,
     ends_step: bool = True,
@@ -135,90 +124,40 @@ def step_operations(
 
     Args:
         kernels, fabric: the cost models.
+        busy: seconds of the kernels.
         work: what was counted, one row for each MoE layer of the model.
-        slot_gpu_S: the GPU of each slot.
-        tokens: what was asked, where it is at home and what it attends to.
+        tokens: what was asked and where it is at home.
         copy: bytes of a token on a wire.
-        graph_sizes: batch sizes to which all that runs at home is padded.
-        overlapped: which phases compute beside transfers.
         reduces_to_all: whether the combine leaves the sums on every GPU.
         ends_step: whether the fixed cost of a step comes at the end.
     """
-    model, profile = kernels.model, kernels.profile
     tokens_G = tokens.tokens_G
-    G = len(tokens_G)
-    padded_G = padded(tokens_G, graph_sizes)
-    none_G = np.zeros(G)
-    no_assignments_G = np.zeros(G, np.int64)
-
-    def local(phase: Phase, layer: int, busy_G: FloatArray, wire_G: FloatArray = none_G) -> Operation:
-        """Kernels over the tokens at home."""
-        overhead_s = kernels.launch_s(phase)
-        return Operation(phase, layer, busy_G, wire_G, overhead_s, no_assignments_G, tokens_G)
-
-    # Where a transfer may run at the same time, its kernels take their multiprocessors.
-    beside = kernels.beside(overlapped.sms)
-    during = {phase: beside if phase in overlapped.phases else kernels for phase in get_args(Phase)}
-
-    # Layers differ in routing and, with sliding windows, in attention; the rest is computed once.
-    window = {layer: model.attention_context(layer, np.inf) for layer in range(model.layers)}
-    attention_s = {
-        size: during["attention"].attention(
-            padded_G, tokens.keys_G(size, prefill=False), tokens.keys_G(size, prefill=True)
-        )
-        for size in set(window.values())
-    }
-    reduce_G = _attention_group_s(kernels, fabric, padded_G)
-    router_G = during["router"].router(padded_G)
-    shared_G = during["shared_expert"].shared_expert(padded_G) if model.experts.shared_width else None
-    dense_G = during["dense"].dense(padded_G) if len(model.moe_layers) < model.layers else none_G
-    experts_LG = during["experts"].experts(work.tokens_LS, slot_gpu_S, G)
-    served_LG = group_rows(work.tokens_LS, slot_gpu_S, G, np.zeros(0, np.int64))[2].astype(np.int64)
-    row = {layer: i for i, layer in enumerate(model.moe_layers)}
-
+    none_G, no_assignments_G = np.zeros(len(tokens_G)), np.zeros(len(tokens_G), np.int64)
+    reduce_G = _attention_group_s(kernels, fabric, tokens_G.astype(np.float64))
+    row = {layer: i for i, layer in enumerate(kernels.model.moe_layers)}
     operations = []
-    for layer in range(model.layers):
-        operations.append(local("attention", layer, attention_s[window[layer]], reduce_G))
-        if layer not in row:
-            operations.append(local("dense", layer, dense_G))
+    for (phase, layer), busy_G in busy.items():
+        overhead_s = kernels.launch_s(phase)
+        if phase == "other" and ends_step:
+            overhead_s += kernels.profile.step
+        if phase != "experts":
+            wire_G = reduce_G if phase == "attention" else none_G
+            operations.append(Operation(phase, layer, busy_G, wire_G, overhead_s, no_assignments_G, tokens_G))
             continue
-        operations.append(local("router", layer, router_G))
-        if shared_G is not None:
-            operations.append(local("shared_expert", layer, shared_G))
         i = row[layer]
-        served_G, unique_G = served_LG[i], work.unique_LG[i].astype(np.int64)
+        served_G, unique_G = work.served_LG[i].astype(np.int64), work.unique_LG[i].astype(np.int64)
         sent_GG, relayed_GG = work.sent_LGG[i].astype(np.float64), work.relayed_LGG[i].astype(np.float64)
         there = dispatch_transfer(sent_GG, relayed_GG, copy.dispatch)
         back = combine_transfer(sent_GG, relayed_GG, copy.combine, fabric.gpus_per_node)
         if reduces_to_all:
             back = back.then(dispatch_transfer(sent_GG, relayed_GG, copy.combine))
-        for phase, busy_G, transfer in (
-            ("dispatch", none_G, there),
-            ("experts", experts_LG[i], None),
-            ("combine", none_G, back),
-        ):
-            overhead_s = kernels.launch_s(phase)  # type: ignore[arg-type]
-            operations.append(
-                Operation(phase, layer, busy_G, none_G, overhead_s, served_G, unique_G, transfer)  # type: ignore[arg-type]
-            )
-    head = local("other", -1, kernels.head(tokens.per_rank(tokens.last_T)))
-    step_s = profile.step if ends_step else 0.0
-    operations.append(replace(head, overhead_s=head.overhead_s + step_s))
+        before_s, after_s = kernels.launch_s("dispatch"), kernels.launch_s("combine")
+        operations += [
+            Operation("dispatch", layer, none_G, none_G, before_s, served_G, unique_G, there),
+            Operation("experts", layer, busy_G, none_G, overhead_s, served_G, unique_G),
+            Operation("combine", layer, none_G, none_G, after_s, served_G, unique_G, back),
+        ]
     return operations
-
-
-def padded(tokens_G: IntArray, graph_sizes: Sequence[int] | None) -> FloatArray:
-    """Tokens that each GPU computes: those of the smallest graph that holds the fullest GPU's batch.
-
-    All ranks replay a graph of the same size, or none does (SGLang 0.5, vLLM 0.33: the largest batch of the
-    data-parallel ranks decides).
-
-    >>> padded(np.array([3, 5]), [1, 2, 4, 8]).tolist(), padded(np.array([3, 9]), [1, 2, 4, 8]).tolist()
-    ([8.0, 8.0], [3.0, 9.0])
-    """
-    most = int(tokens_G.max())
-    fitting = [size for size in graph_sizes or () if size >= most]
-    return np.full(len(tokens_G), min(fitting), np.float64) if fitting else tokens_G.astype(np.float64)
 
 
 def dispatch_transfer(sent_GG: FloatArray, relayed_GG: FloatArray, copy_bytes: float) -> Transfer:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from moesim.hardware.network import Fabric
 from moesim.hardware.profile import DATA_SHEET
+from moesim.simulation.busy import Busy
 from moesim.simulation.conditions import Conditions, epochs
 from moesim.simulation.deployment import Deployment
 from moesim.simulation.engine import simulate
@@ -71,7 +72,7 @@ def run(deployment: Deployment) -> Run:
     changes_s, states = epochs(scenario.faults, ranks)
     conditions = Conditions([deployment.network(profile, state) for state in states], changes_s)
     healthy = Conditions([deployment.network(profile)]) if scenario.faults else conditions
-    ideal, links = Steps(deployment), deployment.fabric(DATA_SHEET)
+    links = deployment.fabric(DATA_SHEET)
     # Where every GPU has the same at home, levelling would change nothing.
     uneven = any(amount.each is None for amount in scenario.workload.amounts.values())
     steps = Steps(deployment)
@@ -89,7 +90,8 @@ def run(deployment: Deployment) -> Run:
         if uneven:
             totals.data_parallel += whole_s - _seconds(made.healthy.change(level), ranks, healthy)
         _add_even(totals, made.healthy, healthy)
-        _add_bounds(bounds_s, ideal.program(made.parts, DATA_SHEET).operations, links)
+        ideal = [steps.busy(part, DATA_SHEET) for part in made.parts]
+        _add_bounds(bounds_s, made.healthy.operations, ideal, links)
         tokens += sum(len(part.tokens.row_T) for part in made.parts)
         crossed += sum(
             operation.transfer.cross_node_bytes(links.gpus_per_node)
@@ -124,14 +126,20 @@ def _seconds(program: Program, ranks: int, conditions: Conditions) -> float:
     return clock.end_s - clock.start_s
 
 
-def _add_bounds(bounds_s: dict[str, float], operations: Sequence[Operation], fabric: Fabric) -> None:
-    """Add each phase's seconds, averaged over GPUs; those of a collective are its bytes over all ports."""
+def _add_bounds(
+    bounds_s: dict[str, float], operations: Sequence[Operation], ideal: Sequence[Busy], links: Fabric
+) -> None:
+    """Add each phase's seconds at the data sheet's rates, averaged over GPUs.
+
+    Those of a collective are its bytes over all ports of a class, the slower class.
+    """
     for operation in operations:
-        seconds = float(operation.busy_G.mean())
-        if operation.transfer is not None:
-            bytes_GG = operation.transfer.first_GG + operation.transfer.second_GG
-            across = operation.transfer.cross_node_bytes(fabric.gpus_per_node)
+        transfer = operation.transfer
+        if transfer is None:
+            seconds = float(ideal[operation.micro_batch][operation.phase, operation.layer].mean())
+        else:
+            bytes_GG = transfer.first_GG + transfer.second_GG
+            across = transfer.cross_node_bytes(links.gpus_per_node)
             inside = float(bytes_GG.sum()) - across
-            per_gpu = max(inside / fabric.nvlink_bandwidth, across / fabric.nic_bandwidth)
-            seconds += per_gpu / len(bytes_GG)
+            seconds = max(inside / links.nvlink_bandwidth, across / links.nic_bandwidth) / len(bytes_GG)
         bounds_s[operation.phase] = bounds_s.get(operation.phase, 0.0) + seconds

@@ -13,9 +13,10 @@ from moesim.hardware.profile import Phase, Profile
 from moesim.routing.policy import Batch
 from moesim.routing.replicas import REPLICA_CHOICES
 from moesim.simulation.batch import StepTokens, batches, gather_ids, gather_weights
+from moesim.simulation.busy import Busy, Overlapped, busy_seconds
 from moesim.simulation.conditions import Health, epochs, jitter_G
 from moesim.simulation.deployment import Deployment
-from moesim.simulation.operations import Operation, Overlapped, step_operations
+from moesim.simulation.operations import step_operations
 from moesim.simulation.program import Program, beside_shared_expert, in_sequence, two_batches
 from moesim.simulation.tally import Tally
 from moesim.simulation.work import Work, count_work
@@ -61,51 +62,66 @@ class Steps:
             healthy = faulty = self.program(parts, scenario.profile)
             if faults:
                 drawn_OG = rng.standard_normal((len(healthy.operations), ranks))
-                faulty = self._faulty(parts, states, np.exp(spread_G * drawn_OG))
+                faulty = self._faulty(healthy, parts, states, np.exp(spread_G * drawn_OG))
             self.made = Step(parts, faulty, healthy)
             yield faulty
 
-    def _faulty(
-        self, parts: Sequence[Part], states: Sequence[Health], factor_OG: NDArray[np.float64]
-    ) -> Program:
-        """The program on hardware that passes through these states, its kernels longer by a factor each."""
-        now, *later = (self.program(parts, self.deployment.scenario.profile, state) for state in states)
-        slowed = [
-            operation.slowed([each.operations[at].busy_G for each in later], factor_OG[at])
-            for at, operation in enumerate(now.operations)
-        ]
-        return now.change(lambda _: slowed)
-
-    def program(self, parts: Sequence[Part], profile: Profile, health: Health | None = None) -> Program:
-        """What this work costs, and in which order it runs."""
-        overlap = self.deployment.scenario.overlap
-        chains = [self._chain(part, profile, health, ends_step=part is parts[-1]) for part in parts]
-        early = "shared_expert" in overlap
-        if "two_batch" in overlap:
-            return two_batches(*chains, early_dispatch=early)
-        return beside_shared_expert(chains[0]) if early else in_sequence(chains[0])
-
-    def _chain(
-        self, part: Part, profile: Profile, health: Health | None, *, ends_step: bool
-    ) -> list[Operation]:
+    def busy(self, part: Part, profile: Profile, health: Health | None = None) -> Busy:
+        """Seconds of the part's kernels."""
         deployment, overlap = self.deployment, self.deployment.scenario.overlap
         phases: frozenset[Phase] = frozenset()
         if "two_batch" in overlap:
             phases = frozenset(get_args(Phase))
         elif "shared_expert" in overlap:
             phases = frozenset({"shared_expert"})
-        return step_operations(
+        return busy_seconds(
             deployment.kernels(profile, health),
-            deployment.fabric(profile, health),
             part.work,
             deployment.placement.slot_gpu_S,
             part.tokens,
-            deployment.copy_bytes(),
             deployment.scenario.workload.graph_sizes,
             Overlapped(phases, deployment.links(profile).sms),
-            reduces_to_all=deployment.scenario.dispatch.mode == "all_reduce",
-            ends_step=ends_step,
         )
+
+    def _faulty(
+        self,
+        healthy: Program,
+        parts: Sequence[Part],
+        states: Sequence[Health],
+        factor_OG: NDArray[np.float64],
+    ) -> Program:
+        """The program on hardware that passes through these states, its kernels longer by a factor each."""
+        profile = self.deployment.scenario.profile
+        busy = [[self.busy(part, profile, state) for part in parts] for state in states]
+        changed = []
+        for operation, factor_G in zip(healthy.operations, factor_OG, strict=True):
+            if operation.transfer is None:
+                key, part = (operation.phase, operation.layer), operation.micro_batch
+                operation = operation.with_busy([each[part][key] * factor_G for each in busy])
+            changed.append(operation)
+        return healthy.change(lambda _: changed)
+
+    def program(self, parts: Sequence[Part], profile: Profile) -> Program:
+        """What the parts of a step cost on healthy hardware, and in which order it runs."""
+        deployment, scenario = self.deployment, self.deployment.scenario
+        kernels, fabric = deployment.kernels(profile), deployment.fabric(profile)
+        chains = [
+            step_operations(
+                kernels,
+                fabric,
+                self.busy(part, profile),
+                part.work,
+                part.tokens,
+                deployment.copy_bytes(),
+                reduces_to_all=scenario.dispatch.mode == "all_reduce",
+                ends_step=part is parts[-1],
+            )
+            for part in parts
+        ]
+        early = "shared_expert" in scenario.overlap
+        if "two_batch" in scenario.overlap:
+            return two_batches(*chains, early_dispatch=early)
+        return beside_shared_expert(chains[0]) if early else in_sequence(chains[0])
 
     def _work(self, tokens: StepTokens) -> Work:
         """Route the tokens through policy and placement, and count, a block of layers at a time."""

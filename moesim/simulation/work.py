@@ -39,12 +39,14 @@ class Work:
 
     Attributes:
         tokens_LS: assignments served by each slot.
+        served_LG: the same, summed over the slots of each GPU.
         unique_LG: distinct tokens that have at least one slot on the GPU, those at home included.
         sent_LGG: copies from the home GPU (row) to where they first arrive (column).
         relayed_LGG: copies from an entry GPU (row) on to a GPU of its node (column).
     """
 
     tokens_LS: NDArray[np.int32]
+    served_LG: NDArray[np.int32]
     unique_LG: NDArray[np.int32]
     sent_LGG: NDArray[np.int32]
     relayed_LGG: NDArray[np.int32]
@@ -90,6 +92,7 @@ def count_work(
     work = Work(
         np.zeros((L, S), np.int32),
         np.zeros((L, G), np.int32),
+        np.zeros((L, G), np.int32),
         np.zeros((L, G, G), np.int32),
         np.zeros((L, G, G), np.int32),
     )
@@ -106,6 +109,7 @@ def count_work(
         work.sent_LGG,
         work.relayed_LGG,
     )
+    np.add.at(work.served_LG.T, slot_gpu_S, work.tokens_LS.T)
     if mode in ("all_gather", "all_reduce"):
         work.sent_LGG[:], work.relayed_LGG[:] = _to_every_gpu(np.diff(offsets_G), P)
     if pad:

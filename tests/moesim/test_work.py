@@ -49,7 +49,8 @@ def naive(
                         sent[layer, home, entry] += 1
                         for gpu in {gpu for gpu in gpus if gpu // P == node} - {entry}:
                             relayed[layer, entry, gpu] += 1
-    return Work(tokens, unique, sent, relayed)
+    served = np.stack([tokens[:, slot_gpu_S == gpu].sum(axis=1) for gpu in range(G)], axis=1)
+    return Work(tokens, served, unique, sent, relayed)
 
 
 @st.composite
@@ -72,7 +73,7 @@ def test_equals_the_naive_count(
     mode: DispatchMode, case: tuple[NDArray[np.int16], NDArray[np.int64], NDArray[np.int32], int]
 ) -> None:
     found, expected = count_work(*case, mode), naive(*case, mode)
-    for name in ("tokens_LS", "unique_LG", "sent_LGG", "relayed_LGG"):
+    for name in ("tokens_LS", "served_LG", "unique_LG", "sent_LGG", "relayed_LGG"):
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), err_msg=name)
 
 
