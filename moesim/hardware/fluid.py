@@ -50,12 +50,10 @@ class Fluid:
     A GPU's flows start when it enters. The second hop is a relay, pipelined with the first: its flows start
     when the entry GPU has entered and the first of the flows that feed it has started, run at their own fair
     share, and arrive no earlier than the last byte at the port that feeds them, plus their own latency. A
-    GPU leaves when all that it sends and receives has arrived and every GPU has entered. So no GPU leaves
-    earlier than with ``ports``, unless traffic takes another GPU's card (``cross_rail: nvlink``).
-
-    The two models often agree on the last GPU and differ on the others: all that a hot GPU sends to or
-    receives from leave about when it does, while ``ports`` lets each leave as soon as its own port could be
-    done, and so start early on what follows.
+    GPU leaves when all that it sends and receives has arrived, all that its senders send over the same kind
+    of link has (their kernels send in the order of the batch, see ``ports``), and every GPU has entered. So
+    no GPU leaves earlier than with ``ports``, unless traffic takes another GPU's card
+    (``cross_rail: nvlink``).
     """
 
     routes: Routes
@@ -131,6 +129,8 @@ def _leave(
     end_G = np.full(G, start_G.max())
     inside_G = np.full(G, -np.inf)
     outside_G = np.full(G, -np.inf)
+    sent_inside_G = np.full(G, -np.inf)
+    sent_outside_G = np.full(G, -np.inf)
     for f in range(len(end_F)):
         sender, receiver = sender_F[f], receiver_F[f]
         arrived = end_F[f] + latency_GG[sender, receiver]
@@ -138,6 +138,12 @@ def _leave(
         end_G[receiver] = max(end_G[receiver], arrived)
         last_G = inside_G if sender // P == receiver // P else outside_G
         last_G[receiver] = max(last_G[receiver], arrived)
+        sent_G = sent_inside_G if sender // P == receiver // P else sent_outside_G
+        sent_G[sender] = max(sent_G[sender], arrived)
+    for f in range(len(end_F)):
+        sender, receiver = sender_F[f], receiver_F[f]
+        sent_G = sent_inside_G if sender // P == receiver // P else sent_outside_G
+        end_G[receiver] = max(end_G[receiver], sent_G[sender])
     for entry in range(G):
         for gpu in range(G):
             if second_GG[entry, gpu] > 0.0:

@@ -65,10 +65,13 @@ def ports(start_G: FloatArray, first_GG: FloatArray, second_GG: FloatArray, fabr
 
     A GPU's outgoing port ends at s + bytes / B. An incoming port ends at
     max over senders k of s_k + Σ_{h: s_h ≥ s_k} b_h / B: whatever starts at or after s_k comes after s_k.
-    Both are lower bounds for any sharing of the links. The second hop is a relay, pipelined with the
+    Both are lower bounds for any sharing of the links, and so is the last end of the collective. Transfer
+    kernels send a GPU's tokens in the order of the batch, to whichever GPU each goes: the last copy for
+    any receiver leaves when the sender is nearly done. So a receiver also waits for the outgoing port of
+    each GPU that sends to it, which leaves the last end as it is. The second hop is a relay, pipelined with the
     first: it ends no earlier than the port that feeds it, and the slower of the two binds, not their
-    sum. A GPU leaves when its own ports are done, all relays to it are fed, and every GPU has entered
-    (counts are exchanged first).
+    sum. A GPU leaves when its own ports and those that send to it are done, all relays to it are fed, and
+    every GPU has entered (counts are exchanged first).
 
     Args:
         start_G: seconds at which each GPU enters.
@@ -154,6 +157,14 @@ def _ports(
             end = max(end, nvlink_end_G[gpu] + nvlink_latency)
         if uses_nic_G[gpu]:
             end = max(end, nic_end_G[gpu] + nic_latency)
+        for sender in range(G):
+            if first_GG[sender, gpu] + second_GG[sender, gpu] == 0.0:
+                continue
+            if sender // P == gpu // P:
+                sent = start_G[sender] + nvlink_out_G[sender] * nvlink_s_B_G[sender] + nvlink_latency
+            else:
+                sent = start_G[sender] + nic_out_G[sender] * nic_s_B_G[sender] + nic_latency
+            end = max(end, sent)
         for entry in range(G):
             # The entry GPU's NIC feeds a relay over NVLink (dispatch), its NVLink one over the NIC (combine).
             if second_GG[entry, gpu] == 0.0:

@@ -81,11 +81,15 @@ def test_a_collective_keeps_the_network_it_began_on() -> None:
 
 
 def test_a_degraded_port_slows_what_it_sends_and_what_it_receives() -> None:
-    bytes_GG = 6.0 * (1 - np.eye(3))
-    fabric = Fabric(3, 3.0, 1.0, 0.0, 0.0, nvlink_G=np.array([1.0, 0.5, 1.0]))
-    assert ports(np.zeros(3), bytes_GG, np.zeros((3, 3)), fabric).tolist() == [4.0, 8.0, 4.0]
-    across = Fabric(1, 1.0, 3.0, 0.0, 0.0, nic_G=np.array([1.0, 1.0, 0.25]))
-    assert ports(np.zeros(3), bytes_GG, np.zeros((3, 3)), across).tolist() == [4.0, 4.0, 16.0]
+    """At 3 B/s, GPU 1's port at half: its 6 bytes take 4 s either way, GPU 2's take 2 s."""
+    sends, receives = np.zeros((4, 4)), np.zeros((4, 4))
+    sends[1, 0] = sends[2, 3] = receives[0, 1] = receives[3, 2] = 6.0
+    half_G = np.array([1.0, 0.5, 1.0, 1.0])
+    inside = Fabric(4, 3.0, 1.0, 0.0, 0.0, nvlink_G=half_G)
+    across = Fabric(1, 1.0, 3.0, 0.0, 0.0, nic_G=half_G)
+    for fabric in (inside, across):
+        assert ports(np.zeros(4), sends, np.zeros((4, 4)), fabric).tolist() == [4.0, 4.0, 2.0, 2.0]
+        assert ports(np.zeros(4), receives, np.zeros((4, 4)), fabric).tolist() == [2.0, 4.0, 2.0, 2.0]
 
 
 def simulated(folder: Path, **changes: Any) -> dict[str, Any]:

@@ -40,6 +40,11 @@ def naive(start: FloatArray, first: FloatArray, second: FloatArray, fabric: Fabr
             arrived = ingress(gpu, inside)
             if arrived is not None:
                 times.append(arrived)
+        for sender in range(G):
+            if both[sender, gpu] > 0:
+                inside = sender // P == gpu // P
+                sent = sum(both[sender, r] for r in range(G) if (r // P == sender // P) == inside)
+                times.append(start[sender] + sent / bandwidth[inside] + latency[inside])
         for entry in range(G):
             if second[entry, gpu] > 0:
                 inside = entry // P == gpu // P
@@ -119,6 +124,35 @@ def test_a_late_sender_delays_only_what_comes_after_it() -> None:
     fabric = Fabric(3, 1.0, 1.0, 0.0, 0.0)
     assert ports(np.array([0.0, 8.0, 0.0]), bytes_GG, np.zeros((3, 3)), fabric).tolist() == [10.0, 12.0, 14.0]
     assert ports(np.array([0.0, 11.0, 0.0]), bytes_GG, np.zeros((3, 3)), fabric)[2] == 15.0
+
+
+def test_a_receiver_waits_for_a_sender_that_serves_many() -> None:
+    """GPU 0 sends 1 byte to GPU 1 and 9 to GPU 2, in the order of its tokens: both have all at 10."""
+    bytes_GG = np.zeros((3, 3))
+    bytes_GG[0, 1], bytes_GG[0, 2] = 1.0, 9.0
+    fabric = Fabric(3, 1.0, 1.0, 0.0, 0.0)
+    assert ports(np.zeros(3), bytes_GG, np.zeros((3, 3)), fabric).tolist() == [10.0, 10.0, 10.0]
+
+
+@given(case=collectives())
+def test_the_last_end_is_that_of_the_busiest_port(
+    case: tuple[FloatArray, FloatArray, FloatArray, Fabric],
+) -> None:
+    """Without relays and latency the collective ends with the port that is done last: the bound of all models."""
+    start, first, second, fabric = case
+    if fabric.nvlink_latency_s or fabric.nic_latency_s:
+        return
+    G, P, none = len(start), fabric.gpus_per_node, np.zeros_like(second)
+    inside = np.arange(G)[:, None] // P == np.arange(G)[None, :] // P
+    last = start.max()
+    for within, bandwidth in ((inside, fabric.nvlink_bandwidth), (~inside, fabric.nic_bandwidth)):
+        bytes_GG = np.where(within, first, 0.0)
+        sends = bytes_GG.sum(axis=1) > 0
+        last = max([last, *(start + bytes_GG.sum(axis=1) / bandwidth)[sends]])
+        for gpu in range(G):
+            for k in np.flatnonzero(bytes_GG[:, gpu]):
+                last = max(last, start[k] + bytes_GG[start >= start[k], gpu].sum() / bandwidth)
+    assert ports(start, first, none, fabric).max() == pytest.approx(last, rel=1e-12)
 
 
 def test_a_relay_waits_for_the_port_that_feeds_it_and_hides_behind_it() -> None:
