@@ -20,6 +20,9 @@ from traces.files import write_text
 from traces.perfetto import write_perfetto
 from traces.timeline import read_timeline, read_work, write_timeline, write_work
 
+# One of these stands in every folder that a run or a what-if wrote or has begun to write.
+_OURS = ("result.json", "whatif.json", "points")
+
 
 def write_run(
     folder: Path, run: Run, result: dict[str, Any], comparison: dict[str, Any] | None = None
@@ -73,10 +76,11 @@ def rebuild_report(folder: Path) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a folder that could not be written, before anything is simulated; makes nothing.
+    """Refuse a folder that could not or should not be written, before anything is simulated; makes nothing.
 
     Raises:
-        OutputError: a file is in the way, or there is no permission to write.
+        OutputError: a file is in the way, there is no permission to write, or the folder holds other
+            things than a run.
     """
     nearest = folder
     try:
@@ -84,6 +88,11 @@ def check_folder(folder: Path) -> None:
             nearest = nearest.parent
         if not nearest.is_dir():
             raise OutputError("is not a folder", file=nearest)
+        if folder.exists() and any(folder.iterdir()) and not any((folder / name).exists() for name in _OURS):
+            raise OutputError(
+                "is not empty and holds no run of ours; name a new folder, so that nothing is overwritten",
+                file=folder,
+            )
     except OSError as error:
         raise OutputError(f"cannot be written: {error.strerror or error}", file=folder) from error
     if not os.access(nearest, os.W_OK | os.X_OK):

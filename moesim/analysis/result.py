@@ -11,6 +11,7 @@ import numpy as np
 from moesim import __version__
 from moesim.analysis.attribution import attribution
 from moesim.analysis.metrics import timeline_metrics
+from moesim.analysis.notes import notes
 from moesim.analysis.stragglers import stragglers
 from moesim.simulation.deployment import Deployment, deploy
 from moesim.simulation.run import Run, run
@@ -35,6 +36,7 @@ def result(done: Run) -> Result:
     deployment = done.deployment
     scenario, steps = deployment.scenario, deployment.scenario.workload.steps
     metrics = timeline_metrics(done.timeline, done.tokens / steps)
+    step_s = metrics["step_time_s"]["mean"]
     metrics |= routing_metrics(done.tally)
     metrics["cross_node_bytes"] = done.cross_node_bytes / steps
     metrics["gpu_memory_bytes"] = {
@@ -45,8 +47,9 @@ def result(done: Run) -> Result:
         "format": "moesim.result/1",
         "scenario": scenario.resolved(),
         "metrics": metrics,
-        "attribution": attribution(metrics["step_time_s"]["mean"], done.totals, steps),
+        "attribution": attribution(step_s, done.totals, steps),
         "data_parallel_imbalance_s": done.totals.data_parallel / steps,
+        "notes": notes(deployment, step_s * steps, done.tokens / steps),
         "bounds": done.bounds_s,
         "stragglers": stragglers(
             done.timeline,

@@ -68,10 +68,10 @@ def ports(start_G: FloatArray, first_GG: FloatArray, second_GG: FloatArray, fabr
     Both are lower bounds for any sharing of the links, and so is the last end of the collective. Transfer
     kernels send a GPU's tokens in the order of the batch, to whichever GPU each goes: the last copy for
     any receiver leaves when the sender is nearly done. So a receiver also waits for the outgoing port of
-    each GPU that sends to it, which leaves the last end as it is. The second hop is a relay, pipelined with the
-    first: it ends no earlier than the port that feeds it, and the slower of the two binds, not their
-    sum. A GPU leaves when its own ports and those that send to it are done, all relays to it are fed, and
-    every GPU has entered (counts are exchanged first).
+    each GPU that sends to it, which leaves the last end as it is. The second hop is a relay, pipelined
+    with the first: it ends no earlier than the port that feeds it, and the slower of the two binds, not
+    their sum. A GPU leaves when its own ports and those that send to it are done, all relays to it are
+    fed, and every GPU has entered (counts are exchanged first).
 
     Args:
         start_G: seconds at which each GPU enters.

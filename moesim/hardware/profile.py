@@ -55,12 +55,14 @@ class Links(Strict):
         nvlink, nic: shares of the links' bandwidths.
         fixed: seconds of each dispatch and each combine that no byte explains.
         sms: multiprocessors that the transfer kernels occupy, which others beside them lack.
+        fitted_tokens: tokens a GPU at which these were fitted; far from it they are extrapolated.
     """
 
     nvlink: Share
     nic: Share
     fixed: Seconds = 0.0
     sms: Index = 0
+    fitted_tokens: Count | None = None
 
 
 class Profile(Strict):
@@ -68,6 +70,7 @@ class Profile(Strict):
 
     Attributes:
         gpu: the GPU they were measured on; ``any`` for assumptions that fit several.
+        fitted_gpus: beginnings of the names of GPUs that they were fitted on, where ``gpu`` is ``any``.
         dtypes: weight dtypes that they hold for; none named for all.
         gemm, grouped_gemm, attention: roofs of dense GEMMs, expert GEMMs, and attention scores.
         tiles: heights a GEMM can use. Rows are padded to whole tiles, and a launch uses the height that
@@ -92,6 +95,7 @@ class Profile(Strict):
     origin: str
     date: str
     gpu: str = "any"
+    fitted_gpus: tuple[str, ...] = ()
     dtypes: tuple[Dtype, ...] = ()
     gemm: Roof
     grouped_gemm: Roof

@@ -55,9 +55,10 @@ def run_tables(result: Mapping[str, Any]) -> list[RenderableType]:
     ]
     if result["stragglers"]:
         parts.append(_stragglers(result))
-    lines = advice(result)
-    if lines:
-        parts.append(Group(*(Padding(Text(f"- {line.replace('`', '')}"), (0, 1)) for line in lines)))
+    for head, lines in (("What would help", advice(result)), ("Mind", result.get("notes", []))):
+        if lines:
+            bullets = (Padding(Text(f"- {line.replace('`', '')}"), (0, 1)) for line in lines)
+            parts.append(Group(Text(head, style="bold"), *bullets))
     return [Padding(part, (0, 0, 1, 0)) for part in parts]
 
 

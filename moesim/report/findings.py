@@ -5,6 +5,7 @@ Every sentence is made from ``result.json`` alone, so that the terminal and the 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -23,6 +24,14 @@ TERMS: Final = {
     "overhead": "kernel launches and other fixed costs",
     "hardware": "GPUs or links that are slower than they should be",
     "ideal": "the work itself: balanced, on a free network, without fixed costs",
+}
+# Where a faster point won its time.
+WON: Final = {
+    "imbalance": "from better balance",
+    "network": "from less network",
+    "overhead": "from fewer fixed costs",
+    "hardware": "from healthier hardware",
+    "ideal": "from less work",
 }
 # Shown below imbalance where ranks have unequal work at home.
 DATA_PARALLEL: Final = ("of it, ranks", "unequal tokens and contexts of the ranks, whatever the routing")
@@ -147,7 +156,7 @@ def best_point(comparison: Mapping[str, Any]) -> int | None:
 
 
 def whatif_answer(comparison: Mapping[str, Any]) -> str:
-    """The best point, what its time was won from, and what it costs in dropped assignments."""
+    """The best point that drops no more than the scenario; if another is faster, also that and its price."""
     best = best_point(comparison)
     if best is None:
         return "Nothing was varied."
@@ -155,18 +164,26 @@ def whatif_answer(comparison: Mapping[str, Any]) -> str:
     base_s, point_s = base["metrics"]["step_time_s"]["mean"], point["metrics"]["step_time_s"]["mean"]
     if point["speedup"] < 1 + SMALL / 2:
         return f"Nothing tried here is faster: the best point, {vary(point)}, runs {speedup(point)}."
-    saved = {term: base["attribution"][f"{term}_s"] - point["attribution"][f"{term}_s"] for term in TERMS}
-    term = max(saved, key=lambda name: saved[name])
-    sentence = (
-        f"{vary(point)} is best: {speedup(point)}, {format_seconds(base_s - point_s)} less per step, "
-        f"mostly less {term} ({format_seconds(saved[term])})"
-    )
-    if point["metrics"]["dropped"] <= base["metrics"]["dropped"]:
+    lossless = point["metrics"]["dropped"] <= base["metrics"]["dropped"]
+    sentence = f"{vary(point)} is {'best' if lossless else 'fastest'}: {speedup(point)}"
+    if not math.isclose(_tokens_per_step(point), _tokens_per_step(base), rel_tol=1e-6):
+        sentence += " the tokens per second"
+    else:
+        saved = {term: base["attribution"][f"{term}_s"] - point["attribution"][f"{term}_s"] for term in TERMS}
+        term = max(saved, key=lambda name: saved[name])
+        won = format_seconds(saved[term])
+        sentence += f", {format_seconds(base_s - point_s)} less per step, {won} of it {WON[term]}"
+    if lossless:
         return sentence + "."
     sentence += f"; it drops {percent(point['metrics']['dropped'])} of the assignments"
     if point["metrics"]["gate_mass_lost"] is not None:
         sentence += f" ({percent(point['metrics']['gate_mass_lost'])} of the gate mass)"
-    return f"{sentence}. {_best_without_dropping(comparison)}"
+    return f"{_best_without_dropping(comparison)} {sentence}."
+
+
+def _tokens_per_step(point: Mapping[str, Any]) -> float:
+    metrics = point["metrics"]
+    return float(metrics["tokens_per_s"] * metrics["step_time_s"]["mean"])
 
 
 def vary(point: Mapping[str, Any]) -> str:
@@ -196,7 +213,7 @@ def _best_without_dropping(comparison: Mapping[str, Any]) -> str:
     best = max(free, key=lambda point: point["speedup"], default=None)
     if best is None or best["speedup"] < 1 + SMALL / 2:
         return "No point that drops no more than the scenario is faster."
-    return f"Best without dropping more than the scenario: {vary(best)}, {speedup(best)}."
+    return f"Best without dropping more than the scenario is {vary(best)}, {speedup(best)}."
 
 
 def _reason(stragglers: Sequence[Mapping[str, Any]], subject: str) -> str:

@@ -65,6 +65,8 @@ def run_page(
     ]
     if comparison is not None:
         sections.append(_comparison(comparison))
+    if result.get("notes"):
+        sections.append(_section("Mind", tag("ul", *(tag("li", line) for line in result["notes"]))))
     sections.append(_provenance(result))
     return _page(str(result["scenario"]["name"]), sections)
 

@@ -133,6 +133,7 @@ class _Result(TypedDict):
     metrics: _Metrics
     attribution: _Attribution
     data_parallel_imbalance_s: NotRequired[_Number]
+    notes: NotRequired[list[str]]
     bounds: dict[str, _Fraction]
     stragglers: list[_Straggler]
     trace: _Trace

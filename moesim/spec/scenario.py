@@ -26,6 +26,9 @@ from moesim.spec.yaml_source import Loc, Source, read_yaml
 from placement.placement import MAX_SLOTS
 from placement.solvers import SOLVERS
 
+# No link of a GPU is slower than so many bytes per second; a number without a unit is.
+_SLOWEST = 1e6
+
 
 class Scenario(Strict):
     """What ``moesim run`` simulates. Every preset in it is expanded, every path absolute."""
@@ -69,6 +72,12 @@ class Scenario(Strict):
                 "flops",
                 got=cluster.gpu.name,
             )
+        for link, at in ((cluster.gpu.nvlink, ("gpu", "nvlink")), (cluster.nic, ("nic",))):
+            if link.bandwidth < _SLOWEST:
+                got = f"{link.bandwidth:g} bytes per second"
+                raise fault(
+                    "has lost its unit: write it such as 50 GB/s", "cluster", *at, "bandwidth", got=got
+                )
         for name, amount in self.workload.amounts.items():
             if amount.ranks is not None and len(amount.ranks) != ep:
                 entries = f"{len(amount.ranks)} entries"

@@ -138,7 +138,7 @@ def test_a_receiver_waits_for_a_sender_that_serves_many() -> None:
 def test_the_last_end_is_that_of_the_busiest_port(
     case: tuple[FloatArray, FloatArray, FloatArray, Fabric],
 ) -> None:
-    """Without relays and latency the collective ends with the port that is done last: the bound of all models."""
+    """Without relays and latency the collective ends with the port that is done last."""
     start, first, second, fabric = case
     if fabric.nvlink_latency_s or fabric.nic_latency_s:
         return

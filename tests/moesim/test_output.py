@@ -62,8 +62,9 @@ def test_files_get_the_permissions_of_ordinary_ones(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_checked_without_making_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_folder(tmp_path)
     (tmp_path / "file").write_text("")
-    for fine in (tmp_path, tmp_path / "new", tmp_path / "new" / "inside"):
+    for fine in (tmp_path / "new", tmp_path / "new" / "inside"):
         check_folder(fine)
     for name in ("file", "file/out"):
         with pytest.raises(OutputError, match="file: is not a folder"):
@@ -74,6 +75,15 @@ def test_a_folder_is_checked_without_making_it(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(OutputError, match="cannot be written: Permission denied"):
         check_folder(tmp_path / "new")
     assert files(tmp_path) == {"file": b""}
+
+
+def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
+    """The user's own scenario.yaml must survive ``-o .``; a folder of ours may be written again."""
+    (tmp_path / "scenario.yaml").write_text("mine")
+    with pytest.raises(OutputError, match="is not empty and holds no run of ours"):
+        check_folder(tmp_path)
+    (tmp_path / "result.json").write_text("{}")
+    check_folder(tmp_path)
 
 
 def test_json_refuses_what_json_cannot_hold() -> None:

@@ -126,12 +126,18 @@ def test_no_advice_where_nothing_is_to_be_won() -> None:
 def test_the_best_point_with_its_price_and_the_free_one() -> None:
     comparison = example_comparison(example_run()[0])
     found = whatif_answer(comparison)
-    assert found.startswith("placement=greedy, routing.capacity_factor=1 is best: ")
-    assert "mostly less imbalance" in found
-    assert "it drops 9.0 % of the assignments (6.3 % of the gate mass)." in found
-    assert (
-        "Best without dropping more than the scenario: placement=greedy, routing.capacity_factor=2" in found
-    )
+    assert found.startswith("Best without dropping more than the scenario is placement=greedy, ")
+    assert "placement=greedy, routing.capacity_factor=1 is fastest: " in found
+    assert "of it from better balance" in found
+    assert found.endswith("it drops 9.0 % of the assignments (6.3 % of the gate mass).")
+
+
+def test_points_with_other_loads_are_compared_by_throughput() -> None:
+    comparison = example_comparison(example_run()[0])
+    (point,) = comparison["points"][:1]
+    point["speedup"], point["metrics"]["tokens_per_s"] = 2.0, point["metrics"]["tokens_per_s"] * 2
+    point["metrics"]["dropped"] = 0.0
+    assert "is best: 2.00× the tokens per second." in whatif_answer(comparison | {"points": [point]})
 
 
 def test_what_if_nothing_helps() -> None:
@@ -145,4 +151,4 @@ def test_what_if_nothing_helps() -> None:
 def test_when_only_dropping_is_faster() -> None:
     comparison = example_comparison(example_run()[0])
     comparison["points"] = [point for point in comparison["points"] if point["metrics"]["dropped"]]
-    assert whatif_answer(comparison).endswith("No point that drops no more than the scenario is faster.")
+    assert whatif_answer(comparison).startswith("No point that drops no more than the scenario is faster.")

@@ -1,0 +1,79 @@
+"""What a reader should mind before trusting a result: what was assumed, extrapolated, or had no effect."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from moesim.simulation.deployment import Deployment
+from moesim.units import format_seconds
+
+
+def notes(deployment: Deployment, run_s: float, tokens_per_step: float) -> list[str]:
+    """One sentence for each, in order of weight.
+
+    Args:
+        run_s: length of the simulated run.
+        tokens_per_step: of all ranks together.
+    """
+    scenario = deployment.scenario
+    return [
+        *_idle_faults(deployment, run_s),
+        *_extrapolated(deployment, tokens_per_step / scenario.parallelism.ep),
+        *_prompts(deployment),
+        *_fitted_requests(deployment),
+    ]
+
+
+def _idle_faults(deployment: Deployment, run_s: float) -> list[str]:
+    scenario = deployment.scenario
+    one_node = scenario.parallelism.ep <= scenario.cluster.gpus_per_node
+    found = []
+    for i, fault in enumerate(scenario.faults):
+        if fault.from_s >= run_s:
+            found.append(
+                f"faults[{i}] has no effect: it begins at {format_seconds(fault.from_s)}, after the "
+                f"end of the run at {format_seconds(run_s)}."
+            )
+        elif fault.nic is not None and one_node:
+            found.append(f"faults[{i}] has no effect: inside one node no traffic uses a NIC.")
+    return found
+
+
+def _extrapolated(deployment: Deployment, tokens_per_gpu: float) -> list[str]:
+    """Where the profile was not fitted."""
+    scenario, profile = deployment.scenario, deployment.scenario.profile
+    found = []
+    gpu = scenario.cluster.gpu.name
+    if profile.fitted_gpus and not any(gpu.startswith(name) for name in profile.fitted_gpus):
+        found.append(
+            f"The profile {profile.name} was fitted on {' and '.join(profile.fitted_gpus)}; for {gpu} its "
+            "efficiencies are extrapolated."
+        )
+    fitted = deployment.links(profile).fitted_tokens
+    if fitted is not None and not fitted / 4 <= tokens_per_gpu <= fitted * 4:
+        found.append(
+            f"Transfers in mode {scenario.dispatch.mode} were fitted at {fitted} tokens a GPU, this run has "
+            f"{tokens_per_gpu:.0f}: fixed costs of a collective that the fit could not see would weigh "
+            "differently here. Compare dispatch modes with that in mind."
+        )
+    return found
+
+
+def _prompts(deployment: Deployment) -> list[str]:
+    if deployment.scenario.workload.phase == "decode":
+        return []
+    length = float(np.diff(deployment.replayed.request_offsets).mean())
+    return [
+        f"Prefill follows the requests of the trace, {length:.0f} tokens each on average; workload.context "
+        "is what was cached before the first of them."
+    ]
+
+
+def _fitted_requests(deployment: Deployment) -> list[str]:
+    choice = deployment.scenario.placement
+    if choice.solver is None:
+        return []
+    return [
+        f"The run replays the requests after the first {choice.fit_fraction:.0%} of the trace, which are "
+        "kept for fitting placements, so that all solvers are judged on the same unseen requests."
+    ]

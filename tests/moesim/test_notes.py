@@ -1,0 +1,48 @@
+"""What a reader is told to mind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moesim.analysis.result import simulate_scenario
+from moesim.errors import SpecError
+from moesim.spec.scenario import load_scenario
+from tests.moesim.tiny import tiny_scenario, write_scenario
+
+
+def notes(folder: Path, **changes: Any) -> str:
+    path = write_scenario(folder, tiny_scenario(**changes))
+    return " ".join(simulate_scenario(load_scenario(str(path)))[1]["notes"])
+
+
+def test_faults_without_effect_are_named(tmp_path: Path) -> None:
+    late = {"gpu": 1, "clock": 0.5, "from_s": 100.0}
+    found = notes(tmp_path, faults=[{"gpu": 1, "clock": 0.5}, late])
+    assert "faults[1] has no effect: it begins at 100 s, after the end of the run" in found
+    assert "faults[0]" not in found
+    nic = [{"nic": 1, "bandwidth": 0.5}]
+    assert "no effect" not in notes(tmp_path, faults=nic)
+    assert "inside one node no traffic uses a NIC" in notes(tmp_path, faults=nic, parallelism={"ep": 2})
+
+
+def test_what_the_profile_was_not_fitted_on_is_named(tmp_path: Path) -> None:
+    found = notes(tmp_path)
+    assert "fitted on H800 and H100; for tiny its efficiencies are extrapolated" in found
+    assert "Transfers in mode per_gpu were fitted at 4096 tokens a GPU, this run has 4" in found
+
+
+def test_where_requests_come_from_is_named(tmp_path: Path) -> None:
+    assert "after the first 50% of the trace" in notes(tmp_path)
+    prefill = tiny_scenario()["workload"] | {"phase": "prefill"}
+    assert "requests of the trace, 12 tokens each" in notes(tmp_path, workload=prefill)
+
+
+def test_a_bandwidth_that_lost_its_unit_is_refused(tmp_path: Path) -> None:
+    cluster = tiny_scenario()["cluster"]
+    cluster["nic"]["bandwidth"] = 400
+    path = write_scenario(tmp_path, tiny_scenario(cluster=cluster))
+    with pytest.raises(SpecError, match=r"cluster\.nic\.bandwidth: has lost its unit.*400 bytes per second"):
+        load_scenario(str(path))
