@@ -67,6 +67,9 @@ def rebuild_report(folder: Path) -> None:
     if (folder / "result.json").exists():
         result = read_result(folder / "result.json")
         timeline, work = read_timeline(folder / "timeline.parquet"), read_work(folder / "work.parquet")
+        # A folder may hold a run and the what-if of another scenario.
+        if comparison is not None and comparison["baseline"]["scenario"] != result["scenario"]:
+            comparison = None
         page = run_page(result, timeline, work, comparison)
     elif comparison is not None:
         page = whatif_page(comparison)

@@ -43,8 +43,10 @@ class Kernels:
     clock_G: FloatArray | float = 1.0
 
     def beside(self, sms: int) -> Kernels:
-        """The same kernels while transfer kernels occupy ``sms`` of the multiprocessors."""
-        return replace(self, clock_G=self.clock_G * (1.0 - sms / self.gpu.sms))
+        """The same kernels while transfer kernels occupy ``sms`` of the multiprocessors, not all of them."""
+        left = self.gpu.sms - sms
+        gpu = self.gpu.model_copy(update={"sms": left})
+        return replace(self, gpu=gpu, clock_G=self.clock_G * (left / self.gpu.sms))
 
     def launch_s(self, phase: Phase) -> float:
         """Fixed seconds of a phase: launching its kernels, and what else no work explains."""

@@ -129,6 +129,7 @@ DATA_SHEET = Profile(
     grouped_gemm=Roof(compute=1, memory=1),
     attention=Roof(compute=1, memory=1),
     tiles=(Tile(rows=1, efficiency=1),),
+    fused_activation=True,
     launch=0.0,
     kernels={},
     nvlink=1,

@@ -20,13 +20,13 @@ _LIGHT_FILLS: Final = frozenset({"combine", "wait", "shared_expert", "router"})
 
 
 def breakdown(result: Mapping[str, Any]) -> Markup:
-    """Three stacked bars over one time axis: critical path, lower bounds, attribution."""
+    """Three stacked bars over one time axis: critical path, peak rates, attribution."""
     metrics, bounds = result["metrics"], result["bounds"]
     phases = {name: metrics["phase_time_s"].get(name, 0.0) for name in PHASES}
     attribution = {term: result["attribution"][f"{term}_s"] for term in TERMS}
     bars = [
         ("critical path", phases),
-        ("lower bounds", {name: bounds[name] for name in PHASES if name in bounds}),
+        ("at peak, evenly", {name: bounds[name] for name in PHASES if name in bounds}),
         ("attribution", attribution),
     ]
     used = [name for name in PHASES if phases[name] or bounds.get(name)]
@@ -42,11 +42,11 @@ def breakdown(result: Mapping[str, Any]) -> Markup:
     parts.append(svg.legend(left, bottom + 66, [(term, term) for term in TERMS]))
     return svg.figure(
         bottom + 76,
-        "Stacked bars of the time of a step: critical path, lower bounds, attribution",
+        "Stacked bars of the time of a step: critical path, peak rates, attribution",
         *parts,
         caption=(
             "One mean step. Critical path: the phases that the step's end waited for; they sum to the step. "
-            "Lower bounds: the same work spread evenly over all GPUs at the data sheets' peak rates; on the "
+            "At peak: the same work spread evenly over all GPUs at the data sheets' peak rates; on the "
             "path a phase can be shorter than that, where the path runs over GPUs that have less of it. "
             "Attribution: what the step loses to each cause, from five simulations of the same steps."
         ),
@@ -74,7 +74,7 @@ def phase_table(result: Mapping[str, Any]) -> Markup:
     rows.append(
         tag("tr", tag("td", "step"), *(tag("td", cell, class_="n") for cell in cells), class_="total")
     )
-    return table(["phase"], ["critical path", "of the step", "lower bound", "path / bound"], rows)
+    return table(["phase"], ["critical path", "of the step", "at peak, evenly", "ratio"], rows)
 
 
 def attribution_table(result: Mapping[str, Any]) -> Markup:

@@ -123,7 +123,7 @@ def _figures(result: Mapping[str, Any]) -> Table:
         note = "of the assignments" + ("" if lost is None else f", gate mass lost {percent(lost)}")
         table.add_row("dropped", percent(metrics["dropped"]), note)
         table.add_row("rerouted", percent(metrics["rerouted"]), "of the assignments")
-    mean = f"fullest GPU; mean {format_bytes(memory['mean'])}"
+    mean = f"weights and KV cache of the fullest GPU; mean {format_bytes(memory['mean'])}"
     table.add_row("memory", format_bytes(memory["max"]), mean)
     trace = result["trace"]
     kind = "generated" if trace["generated"] else "recorded"
@@ -137,7 +137,7 @@ def _phases(result: Mapping[str, Any]) -> Table:
     step_s = metrics["step_time_s"]["mean"]
     table = _table()
     table.add_column("phase")
-    for name in ("critical path", "of the step", "lower bound"):
+    for name in ("critical path", "of the step", "at peak, evenly"):
         table.add_column(name, justify="right", no_wrap=True)
     for name in PHASES:
         seconds, bound = metrics["phase_time_s"].get(name, 0.0), bounds.get(name)

@@ -47,8 +47,7 @@ def run_page(
     Raises:
         TimelineError: the timeline is not this result's.
     """
-    cluster = result["scenario"]["cluster"]
-    gpus = cluster["nodes"] * cluster["gpus_per_node"]
+    cluster, gpus = result["scenario"]["cluster"], result["scenario"]["parallelism"]["ep"]
     _check_fit(timeline, gpus)
     steps = len(np.unique((timeline.repeat_N.astype(np.int64) << 32) | timeline.step_N))
     sections = [
@@ -57,7 +56,7 @@ def run_page(
         _advice(result),
         _section(
             "Who gets the work: assignments by layer and GPU",
-            heatmap(timeline, work, gpus, cluster["gpus_per_node"], steps),
+            heatmap(timeline, work, gpus, min(cluster["gpus_per_node"], gpus), steps),
         ),
         _section("Where the time goes", breakdown(result), phase_table(result), attribution_table(result)),
         _section("The stragglers", _stragglers(result)),
@@ -164,7 +163,11 @@ def _key_figures(result: Mapping[str, Any]) -> Markup:
             f"{metrics['straggler_ratio']['assignments']:.2f}",
             f"max / mean of assignments; of expert time {metrics['straggler_ratio']['experts_time']:.2f}",
         ),
-        ("memory", format_bytes(memory["max"]), f"fullest GPU; mean {format_bytes(memory['mean'])}"),
+        (
+            "memory",
+            format_bytes(memory["max"]),
+            f"weights and KV cache of the fullest GPU; mean {format_bytes(memory['mean'])}",
+        ),
     ]
     if result["scenario"]["cluster"]["nodes"] > 1:
         figures.append(

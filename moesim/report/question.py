@@ -12,8 +12,10 @@ def question(scenario: Mapping[str, Any]) -> str:
     parallel = f"EP{scenario['parallelism']['ep']}"
     if scenario["parallelism"].get("tp", 1) != 1:
         parallel += f", TP{scenario['parallelism']['tp']}"
-    gpus = cluster["nodes"] * cluster["gpus_per_node"]
-    machines = f"{gpus} × {cluster['gpu']['name']} in {plural(cluster['nodes'], 'node')}"
+    # A group may be smaller than the cluster.
+    gpus = scenario["parallelism"]["ep"]
+    nodes = -(-gpus // cluster["gpus_per_node"])
+    machines = f"{gpus} × {cluster['gpu']['name']} in {plural(nodes, 'node')}"
     load = f"{amount(work['tokens_per_gpu'])} tokens a GPU"
     if work.get("context") is not None:
         load += f", a context of {amount(work['context'])}"

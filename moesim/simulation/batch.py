@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moesim.errors import TraceError
+from moesim.errors import SpecError, TraceError
 from moesim.spec.workload import Workload
 from traces.jit import jit
 from traces.routing import RoutingTrace
@@ -77,11 +77,12 @@ class Seeds:
     prefill: np.random.Generator
     tokens: np.random.Generator
     contexts: np.random.Generator
+    jitter: np.random.Generator
 
     @classmethod
     def of(cls, seed: int) -> Seeds:
         """Streams that follow from the scenario's seed."""
-        return cls(*(np.random.default_rng(each) for each in np.random.SeedSequence(seed).spawn(4)))
+        return cls(*(np.random.default_rng(each) for each in np.random.SeedSequence(seed).spawn(5)))
 
 
 def batches(trace: RoutingTrace, workload: Workload, ranks: int, seed: int) -> Iterator[StepTokens]:
@@ -98,6 +99,12 @@ def batches(trace: RoutingTrace, workload: Workload, ranks: int, seed: int) -> I
     elif workload.prefill_tokens_per_gpu is not None:
         chunk_G = workload.prefill_tokens_per_gpu.per_rank(ranks, seeds.tokens)
     sequences = int(tokens_G.sum())
+    if not sequences + chunk_G.sum():
+        raise SpecError(
+            "draws no token for any rank; raise it",
+            field="workload.tokens_per_gpu",
+            got=workload.tokens_per_gpu,
+        )
     if workload.context.ranks is None:
         context_B = workload.context.draw(sequences, seeds.contexts)
         before_G = workload.context.per_rank(ranks, seeds.contexts)

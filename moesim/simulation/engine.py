@@ -28,14 +28,14 @@ class StepClock:
 
     Attributes:
         start_s, end_s: of the step; every rank starts together and waits for the last.
-        before_OG: when the lane was done with what came before; from there to ``start_OG`` it waits.
+        entered_OG: when a rank was ready for it; from there to ``start_OG`` it waits for other ranks.
         start_OG: when the operation proper began: for a collective, when the last rank had entered.
         end_OG: when it ended.
     """
 
     start_s: float
     end_s: float
-    before_OG: FloatArray
+    entered_OG: FloatArray
     start_OG: FloatArray
     end_OG: FloatArray
 
@@ -95,7 +95,7 @@ class _Run:
         ]
         self._seconds_OG = [operation.seconds_G.tolist() for operation in operations]
         self._overhead_O = [operation.overhead_s for operation in operations]
-        self._start_OG = [[0.0] * ranks for _ in operations]
+        self._entered_OG = [[0.0] * ranks for _ in operations]
         self._end_OG = [[0.0] * ranks for _ in operations]
         # Only what another lane waits for needs an event of its own.
         self._done = {at: [env.event() for _ in range(ranks)] for at in set(program.after.values())}
@@ -106,9 +106,9 @@ class _Run:
         for at in lane:
             if at in after:
                 yield self._done[after[at]][rank]
+            self._entered_OG[at][rank] = env.now
             meeting = self._meetings[at]
             if meeting is None:
-                self._start_OG[at][rank] = env.now
                 seconds = self._seconds_OG[at][rank]
                 if changing:
                     seconds = self._conditions.seconds(self._program.operations[at], rank, env.now)
@@ -122,12 +122,9 @@ class _Run:
 
     def clock(self, start_s: float, end_s: float) -> StepClock:
         """When everything ran."""
-        start_OG, end_OG = np.array(self._start_OG), np.array(self._end_OG)
-        before_OG = np.empty_like(end_OG)
-        for lane in self._program.lanes:
-            before_OG[lane[0]] = start_s
-            before_OG[lane[1:]] = end_OG[lane[:-1]]
+        entered_OG, end_OG = np.array(self._entered_OG), np.array(self._end_OG)
+        start_OG = entered_OG.copy()
         for at, meeting in enumerate(self._meetings):
             if meeting is not None:
                 start_OG[at] = meeting.start_s
-        return StepClock(start_s, end_s, before_OG, start_OG, end_OG)
+        return StepClock(start_s, end_s, entered_OG, start_OG, end_OG)

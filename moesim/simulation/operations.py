@@ -133,7 +133,7 @@ def step_operations(
     """
     tokens_G = tokens.tokens_G
     none_G, no_assignments_G = np.zeros(len(tokens_G)), np.zeros(len(tokens_G), np.int64)
-    reduce_G = _attention_group_s(kernels, fabric, tokens_G.astype(np.float64))
+    reduce_G = _attention_group_s(kernels, tokens_G.astype(np.float64))
     row = {layer: i for i, layer in enumerate(kernels.model.moe_layers)}
     operations = []
     for (phase, layer), busy_G in busy.items():
@@ -221,7 +221,7 @@ def without_overhead(operations: Sequence[Operation]) -> list[Operation]:
     return [replace(operation, overhead_s=0.0) for operation in operations]
 
 
-def _attention_group_s(kernels: Kernels, fabric: Fabric, tokens_G: FloatArray) -> FloatArray:
+def _attention_group_s(kernels: Kernels, tokens_G: FloatArray) -> FloatArray:
     """Seconds of the all-gather before and the reduce-scatter after attention in a group of tp GPUs.
 
     Each moves (tp - 1) / tp of the group's activations through every GPU's NVLink port.
@@ -232,7 +232,8 @@ def _attention_group_s(kernels: Kernels, fabric: Fabric, tokens_G: FloatArray) -
     group_G = np.repeat(tokens_G.reshape(-1, tp).sum(axis=1), tp)
     token_bytes = kernels.model.hidden * DTYPE_BYTES[kernels.model.activation_dtype]
     bytes_G = group_G * token_bytes * (tp - 1) / tp
-    return 2 * (bytes_G / fabric.nvlink_bandwidth + fabric.nvlink_latency_s)
+    link = kernels.gpu.nvlink
+    return 2 * (bytes_G / (link.bandwidth * kernels.profile.nvlink) + link.latency)
 
 
 def _vector_bytes(hidden: int, dtype: str) -> float:

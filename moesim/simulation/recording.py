@@ -30,7 +30,7 @@ class Recording:
         self._work: list[Sequence[Work]] = []
 
     def add_step(self, step: int, clock: StepClock, operations: Sequence[Operation]) -> None:
-        """Spans of one step; waiting is a span of its own, and one of zero length is left out."""
+        """Spans of one step; waiting for other ranks is a span of its own, one of zero length left out."""
         O, G = clock.end_OG.shape
         # Every operation may be preceded by a wait of its own stream; one more wait closes the step.
         layer_O, phase_O, stream_O, batch_O = (
@@ -49,7 +49,7 @@ class Recording:
             ],
         ]
         rank_OG = np.broadcast_to(np.arange(G, dtype=np.int32), (O, G))
-        waits_OG = clock.start_OG > clock.before_OG
+        waits_OG = clock.start_OG > clock.entered_OG
         done_G = clock.end_OG.max(axis=0)
         idle_G = np.flatnonzero(done_G < clock.end_s)
         none = np.zeros(int(waits_OG.sum()) + len(idle_G))
@@ -61,7 +61,7 @@ class Recording:
 
         phase_N = column(phase_O, _WAIT)
         phase_N[O * G :] = _WAIT
-        start_s_N = np.concatenate([clock.start_OG.ravel(), clock.before_OG[waits_OG], done_G[idle_G]])
+        start_s_N = np.concatenate([clock.start_OG.ravel(), clock.entered_OG[waits_OG], done_G[idle_G]])
         end_s_N = np.concatenate(
             [clock.end_OG.ravel(), clock.start_OG[waits_OG], np.full(len(idle_G), clock.end_s)]
         )

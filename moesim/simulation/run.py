@@ -73,8 +73,10 @@ def run(deployment: Deployment) -> Run:
     conditions = Conditions([deployment.network(profile, state) for state in states], changes_s)
     healthy = Conditions([deployment.network(profile)]) if scenario.faults else conditions
     links = deployment.fabric(DATA_SHEET)
-    # Where every GPU has the same at home, levelling would change nothing.
-    uneven = any(amount.each is None for amount in scenario.workload.amounts.values())
+    # Where every GPU has the same at home, levelling would change nothing. In prefill ranks stand at
+    # different positions of their requests, however many tokens each has.
+    workload = scenario.workload
+    uneven = workload.phase != "decode" or any(each.each is None for each in workload.amounts.values())
     steps = Steps(deployment)
     recording = Recording(scenario.name, scenario.model.moe_layers)
     totals = Totals()

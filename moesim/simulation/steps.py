@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from moesim.hardware.profile import Phase, Profile
 from moesim.routing.policy import Batch
 from moesim.routing.replicas import REPLICA_CHOICES
-from moesim.simulation.batch import StepTokens, batches, gather_ids, gather_weights
+from moesim.simulation.batch import Seeds, StepTokens, batches, gather_ids, gather_weights
 from moesim.simulation.busy import Busy, Overlapped, busy_seconds
 from moesim.simulation.conditions import Health, epochs, jitter_G
 from moesim.simulation.deployment import Deployment
@@ -55,7 +55,7 @@ class Steps:
         ranks, faults = scenario.parallelism.ep, scenario.faults
         _, states = epochs(faults, ranks)
         spread_G = jitter_G(faults, ranks)
-        rng = np.random.default_rng([scenario.seed, *b"jitter"])
+        rng = Seeds.of(scenario.seed).jitter
         for tokens in batches(self.deployment.replayed, scenario.workload, ranks, scenario.seed):
             halves = tokens.halves() if "two_batch" in scenario.overlap else (tokens,)
             parts = [Part(each, self._work(each)) for each in halves]

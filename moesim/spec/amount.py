@@ -52,8 +52,9 @@ class Amount(Strict):
         given = [name for name in type(self).model_fields if getattr(self, name) is not None]
         if len(given) != 1:
             raise fault(f"must be given in exactly one way: {', '.join(type(self).model_fields)}", got=given)
-        if self.ranks is not None and max(self.ranks, default=0) > MOST:
-            raise fault(f"must be at most {MOST}", got=max(self.ranks))
+        largest = max(self.ranks or (self.each or 0,))
+        if largest > MOST:
+            raise fault(f"must be at most {MOST}", got=largest)
         if self.uniform is not None and not self.uniform[0] <= self.uniform[1] <= MOST:
             raise fault(f"must ascend, up to {MOST}", "uniform", got=list(self.uniform))
         return self
@@ -68,11 +69,6 @@ class Amount(Strict):
             return {"uniform": list(self.uniform)}
         assert self.lognormal is not None  # one of the four is there
         return {"lognormal": self.lognormal.model_dump()}
-
-    @property
-    def drawn(self) -> bool:
-        """Whether it is a distribution."""
-        return self.each is None and self.ranks is None
 
     def draw(self, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
         """``count`` values of a distribution, or ``count`` times the one number."""

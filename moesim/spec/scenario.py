@@ -58,11 +58,10 @@ class Scenario(Strict):
             raise fault(f"must divide the cluster's {cluster.gpus} GPUs", "parallelism", "ep", got=ep)
         if ep > P and ep % P:
             raise fault(f"must fill whole nodes of {P} GPUs", "parallelism", "ep", got=ep)
-        if self.model.attention.heads % tp or tp > P:
+        if self.model.attention.heads % tp or tp > P or (ep > P and P % tp):
             heads = self.model.attention.heads
-            raise fault(
-                f"must divide {heads} attention heads and fit a node of {P}", "parallelism", "tp", got=tp
-            )
+            rule = f"must divide {heads} attention heads and fit whole groups into a node of {P}"
+            raise fault(rule, "parallelism", "tp", got=tp)
         dtype, known = self.model.activation_dtype, cluster.gpu.flops
         if dtype not in known:
             raise fault(
@@ -96,6 +95,16 @@ class Scenario(Strict):
                 got=self.profile.gpu,
             )
         self._check_dtypes()
+        links = self.profile.links(self.dispatch.mode, -(-ep // P))
+        if self.overlap and links.sms >= cluster.gpu.sms:
+            raise fault(
+                f"leaves none of the {cluster.gpu.sms} multiprocessors of {cluster.gpu.name}",
+                "profile",
+                "dispatch",
+                self.dispatch.mode,
+                "sms",
+                got=links.sms,
+            )
         return self
 
     def _check_dtypes(self) -> None:

@@ -112,3 +112,16 @@ def test_two_batches_never_run_a_lane_twice_at_once_nor_before_what_they_need(
 def test_without_a_shared_expert_there_is_nothing_to_hide(chain: list[Operation]) -> None:
     one, two = clock(in_sequence(chain), 4), clock(beside_shared_expert(chain), 4)
     np.testing.assert_allclose(one.end_OG, two.end_OG, rtol=1e-12)
+
+
+@pytest.mark.parametrize("overlap", ["none", "shared_expert", "two_batch"])
+def test_a_lane_that_waits_for_its_own_rank_is_not_held_up_by_others(overlap: str) -> None:
+    """All ranks equal: whatever overlaps, nobody waits for anybody."""
+    program = {
+        "none": in_sequence(layer()),
+        "shared_expert": beside_shared_expert(layer()),
+        "two_batch": two_batches(layer(), layer()),
+    }[overlap]
+    recording = Recording("even", (0,))
+    recording.add_step(0, clock(program, 2), program.operations)
+    assert PHASES.index("wait") not in recording.timeline().phase_N

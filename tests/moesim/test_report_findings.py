@@ -41,7 +41,7 @@ def test_a_question_with_stages_lists_and_tensor_parallelism() -> None:
     scenario["placement"] = {"file": "mine.json"}
     scenario["routing"] = [{"policy": "drop", "capacity_factor": 1.5}, {"policy": "none"}]
     assert question(scenario) == (
-        "What does a decode step of deepseek-v3 cost on 8 × H800 in 1 node (EP4, TP2) with 64 to 256 tokens "
+        "What does a decode step of deepseek-v3 cost on 4 × H800 in 1 node (EP4, TP2) with 64 to 256 tokens "
         "a GPU, the placement of mine.json, routing policy drop (capacity_factor 1.5), then no routing "
         "policy and per node dispatch?"
     )

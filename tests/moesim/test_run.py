@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from moesim.analysis.result import result
 from moesim.analysis.stragglers import stragglers
 from moesim.convert import convert_trace
+from moesim.errors import SpecError
 from moesim.simulation.deployment import Deployment, deploy
 from moesim.simulation.run import Run, run
 from moesim.simulation.work import MODES
@@ -210,3 +211,52 @@ def test_unequal_ranks_are_a_cause_of_their_own(folder: Any) -> None:
     assert 0.0 < uneven["data_parallel_imbalance_s"] <= uneven["attribution"]["imbalance_s"]
     # Its contexts, not its tokens, make rank 0 the last to enter the dispatch.
     assert {entry["cause"] for entry in uneven["stragglers"]} <= {"attention", "none"}
+
+
+@pytest.mark.parametrize("overlap", ["shared_expert", "two_batch"])
+def test_overlap_invents_no_stragglers(folder: Any, overlap: str) -> None:
+    """What ranks lose to each other is of the size of the imbalance, not of all that a lane waits for."""
+    model = tiny_scenario()["model"]
+    model["experts"]["shared_width"] = 64
+    cluster = tiny_scenario()["cluster"]
+    cluster["gpu"]["sms"] = 100
+    _, found = done(folder, model=model, cluster=cluster, overlap=overlap)
+    lost_s = sum(entry["lost_s"] for entry in found["stragglers"])
+    assert lost_s < 0.5 * found["metrics"]["step_time_s"]["mean"]
+    assert found["metrics"]["step_time_s"]["mean"] >= max(found["bounds"].values())
+
+
+def test_prefill_positions_make_ranks_unequal(folder: Any) -> None:
+    workload = {"phase": "prefill", "tokens_per_gpu": 8, "context": 0, "steps": 4}
+    trace = {"synth": {"requests": 8, "tokens_per_request": 4000, "skew": 0.0}}
+    assert done(folder, workload=workload, trace=trace)[1]["data_parallel_imbalance_s"] > 0.0
+
+
+def test_two_batches_pay_the_fixed_cost_of_a_step_once(folder: Any) -> None:
+    cluster = tiny_scenario()["cluster"]
+    cluster["gpu"]["sms"] = 100
+    one, two = (done(folder, cluster=cluster, overlap=overlap)[1] for overlap in ("none", "two_batch"))
+    step = 1e-3  # of the generic profile
+    assert one["attribution"]["overhead_s"] > step
+    assert two["attribution"]["overhead_s"] < 2 * step
+
+
+def test_equal_splits_send_more(folder: Any) -> None:
+    dispatch = {"mode": "per_gpu", "dtype": "bf16", "combine_dtype": "bf16"}
+    one, two = (done(folder, dispatch=dispatch | {"padded": padded})[1] for padded in (False, True))
+    assert two["metrics"]["cross_node_bytes"] > one["metrics"]["cross_node_bytes"]
+
+
+@some
+@given(mode=modes, placement=placements, seed=st.integers(0, 99))
+def test_a_step_without_overlap_takes_no_less_than_all_its_phases_at_peak(
+    folder: Any, mode: str, placement: Any, seed: int
+) -> None:
+    dispatch = {"mode": mode, "dtype": "bf16", "combine_dtype": "bf16"}
+    _, found = done(folder, dispatch=dispatch, placement=placement, seed=seed)
+    assert found["metrics"]["step_time_s"]["mean"] >= sum(found["bounds"].values())
+
+
+def test_a_draw_without_tokens_is_refused(folder: Any) -> None:
+    with pytest.raises(SpecError, match="draws no token for any rank"):
+        done(folder, workload=tiny_scenario()["workload"] | {"tokens_per_gpu": {"uniform": [0, 0]}})

@@ -188,7 +188,7 @@ def test_an_option_that_breaks_a_rule_elsewhere_is_told_where(tmp_path: Path) ->
             ["parallelism.ep=6", "cluster.nodes=3", "cluster.gpus_per_node=4"],
             "must fill whole nodes of 4 GPUs",
         ),
-        (["parallelism.tp=4"], "must divide 4 attention heads and fit a node of 2"),
+        (["parallelism.tp=4"], "must divide 4 attention heads and fit whole groups into a node of 2"),
         (["parallelism={ep: 4, tp: 3}"], "must divide ep, which is 4"),
         (["model.activation_dtype=fp16"], "has no figure for fp16"),
         (["placement.slots=10"], "does not divide over 4 GPUs; a placement with slots: 12 would"),
