@@ -78,7 +78,8 @@ def simulate(steps: Iterable[Program], ranks: int, conditions: Conditions) -> It
     for program in steps:
         run = _Run(env, program, ranks, conditions)
         start_s = env.now
-        processes = [env.process(run.lane(rank, lane)) for rank in range(ranks) for lane in program.lanes]
+        lanes = [run.undisturbed(lane) for lane in program.lanes]
+        processes = [env.process(run.lane(rank, groups)) for rank in range(ranks) for groups in lanes]
         env.run(until=env.all_of(processes))
         yield run.clock(start_s, env.now)
 
@@ -100,25 +101,42 @@ class _Run:
         # Only what another lane waits for needs an event of its own.
         self._done = {at: [env.event() for _ in range(ranks)] for at in set(program.after.values())}
 
-    def lane(self, rank: int, lane: Sequence[int]) -> Generator[simpy.Event, None, None]:
-        """Run the operations of one lane of one rank."""
-        env, after, changing = self._env, self._program.after, self._conditions.changing
-        for at in lane:
-            if at in after:
-                yield self._done[after[at]][rank]
-            self._entered_OG[at][rank] = env.now
-            meeting = self._meetings[at]
-            if meeting is None:
-                seconds = self._seconds_OG[at][rank]
-                if changing:
-                    seconds = self._conditions.seconds(self._program.operations[at], rank, env.now)
-                yield env.timeout(seconds)
-            else:
+    def lane(self, rank: int, groups: Sequence[Sequence[int]]) -> Generator[simpy.Event, None, None]:
+        """Run the operations of one lane of one rank, each undisturbed group in one sleep."""
+        env, after = self._env, self._program.after
+        for first, *others in groups:
+            if first in after:
+                yield self._done[after[first]][rank]
+            self._entered_OG[first][rank] = env.now
+            meeting = self._meetings[first]
+            if meeting is not None:
                 yield meeting.enter(rank)
-                yield env.timeout(meeting.end_G[rank] - env.now + self._overhead_O[at])
-            self._end_OG[at][rank] = env.now
-            if at in self._done:
-                self._done[at][rank].succeed()
+                now = meeting.end_G[rank] + self._overhead_O[first]
+            elif self._conditions.changing:
+                now = env.now + self._conditions.seconds(self._program.operations[first], rank, env.now)
+            else:
+                now = env.now + self._seconds_OG[first][rank]
+            last = first
+            for at in others:
+                self._end_OG[last][rank] = self._entered_OG[at][rank] = now
+                now += self._seconds_OG[at][rank]
+                last = at
+            yield env.timeout(now - env.now)
+            # The clock may differ from the sum by a rounding; what comes next starts by the clock.
+            self._end_OG[last][rank] = max(env.now, self._entered_OG[last][rank])
+            if last in self._done:
+                self._done[last][rank].succeed()
+
+    def undisturbed(self, lane: Sequence[int]) -> list[list[int]]:
+        """Operations of a lane in groups: each begins where others have a say, the rest follows of itself."""
+        groups: list[list[int]] = []
+        for at in lane:
+            free = self._meetings[at] is None and at not in self._program.after
+            if free and groups and groups[-1][-1] not in self._done and not self._conditions.changing:
+                groups[-1].append(at)
+            else:
+                groups.append([at])
+        return groups
 
     def clock(self, start_s: float, end_s: float) -> StepClock:
         """When everything ran."""
