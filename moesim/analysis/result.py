@@ -80,6 +80,8 @@ def routing_metrics(tally: Tally) -> dict[str, float | None]:
         for name in ("wished", "kept", "rerouted", "dropped", "added")
     }
     shares["gate_mass_lost"] = tally.gate_mass_lost / tally.gate_mass if tally.weighted else None
+    if tally.kept == tally.wished:
+        shares["gate_mass_lost"] = 0.0
     shares["effective_capacity_factor"] = tally.room / tally.limited if tally.limited else None
     return shares
 

@@ -190,12 +190,29 @@ def even(operations: Sequence[Operation], network: Network) -> list[Operation]:
     """
     evened = []
     for operation in operations:
-        transfer, wire_G = operation.transfer, operation.wire_G
-        if transfer is not None:
-            wire_G = network.collective(np.zeros(len(wire_G)), transfer.first_GG, transfer.second_GG)
-        busy_1, wire_1 = np.array([operation.busy_G.mean()]), np.array([wire_G.mean()])
+        busy_1 = np.array([operation.busy_G.mean()])
+        wire_1 = np.array([_own_wire_G(operation, network).mean()])
         evened.append(replace(operation, busy_G=busy_1, wire_G=wire_1, transfer=None))
     return evened
+
+
+def even_seconds(operations: Sequence[Operation], network: Network) -> tuple[float, float, float]:
+    """Seconds of kernels, of transfers and of fixed costs in an evened step, each added up."""
+    busy_s = float(np.mean([operation.busy_G for operation in operations], axis=1).sum())
+    wire_s = sum(
+        float(_own_wire_G(operation, network).mean())
+        for operation in operations
+        if operation.transfer is not None or operation.wire_G.any()
+    )
+    return busy_s, wire_s, sum(operation.overhead_s for operation in operations)
+
+
+def _own_wire_G(operation: Operation, network: Network) -> FloatArray:
+    """Seconds on links, of a collective when all GPUs enter it together."""
+    transfer = operation.transfer
+    if transfer is None:
+        return operation.wire_G
+    return network.collective(np.zeros(len(operation.wire_G)), transfer.first_GG, transfer.second_GG)
 
 
 def level(operations: Sequence[Operation]) -> list[Operation]:

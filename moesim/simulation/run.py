@@ -11,7 +11,14 @@ from moesim.simulation.busy import Busy
 from moesim.simulation.conditions import Conditions, epochs
 from moesim.simulation.deployment import Deployment
 from moesim.simulation.engine import simulate
-from moesim.simulation.operations import Operation, even, level, without_network, without_overhead
+from moesim.simulation.operations import (
+    Operation,
+    even,
+    even_seconds,
+    level,
+    without_network,
+    without_overhead,
+)
 from moesim.simulation.program import Program
 from moesim.simulation.recording import Recording
 from moesim.simulation.steps import Steps
@@ -115,6 +122,13 @@ def run(deployment: Deployment) -> Run:
 
 
 def _add_even(totals: Totals, program: Program, healthy: Conditions) -> None:
+    if len(program.lanes) == 1:
+        # Equal ranks on one lane never wait: the simulations that follow would only add up.
+        kernels_s, transfers_s, fixed_s = even_seconds(program.operations, healthy.network(0.0))
+        totals.balanced += kernels_s + transfers_s + fixed_s
+        totals.no_network += kernels_s + fixed_s
+        totals.no_overhead += kernels_s
+        return
     balanced = program.change(lambda operations: even(operations, healthy.network(0.0)))
     no_network = balanced.change(without_network)
     totals.balanced += _seconds(balanced, 1, healthy)

@@ -153,7 +153,7 @@ class Steps:
         experts = trace.meta.experts
         ids_LTK = gather_ids(trace.ids_TLK, tokens.row_T, layers)
         weights_LTK = None
-        if trace.weights_TLK is not None:
+        if policy.needs_weights and trace.weights_TLK is not None:
             weights_LTK = gather_weights(trace.weights_TLK, tokens.row_T, layers)
         for layer, ids_TK in enumerate(ids_LTK):
             weights_TK = None if weights_LTK is None else weights_LTK[layer]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from moesim.hardware.network import Fabric, Ports
 from moesim.simulation.conditions import Conditions
 from moesim.simulation.engine import simulate
-from moesim.simulation.operations import Operation, even, without_network, without_overhead
+from moesim.simulation.operations import Operation, even, even_seconds, without_network, without_overhead
 from moesim.simulation.program import in_sequence
 from moesim.simulation.recording import Recording
 from tests.moesim.programs import LAYERS, SLOW, chains, collective, compute, run
@@ -136,3 +136,14 @@ def test_evened_steps_only_lose_time_as_causes_are_removed(operations: list[Oper
     assert lengths[0] >= lengths[1] >= lengths[2] >= 0
     by_hand = sum(operation.busy_G.mean() for operation in operations)
     assert lengths[2] == pytest.approx(by_hand, rel=1e-12)
+
+
+@given(operations=chains())
+def test_evened_seconds_are_what_the_evened_step_takes(operations: list[Operation]) -> None:
+    """The sums that stand for three simulations, against those simulations."""
+    kernels_s, transfers_s, fixed_s = even_seconds(operations, Ports(SLOW))
+    balanced = even(operations, Ports(SLOW))
+    free = without_network(balanced)
+    assert kernels_s + transfers_s + fixed_s == pytest.approx(run(balanced, 1).end_s, rel=1e-12)
+    assert kernels_s + fixed_s == pytest.approx(run(free, 1).end_s, rel=1e-12)
+    assert kernels_s == pytest.approx(run(without_overhead(free), 1).end_s, rel=1e-12)
