@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,8 +42,7 @@ class Transfer:
 
     def cross_node_bytes(self, gpus_per_node: int) -> float:
         """Bytes that cross a NIC."""
-        node_G = np.arange(len(self.first_GG)) // gpus_per_node
-        across_GG = node_G[:, None] != node_G[None, :]
+        across_GG = _across_nodes(len(self.first_GG), gpus_per_node)
         return float((self.first_GG + self.second_GG)[across_GG].sum())
 
 
@@ -175,8 +175,7 @@ def combine_transfer(
     back_GG = sent_GG.T * copy_bytes
     if not relayed_GG.any():
         return Transfer(back_GG, np.zeros_like(back_GG))
-    node_G = np.arange(len(sent_GG)) // gpus_per_node
-    across_GG = node_G[:, None] != node_G[None, :]
+    across_GG = _across_nodes(len(sent_GG), gpus_per_node)
     inside_GG = np.where(across_GG, 0.0, back_GG) + relayed_GG.T * copy_bytes
     return Transfer(inside_GG, np.where(across_GG, back_GG, 0.0))
 
@@ -251,6 +250,15 @@ def _attention_group_s(kernels: Kernels, tokens_G: FloatArray) -> FloatArray:
     bytes_G = group_G * token_bytes * (tp - 1) / tp
     link = kernels.gpu.nvlink
     return 2 * (bytes_G / (link.bandwidth * kernels.profile.nvlink) + link.latency)
+
+
+@lru_cache(maxsize=4)
+def _across_nodes(gpus: int, gpus_per_node: int) -> NDArray[np.bool_]:
+    """[G, G]: whether two GPUs stand in different nodes; asked for in every collective, so kept."""
+    node_G = np.arange(gpus) // gpus_per_node
+    across_GG: NDArray[np.bool_] = node_G[:, None] != node_G[None, :]
+    across_GG.flags.writeable = False
+    return across_GG
 
 
 def _vector_bytes(hidden: int, dtype: str) -> float:
