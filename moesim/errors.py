@@ -13,7 +13,7 @@
     ├── MemoryFitError          moesim.simulation: the model does not fit the GPUs
     └── PolicyError             moesim.routing: a policy that lacks what it needs
 
-Only ``moesim.cli`` prints them and sets the exit code.
+Only ``moesim.cli`` turns them into a line and an exit code.
 """
 
 from __future__ import annotations

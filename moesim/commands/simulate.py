@@ -1,0 +1,110 @@
+"""Simulating: one scenario, every combination of values, the demo; and the report of what was simulated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from moesim.commands.terminal import (
+    AsJson,
+    Out,
+    ScenarioName,
+    Set,
+    command_line,
+    faults_of,
+    overrides,
+    progress,
+    show,
+)
+
+
+def run(scenario: ScenarioName, set_: Set = None, out: Out = None, as_json: AsJson = False) -> None:
+    """Simulate one scenario."""
+    from moesim.analysis.result import simulate_scenario
+    from moesim.output import check_folder, write_run
+    from moesim.report.console import run_tables
+    from moesim.spec.scenario import load_scenario
+
+    asked = load_scenario(scenario, overrides(set_))
+    if out is not None:
+        check_folder(out)
+    with progress("simulating", 1), faults_of(scenario):
+        done, result = simulate_scenario(asked)
+    result["provenance"]["command"] = command_line("run", scenario, set_)
+    if out is not None:
+        write_run(out, done, result)
+    show(result, lambda: run_tables(result), as_json, out)
+
+
+def whatif(
+    scenario: ScenarioName,
+    vary: Annotated[
+        list[str], typer.Option("--vary", metavar="KEY=[V1,V2,…]", help="Values of a field; may be repeated.")
+    ],
+    set_: Set = None,
+    out: Out = None,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Worker processes.")] = 1,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            "--scheduler",
+            metavar="ADDRESS",
+            help="Simulate on the cluster of this dask scheduler, such as tcp://host:8786. Its workers need "
+            "moesim\\[cluster], and the files that the scenario names.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Simulate every combination of some values, side by side against the scenario itself.
+
+    With -o, finished points survive an interruption in OUT/points and are not run again.
+    """
+    from moesim.analysis.store import Store
+    from moesim.analysis.whatif import Vary, compare, plan
+    from moesim.output import check_folder, write_comparison
+    from moesim.report.console import whatif_table
+
+    base, points = plan(scenario, overrides(set_), [Vary.parse(text) for text in vary])
+    store = None
+    if out is not None:
+        check_folder(out)
+        store = Store(out / "points")
+    with progress("simulating", 1 + len(points)) as advance, faults_of(scenario):
+        comparison = compare(base, points, jobs=jobs, scheduler=scheduler, store=store, progress=advance)
+    comparison["baseline"]["provenance"]["command"] = command_line("whatif", scenario, set_, vary)
+    if out is not None:
+        write_comparison(out, comparison)
+    show(comparison, lambda: [whatif_table(comparison)], as_json, out)
+
+
+def demo(out: Out = None) -> None:
+    """The main job on built-in data: what imbalance costs on 4 x 8 GPUs, and what wins it back."""
+    from moesim.analysis.result import simulate_scenario
+    from moesim.analysis.whatif import compare, demo_points
+    from moesim.output import check_folder, write_run
+    from moesim.report.console import run_tables, whatif_table
+    from moesim.spec.scenario import load_scenario
+
+    if out is not None:
+        check_folder(out)
+    base = load_scenario("demo")
+    points = demo_points()
+    with progress("simulating", 1 + len(points)) as advance:
+        done, result = simulate_scenario(base)
+        comparison = compare(base, points, baseline=result, progress=advance)
+    result["provenance"]["command"] = "moesim demo"
+    if out is not None:
+        write_run(out, done, result, comparison)
+    show(result, lambda: [*run_tables(result), whatif_table(comparison)], False, out)
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A folder that -o wrote.")],
+) -> None:
+    """Write report.html anew from the other files of a run."""
+    from moesim.output import rebuild_report
+
+    rebuild_report(folder)
+    typer.echo(folder / "report.html")

@@ -1,0 +1,75 @@
+"""What commands share: options, progress on stderr, results on stdout. Only commands print."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from traces.errors import MoesimError
+
+if TYPE_CHECKING:
+    from moesim.spec.override import Override
+
+ScenarioName = Annotated[str, typer.Argument(metavar="SCENARIO", help="A YAML file or the name of a preset.")]
+Set = Annotated[
+    list[str] | None, typer.Option("-s", metavar="KEY=VALUE", help="Set a field, in YAML; may be repeated.")
+]
+Out = Annotated[Path | None, typer.Option("-o", metavar="OUT", help="Write the files to this folder.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
+
+
+def overrides(texts: list[str] | None) -> list[Override]:
+    from moesim.spec.override import Override
+
+    return [Override.parse(text) for text in texts or []]
+
+
+def command_line(name: str, scenario: str, set_: list[str] | None, vary: list[str] | None = None) -> str:
+    """The command that repeats this run; where the files went does not matter to it."""
+    import shlex
+
+    options = [part for text in set_ or [] for part in ("-s", text)]
+    options += [part for text in vary or [] for part in ("--vary", text)]
+    return shlex.join(["moesim", name, scenario, *options])
+
+
+@contextlib.contextmanager
+def faults_of(scenario: str) -> Iterator[None]:
+    """Name the scenario in a fault that no single file or option has."""
+    try:
+        yield
+    except MoesimError as error:
+        error.file = error.file or scenario
+        raise
+
+
+@contextlib.contextmanager
+def progress(what: str, total: int) -> Iterator[Callable[[], None]]:
+    """A progress bar on stderr, gone when done; silent where stderr is no terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda: bar.advance(task)
+
+
+def show(value: dict[str, Any], tables: Callable[[], list[Any]], as_json: bool, out: Path | None) -> None:
+    """The result on stdout; where its files are on stderr."""
+    if as_json:
+        sys.stdout.write(json.dumps(value, allow_nan=False) + "\n")
+    else:
+        from rich.console import Console
+
+        console = Console()
+        for table in tables():
+            console.print(table)
+    sys.stdout.flush()
+    if out is not None:
+        print(f"report: {out / 'report.html'}", file=sys.stderr)
