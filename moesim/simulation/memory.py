@@ -34,10 +34,14 @@ def memory(scenario: Scenario, placement: Placement, tokens: StepTokens) -> Memo
     The sequences of an attention group of tp GPUs are cached by all of them, each its share of the heads.
     """
     model, tp = scenario.model, scenario.parallelism.tp
-    common = model.weight_bytes(scenario.parallelism.ep, tp, slots=0).total
+    held = model.weight_bytes(scenario.parallelism.ep, tp, slots=0)
+    moe_only = scenario.workload.part == "moe"
+    common = held.shared + held.routers if moe_only else held.total
     weights_G = np.full(placement.gpus, common)
     held_S = (placement.slot_expert_LS != EMPTY).sum(axis=0)
     np.add.at(weights_G, placement.slot_gpu_S, held_S * model.expert_bytes)
+    if moe_only:
+        return Memory(weights_G, np.zeros(placement.gpus))
     # A sequence caches all that its last token attends to; a sliding layer keeps its window only.
     windows = Counter(model.attention_context(layer, np.inf) for layer in range(model.layers))
     cached_G = np.zeros(placement.gpus)

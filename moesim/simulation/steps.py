@@ -24,6 +24,9 @@ from moesim.simulation.work import Work, count_work
 # Layers are routed and counted in blocks of about so many assignments, to bound memory in a long prefill.
 _BLOCK = 1 << 24
 
+# What `workload.part: moe` leaves of the kernels.
+_MOE = ("router", "shared_expert", "experts")
+
 
 @dataclass(frozen=True)
 class Part:
@@ -74,7 +77,7 @@ class Steps:
             phases = frozenset(get_args(Phase))
         elif "shared_expert" in overlap:
             phases = frozenset({"shared_expert"})
-        return busy_seconds(
+        busy = busy_seconds(
             deployment.kernels(profile, health),
             part.work,
             deployment.placement.slot_gpu_S,
@@ -82,6 +85,9 @@ class Steps:
             deployment.scenario.workload.graph_sizes,
             Overlapped(phases, deployment.links(profile).sms),
         )
+        if deployment.scenario.workload.part == "model":
+            return busy
+        return {(phase, layer): busy_G for (phase, layer), busy_G in busy.items() if phase in _MOE}
 
     def _faulty(
         self,

@@ -36,6 +36,8 @@ class Workload(Strict):
         tokens_per_gpu, prefill_tokens_per_gpu: for each rank; a distribution is drawn once for each rank.
         context: decoding: tokens in the KV cache of each sequence, drawn for each sequence where it is a
             distribution. Prefill: tokens cached before the first of each request.
+        part: ``moe`` leaves the MoE part of each layer, gate to combine, of which a real run consists
+            (``moesim execute``): no attention, dense layers, head or host work per step.
         steps: forward passes to simulate.
         graph_sizes: batch sizes for which a graph was captured: every rank runs with the tokens of the
             smallest graph that holds the fullest rank's batch; larger batches run without a graph.
@@ -45,6 +47,7 @@ class Workload(Strict):
     tokens_per_gpu: Amount
     prefill_tokens_per_gpu: Amount | None = None
     context: Amount
+    part: Literal["model", "moe"] = "model"
     steps: Annotated[int, Field(strict=True, ge=1, le=1 << 20)] = 10
     graph_sizes: tuple[Count, ...] | None = None
 

@@ -260,3 +260,19 @@ def test_a_step_without_overlap_takes_no_less_than_all_its_phases_at_peak(
 def test_a_draw_without_tokens_is_refused(folder: Any) -> None:
     with pytest.raises(SpecError, match="draws no token for any rank"):
         done(folder, workload=tiny_scenario()["workload"] | {"tokens_per_gpu": {"uniform": [0, 0]}})
+
+
+@pytest.mark.parametrize("overlap", ["none", "shared_expert", "two_batch"])
+def test_the_moe_part_is_the_whole_model_without_the_rest(folder: Any, overlap: str) -> None:
+    workload = {"tokens_per_gpu": 4, "context": 16, "steps": 2}
+    dispatch = {"mode": "per_expert"}  # whose kernels leave the multiprocessors alone
+    whole, _ = done(folder, overlap=overlap, dispatch=dispatch, workload=workload)
+    moe, found = done(folder, overlap=overlap, dispatch=dispatch, workload=workload | {"part": "moe"})
+    left = {PHASES[code] for code in set(moe.timeline.phase_N.tolist())}
+    assert left - {"wait"} == {"router", "dispatch", "experts", "combine"}
+    for column in ("phase_N", "count_N", "bytes_N", "destination_N"):
+        assert (getattr(moe.work(), column) == getattr(whole.work(), column)).all()
+    phases = found["metrics"]["phase_time_s"]
+    assert phases["attention"] == phases["dense"] == phases["other"] == 0
+    assert (moe.deployment.memory.total_G < whole.deployment.memory.total_G).all()
+    assert (moe.deployment.memory.cache_G == 0).all()
