@@ -1,0 +1,298 @@
+"""Reading a plan: all that a real run knows. The format is described in ``docs/plan-format.md``.
+
+Axes: N steps, T tokens of all steps in the order they run, L MoE layers, K experts per token, E logical
+experts, S slots, R most replicas of an expert, G ranks.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from executor.errors import PlanError
+from traces.files import check_format
+
+MODES = ("per_expert", "per_gpu", "per_node", "all_gather", "all_reduce", "expert_to_expert")
+DTYPES = ("fp32", "bf16", "fp16")
+
+_MAX_BYTES = 16 << 20
+"""Of plan.json, which holds no array."""
+
+
+@dataclass(frozen=True)
+class MoeShape:
+    """The MoE layers of a model, all of one shape.
+
+    Attributes:
+        hidden, width: of a token's vector, and of an expert's inner one.
+        gated: whether an expert is down(silu(gate x) · up x), rather than down(silu(up x)).
+        experts, top_k: logical experts of a layer, and how many of them a token visits.
+        shared_width: inner width of the expert that every token visits at home; 0 without one.
+        layers: true indices in the model, ascending.
+    """
+
+    name: str
+    hidden: int
+    width: int
+    gated: bool
+    experts: int
+    top_k: int
+    shared_width: int
+    layers: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class StepRouting:
+    """What the router chose in one step, before any policy.
+
+    Attributes:
+        ids_LTK: int16, logical experts, contiguous.
+        weights_LTK: float32 gate weights, or None where the trace has none.
+        offsets_G: int64 [G + 1]; tokens offsets_G[g] to offsets_G[g + 1] are at home on rank g.
+    """
+
+    ids_LTK: npt.NDArray[np.int16]
+    weights_LTK: npt.NDArray[np.float32] | None
+    offsets_G: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run to execute.
+
+    Attributes:
+        ranks, ranks_per_node: rank g stands in node g // ranks_per_node; nodes are whole.
+        dtype: of weights and activations, on the wire too.
+        mode, padded: what counts as a copy of a token, and whether all pairs send as many as the fullest.
+        replicas: how a token chooses among the replicas of its expert.
+        routing: the policy, as a scenario writes it.
+        offsets_NG: int64 [N, G + 1]; tokens offsets_NG[n, g] to offsets_NG[n, g + 1] are those of step n
+            that are at home on rank g.
+        ids_TLK, weights_TLK: int16 and float32 (or None): what the router chose.
+        slot_expert_LS, slot_gpu_S: int16 (-1 is empty) and int32: the placement.
+        count_LE, slots_LER: int32: how many slots hold each expert, and which, ascending.
+    """
+
+    name: str
+    model: MoeShape
+    ranks: int
+    ranks_per_node: int
+    dtype: str
+    mode: str
+    padded: bool
+    replicas: str
+    routing: Mapping[str, Any]
+    seed: int
+    offsets_NG: npt.NDArray[np.int64]
+    ids_TLK: npt.NDArray[np.int16]
+    weights_TLK: npt.NDArray[np.float32] | None
+    slot_expert_LS: npt.NDArray[np.int16]
+    slot_gpu_S: npt.NDArray[np.int32]
+    count_LE: npt.NDArray[np.int32]
+    slots_LER: npt.NDArray[np.int32]
+
+    @property
+    def steps(self) -> int:
+        """Forward passes."""
+        return len(self.offsets_NG)
+
+    def step(self, step: int) -> StepRouting:
+        """The routing of one step, layer by layer."""
+        first, last = int(self.offsets_NG[step, 0]), int(self.offsets_NG[step, -1])
+        weights_TLK = self.weights_TLK
+        return StepRouting(
+            np.ascontiguousarray(self.ids_TLK[first:last].transpose(1, 0, 2)),
+            None if weights_TLK is None else np.ascontiguousarray(weights_TLK[first:last].transpose(1, 0, 2)),
+            self.offsets_NG[step] - first,
+        )
+
+    def local_slots(self, rank: int) -> npt.NDArray[np.int64]:
+        """Slots that a rank holds, ascending."""
+        return np.flatnonzero(self.slot_gpu_S == rank)
+
+
+def read_plan(folder: Path) -> Plan:
+    """Read and validate a plan.
+
+    Raises:
+        PlanError: naming the file, the field or array, the rule and the value.
+    """
+    head = _Head(folder / "plan.json")
+    model = head.part("model")
+    shape = MoeShape(
+        model.text("name"),
+        model.integer("hidden", 1),
+        model.integer("width", 1),
+        model.flag("gated"),
+        model.integer("experts", 1),
+        model.integer("top_k", 1),
+        model.integer("shared_width", 0),
+        tuple(model.integers("layers")),
+    )
+    dispatch = head.part("dispatch")
+    ranks, steps = head.integer("ranks", 1), head.integer("steps", 1)
+    L, E, K = len(shape.layers), shape.experts, shape.top_k
+    arrays = _Arrays(folder, head)
+    offsets_NG = arrays.load("offsets", np.int64, (steps, ranks + 1))
+    slot_gpu_S = arrays.load("slot_gpu", np.int32, (None,))
+    tokens, slots = int(offsets_NG[-1, -1]), len(slot_gpu_S)
+    weighted = head.flag("weighted")
+    plan = Plan(
+        head.text("name"),
+        shape,
+        ranks,
+        head.integer("ranks_per_node", 1),
+        head.choice("dtype", DTYPES),
+        dispatch.choice("mode", MODES),
+        dispatch.flag("padded"),
+        head.text("replicas"),
+        head.mapping("routing"),
+        head.integer("seed", 0),
+        offsets_NG,
+        arrays.load("ids", np.int16, (tokens, L, K)),
+        arrays.load("weights", np.float32, (tokens, L, K)) if weighted else None,
+        arrays.load("slot_expert", np.int16, (L, slots)),
+        slot_gpu_S,
+        arrays.load("replica_count", np.int32, (L, E)),
+        arrays.load("replica_slots", np.int32, (L, E, None)),
+    )
+    _check(plan, head)
+    return plan
+
+
+def _check(plan: Plan, head: _Head) -> None:
+    """What shapes alone do not say."""
+    E, S, R = plan.model.experts, len(plan.slot_gpu_S), plan.slots_LER.shape[2]
+    if plan.ranks % plan.ranks_per_node:
+        raise head.error(
+            "ranks_per_node", f"must divide the plan's {plan.ranks} ranks", got=plan.ranks_per_node
+        )
+    flat_N = plan.offsets_NG.ravel()
+    if (
+        flat_N[0] != 0
+        or (np.diff(flat_N) < 0).any()
+        or (plan.offsets_NG[1:, 0] != plan.offsets_NG[:-1, -1]).any()
+    ):
+        raise head.error("arrays.offsets", "must ascend from 0, each step from where the one before it ends")
+    for name, array, low, high in (
+        ("ids", plan.ids_TLK, -1, E),
+        ("slot_expert", plan.slot_expert_LS, -1, E),
+        ("slot_gpu", plan.slot_gpu_S, 0, plan.ranks),
+        ("replica_count", plan.count_LE, 1, R + 1),
+        ("replica_slots", plan.slots_LER, 0, S),
+    ):
+        wrong = (array < low) | (array >= high)
+        if wrong.any():
+            got = int(array[wrong][0])
+            raise head.error(f"arrays.{name}", f"must be from {low} to {high - 1}", got=got)
+    if plan.weights_TLK is not None and not np.isfinite(plan.weights_TLK).all():
+        raise head.error("arrays.weights", "must be finite")
+    held_LER = np.take_along_axis(
+        plan.slot_expert_LS, plan.slots_LER.reshape(len(plan.slots_LER), -1), axis=1
+    ).reshape(plan.slots_LER.shape)
+    counted_LER = np.arange(R) < plan.count_LE[:, :, None]
+    if (counted_LER & (held_LER != np.arange(E)[:, None])).any():
+        raise head.error("arrays.replica_slots", "must name slots that hold the expert")
+
+
+class _Head:
+    """Typed access to plan.json, or to one of its objects."""
+
+    def __init__(self, file: Path, value: dict[str, Any] | None = None, at: str = "") -> None:
+        self.file, self.at = file, at
+        self.value = self._read() if value is None else value
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            if self.file.stat().st_size > _MAX_BYTES:
+                raise PlanError(f"must be at most {_MAX_BYTES >> 20} MiB", file=self.file)
+            value = json.loads(self.file.read_bytes())
+        except OSError as error:
+            raise PlanError(f"cannot be read: {error.strerror or error}", file=self.file) from error
+        except (ValueError, RecursionError) as error:
+            raise PlanError(f"is not JSON: {error}", file=self.file) from error
+        if not isinstance(value, dict):
+            raise PlanError("must be a JSON object", file=self.file)
+        check_format(value.get("format"), "plan", 1, file=self.file, error=PlanError)
+        return value
+
+    def error(self, field: str, rule: str, got: Any = ...) -> PlanError:
+        return PlanError(rule, file=self.file, field=f"{self.at}{field}", got=got)
+
+    def _get(self, field: str, kind: type, what: str) -> Any:
+        if field not in self.value:
+            raise self.error(field, "is missing")
+        value = self.value[field]
+        # JSON's true is no number, though Python's is.
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise self.error(field, f"must be {what}", got=value)
+        return value
+
+    def text(self, field: str) -> str:
+        return str(self._get(field, str, "text"))
+
+    def flag(self, field: str) -> bool:
+        return bool(self._get(field, bool, "true or false"))
+
+    def mapping(self, field: str) -> dict[str, Any]:
+        value: dict[str, Any] = self._get(field, dict, "an object")
+        return value
+
+    def part(self, field: str) -> _Head:
+        return _Head(self.file, self.mapping(field), f"{self.at}{field}.")
+
+    def integer(self, field: str, low: int) -> int:
+        value: int = self._get(field, int, "an integer")
+        if not low <= value < 1 << 63:
+            raise self.error(field, f"must be at least {low} and fit 64 bits", got=value)
+        return value
+
+    def integers(self, field: str) -> list[int]:
+        value = self._get(field, list, "a list")
+        ascending = all(type(x) is int for x in value) and all(
+            a < b for a, b in zip(value, value[1:], strict=False)
+        )
+        if not value or not ascending or value[0] < 0:
+            raise self.error(field, "must be ascending integers from 0 on", got=value)
+        return [int(x) for x in value]
+
+    def choice(self, field: str, known: tuple[str, ...]) -> str:
+        value = self.text(field)
+        if value not in known:
+            raise self.error(field, f"must be one of: {', '.join(known)}", got=value)
+        return value
+
+
+class _Arrays:
+    """The plan's ``NAME.npy`` files."""
+
+    def __init__(self, folder: Path, head: _Head) -> None:
+        self.folder, self.head = folder, head
+
+    def load(self, name: str, dtype: Any, shape: tuple[int | None, ...]) -> npt.NDArray[Any]:
+        """An array of just this dtype and shape; None stands for any length."""
+        file = self.folder / f"{name}.npy"
+        try:
+            # Mapped first: a header may claim any shape, the file's size holds it to what is there.
+            array = np.load(file, mmap_mode="r", allow_pickle=False)
+        except OSError as error:
+            raise PlanError(f"cannot be read: {error.strerror or error}", file=file) from error
+        except (ValueError, EOFError, OverflowError) as error:
+            raise PlanError(f"is not a .npy array: {error}", file=file) from error
+        fits = len(array.shape) == len(shape) and all(
+            want in (None, have) for want, have in zip(shape, array.shape, strict=True)
+        )
+        if array.dtype != dtype or not fits or 0 in array.shape[:1]:
+            wanted = ", ".join("any" if size is None else str(size) for size in shape)
+            raise PlanError(
+                f"must hold {np.dtype(dtype).name} of shape ({wanted})",
+                file=file,
+                got=f"{array.dtype} of shape {array.shape}",
+            )
+        return np.ascontiguousarray(array)
