@@ -1,6 +1,8 @@
 # `make demo` and `make test` need only Python 3.11 to 3.13 and make; both set up .venv themselves.
 PYTHON ?= python3
 BIN := .venv/bin
+# The tests of the executor need torch; `make test EXTRAS=test` does without, and says what it skips.
+EXTRAS ?= test,executor
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: demo test lint bench clean
@@ -34,5 +36,5 @@ clean:
 	@touch $@
 
 .venv/test: .venv/core
-	$(INSTALL) -e '.[test]'
+	$(INSTALL) -e '.[$(EXTRAS)]'
 	@touch $@

@@ -6,6 +6,7 @@ experts, S slots, R most replicas of an expert, G ranks.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -256,7 +257,7 @@ class _Head:
     def integers(self, field: str) -> list[int]:
         value = self._get(field, list, "a list")
         ascending = all(type(x) is int for x in value) and all(
-            a < b for a, b in zip(value, value[1:], strict=False)
+            a < b for a, b in itertools.pairwise(value)
         )
         if not value or not ascending or value[0] < 0:
             raise self.error(field, "must be ascending integers from 0 on", got=value)
