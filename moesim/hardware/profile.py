@@ -83,7 +83,7 @@ class Profile(Strict):
         nvlink, nic: share of the links' bandwidths that transfer kernels reach, unless ``dispatch`` names
             their mode.
         dispatch: what the transfer kernels of a mode reach. Inside one node ``per_node`` relays nothing
-            and is ``per_gpu``.
+            and is ``per_gpu``; ``expert_to_expert`` uses its kernels unless it is named itself.
         step: seconds of host work per step that no GPU work hides.
         memory: share of GPU memory that weights, KV cache and buffers may take.
         residuals: relative errors of the fit, by quantity; empty where nothing was fitted.
@@ -115,7 +115,8 @@ class Profile(Strict):
 
     def links(self, mode: DispatchMode, nodes: int) -> Links:
         """What a group that dispatches by ``mode`` over ``nodes`` nodes reaches."""
-        if mode == "per_node" and nodes == 1:
+        unnamed = mode == "expert_to_expert" and mode not in self.dispatch
+        if unnamed or (mode == "per_node" and nodes == 1):
             mode = "per_gpu"
         return self.dispatch.get(mode, Links(nvlink=self.nvlink, nic=self.nic))
 

@@ -164,7 +164,8 @@ def _check_size(scenario: Scenario) -> None:
     slots = scenario.placement.slots or scenario.model.experts.count
     operations = 2 * scenario.model.layers + 4 * L + 1
     # Kept for each step: int32 counts of slots, GPUs and GPU pairs; a span and a wait for each operation.
-    kept = 4 * L * (slots + G + 2 * G * G) + 2 * _SPAN_BYTES * operations * G
+    pairs = 3 if scenario.dispatch.mode == "expert_to_expert" else 2
+    kept = 4 * L * (slots + G + pairs * G * G) + 2 * _SPAN_BYTES * operations * G
     require_memory(
         steps * kept,
         f"simulating {steps} steps on {G} GPUs",

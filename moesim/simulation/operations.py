@@ -148,7 +148,10 @@ def step_operations(
         served_G, unique_G = work.served_LG[i].astype(np.int64), work.unique_LG[i].astype(np.int64)
         sent_GG, relayed_GG = work.sent_LGG[i].astype(np.float64), work.relayed_LGG[i].astype(np.float64)
         there = dispatch_transfer(sent_GG, relayed_GG, copy.dispatch)
-        back = combine_transfer(sent_GG, relayed_GG, copy.combine, fabric.gpus_per_node)
+        if work.returned_LGG is None:
+            back = combine_transfer(sent_GG, relayed_GG, copy.combine, fabric.gpus_per_node)
+        else:
+            back = Transfer(work.returned_LGG[i] * copy.combine, np.zeros_like(sent_GG))
         if reduces_to_all:
             back = back.then(dispatch_transfer(sent_GG, relayed_GG, copy.combine))
         before_s, after_s = kernels.launch_s("dispatch"), kernels.launch_s("combine")

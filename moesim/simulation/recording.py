@@ -97,7 +97,7 @@ class Recording:
         return WorkTable(**_join([self._slot_rows(step, work) for step, work in self._counted()]))
 
     def work(self, copy: Bytes, *, reduces_to_all: bool = False) -> WorkTable:
-        """All counts that are not zero: tokens of slots, and copies over each hop, out and mirrored back.
+        """All counts that are not zero: tokens of slots, and copies over each hop, out and back.
 
         A combine that leaves the sums on every GPU goes there again after it has come back. Many rows where
         ranks are many, so made only when they are to be written.
@@ -105,14 +105,15 @@ class Recording:
         blocks: list[Columns] = []
         for step, work in self._counted():
             blocks.append(self._slot_rows(step, work))
+            returned_LGG = work.returned_LGG
             for hop, copies_LGG in (("first", work.sent_LGG), ("relay", work.relayed_LGG)):
-                layer, here, there = np.nonzero(copies_LGG)
-                copies = copies_LGG[layer, here, there]
-                out, back = copies * copy.dispatch, copies * copy.combine
-                blocks.append(self._rows(step, "dispatch", hop, layer, here, there, copies, out))
-                blocks.append(self._rows(step, "combine", hop, layer, there, here, copies, back))
+                blocks.append(self._copy_rows(step, "dispatch", hop, copies_LGG, copy.dispatch))
+                if returned_LGG is None:
+                    blocks.append(self._copy_rows(step, "combine", hop, copies_LGG, copy.combine, back=True))
                 if reduces_to_all:
-                    blocks.append(self._rows(step, "combine", hop, layer, here, there, copies, back))
+                    blocks.append(self._copy_rows(step, "combine", hop, copies_LGG, copy.combine))
+            if returned_LGG is not None:
+                blocks.append(self._copy_rows(step, "combine", "first", returned_LGG, copy.combine))
         return WorkTable(**_join(blocks))
 
     def _counted(self) -> Iterator[tuple[int, Work]]:
@@ -122,6 +123,22 @@ class Recording:
         layer, slot = np.nonzero(work.tokens_LS)
         tokens, none = work.tokens_LS[layer, slot], np.zeros(len(layer))
         return self._rows(step, "experts", "first", layer, none - 1, slot, tokens, none)
+
+    def _copy_rows(
+        self,
+        step: int,
+        phase: str,
+        hop: str,
+        copies_LGG: NDArray[np.int32],
+        copy_bytes: float,
+        *,
+        back: bool = False,
+    ) -> Columns:
+        """Copies from the row's GPU to the column's, or ``back`` from the column's to the row's."""
+        layer, row, column = np.nonzero(copies_LGG)
+        copies = copies_LGG[layer, row, column]
+        ends = (column, row) if back else (row, column)
+        return self._rows(step, phase, hop, layer, *ends, copies, copies * copy_bytes)
 
     def _rows(
         self,

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesim.hardware.profile import Phase, Profile
+from moesim.routing.anchor import path_XT
 from moesim.routing.policy import Batch
 from moesim.routing.replicas import REPLICA_CHOICES
 from moesim.simulation.batch import Seeds, StepTokens, batches, gather_ids, gather_weights
@@ -136,34 +137,50 @@ class Steps:
         count_LE, slots_LER = deployment.placement.replica_table()
         choose = REPLICA_CHOICES[scenario.replicas]
         depth = max(1, _BLOCK // max(1, len(tokens.row_T) * K))
+        slot_gpu_S, path = deployment.placement.slot_gpu_S, None
+        home_T = here_T = np.repeat(np.arange(len(tokens.tokens_G), dtype=np.int32), tokens.tokens_G)
         blocks = []
         for first in range(0, L, depth):
             layers = slice(first, first + depth)
-            ids_LTK = self._route(tokens, layers)
+            ids_LTK, weights_LTK = self._route(tokens, layers)
             slot_LTK = choose(ids_LTK, tokens.offsets_G, count_LE[layers], slots_LER[layers])
+            if scenario.dispatch.mode == "expert_to_expert":
+                path = path_XT(slot_LTK, weights_LTK, here_T, slot_gpu_S)
+                if first + depth >= L:
+                    path[-1] = home_T
+                here_T = path[-1]
             blocks.append(
                 count_work(
                     slot_LTK,
                     tokens.offsets_G,
-                    deployment.placement.slot_gpu_S,
+                    slot_gpu_S,
                     deployment.fabric(scenario.profile).gpus_per_node,
                     scenario.dispatch.mode,
                     pad=scenario.dispatch.padded,
+                    path=path,
                 )
             )
         return Work.join(blocks)
 
-    def _route(self, tokens: StepTokens, layers: slice) -> NDArray[np.int16]:
-        """Experts of the tokens after the policy, and what it changed into the tally."""
+    def _route(
+        self, tokens: StepTokens, layers: slice
+    ) -> tuple[NDArray[np.int16], NDArray[np.float32] | None]:
+        """Experts and weights of the tokens after the policy, and what it changed into the tally.
+
+        Weights are None where neither the policy nor the dispatch looks at them.
+        """
         trace, policy = self.deployment.replayed, self.deployment.policy
         experts = trace.meta.experts
         ids_LTK = gather_ids(trace.ids_TLK, tokens.row_T, layers)
         weights_LTK = None
-        if policy.needs_weights and trace.weights_TLK is not None:
+        looked_at = policy.needs_weights or self.deployment.scenario.dispatch.mode == "expert_to_expert"
+        if looked_at and trace.weights_TLK is not None:
             weights_LTK = gather_weights(trace.weights_TLK, tokens.row_T, layers)
         for layer, ids_TK in enumerate(ids_LTK):
             weights_TK = None if weights_LTK is None else weights_LTK[layer]
             outcome = policy.apply(Batch(ids_TK, weights_TK, tokens.offsets_G, experts))
             self.tally.add(outcome, experts)
             ids_LTK[layer] = outcome.ids_TK
-        return ids_LTK
+            if weights_LTK is not None and outcome.weights_TK is not None:
+                weights_LTK[layer] = outcome.weights_TK
+        return ids_LTK, weights_LTK

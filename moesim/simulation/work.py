@@ -15,18 +15,23 @@ A *copy* is one token vector on a wire. What is counted as one belongs to the di
   every GPU, which is the way back and then there again (Patarasuk and Yuan 2009: (G - 1) / G of the data
   through each port for each of the two halves).
 
-What stays on its own GPU is never a copy. Combine sends the same copies backwards.
+- ``expert_to_expert``: as ``per_gpu``, but a token is not always at home. It starts there, and after each
+  layer it is on its *anchor* (``moesim.routing.anchor``): the outputs are combined there, and the next layer
+  dispatches from there. The last layer of a step combines at home. A token that no slot serves goes as it is.
+
+What stays on its own GPU is never a copy. But for ``expert_to_expert``, combine sends the same copies back.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from moesim.routing.anchor import path_XT
 from moesim.spec.workload import DispatchMode
 from traces.jit import jit
 
@@ -43,6 +48,8 @@ class Work:
         unique_LG: distinct tokens that have at least one slot on the GPU, those at home included.
         sent_LGG: copies from the home GPU (row) to where they first arrive (column).
         relayed_LGG: copies from an entry GPU (row) on to a GPU of its node (column).
+        returned_LGG: copies from the GPU of a slot (row) to where its token goes (column), where that is not
+            where the token came from; None where combine is dispatch backwards.
     """
 
     tokens_LS: NDArray[np.int32]
@@ -50,13 +57,14 @@ class Work:
     unique_LG: NDArray[np.int32]
     sent_LGG: NDArray[np.int32]
     relayed_LGG: NDArray[np.int32]
+    returned_LGG: NDArray[np.int32] | None = None
 
     @classmethod
     def join(cls, blocks: Sequence[Work]) -> Work:
         """Blocks of layers, in order, as one."""
         if len(blocks) == 1:
             return blocks[0]
-        names = [field.name for field in fields(cls)]
+        names = [field.name for field in fields(cls) if getattr(blocks[0], field.name) is not None]
         return cls(*(np.concatenate([getattr(block, name) for block in blocks]) for name in names))
 
 
@@ -68,6 +76,7 @@ def count_work(
     mode: DispatchMode,
     *,
     pad: bool = False,
+    path: NDArray[np.int32] | None = None,
 ) -> Work:
     """Count the work of the chosen slots.
 
@@ -78,6 +87,8 @@ def count_work(
         gpus_per_node: P; it divides G.
         mode: what counts as a copy.
         pad: whether each pair of GPUs sends as many copies as the pair of its layer that needs most.
+        path: [L + 1, T] for ``expert_to_expert``: the GPU on which each token is before each layer and after
+            the last; by default it follows anchors without weights, from home and back.
 
     Example: one node of two GPUs, one slot each, one token at home on GPU 0 that visits both slots:
     ``tokens`` is [1, 1] and one copy goes 0 → 1.
@@ -87,6 +98,8 @@ def count_work(
     >>> work.tokens_LS.tolist(), work.sent_LGG.tolist()
     ([[1, 1]], [[[0, 1], [0, 0]]])
     """
+    if mode == "expert_to_expert":
+        return _count_moving(slot_LTK, offsets_G, slot_gpu_S, gpus_per_node, path)
     L, _, K = slot_LTK.shape
     G, S, P = len(offsets_G) - 1, len(slot_gpu_S), gpus_per_node
     work = Work(
@@ -116,6 +129,35 @@ def count_work(
         most_L11 = work.sent_LGG.max(axis=(1, 2), keepdims=True)
         work.sent_LGG[:] = most_L11 * (1 - np.eye(G, dtype=np.int32))
     return work
+
+
+def _count_moving(
+    slot_LTK: NDArray[np.int16],
+    offsets_G: NDArray[np.int64],
+    slot_gpu_S: NDArray[np.int32],
+    P: int,
+    path: NDArray[np.int32] | None,
+) -> Work:
+    """Layer by layer as ``per_gpu``, once from where the tokens are and once from where they go."""
+    G = len(offsets_G) - 1
+    if path is None:
+        home_T = np.repeat(np.arange(G, dtype=np.int32), np.diff(offsets_G))
+        path = path_XT(slot_LTK, None, home_T, slot_gpu_S)
+        path[-1] = home_T
+
+    def from_where(slot_TK: NDArray[np.int16], at_T: NDArray[np.int32]) -> Work:
+        order_T = np.argsort(at_T, kind="stable")
+        ends_G = np.searchsorted(at_T[order_T], np.arange(G + 1))
+        return count_work(slot_TK[None, order_T], ends_G, slot_gpu_S, P, "per_gpu")
+
+    works = []
+    for slot_TK, here_T, there_T in zip(slot_LTK, path, path[1:], strict=False):
+        work = from_where(slot_TK, here_T)
+        returned_LGG = from_where(slot_TK, there_T).sent_LGG.transpose(0, 2, 1).copy()
+        leaves_T = (slot_TK < 0).all(axis=1) & (here_T != there_T)
+        np.add.at(returned_LGG[0], (here_T[leaves_T], there_T[leaves_T]), 1)
+        works.append(replace(work, returned_LGG=returned_LGG))
+    return Work.join(works)
 
 
 def _to_every_gpu(tokens_G: NDArray[np.int64], P: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:

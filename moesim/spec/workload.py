@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 from moesim.spec.amount import Amount
 from moesim.spec.base import Count, Flag, Number, Strict, fault
 
-DispatchMode = Literal["per_expert", "per_gpu", "per_node", "all_gather", "all_reduce"]
+DispatchMode = Literal["per_expert", "per_gpu", "per_node", "all_gather", "all_reduce", "expert_to_expert"]
 Dtype = Literal["fp32", "bf16", "fp16", "fp8"]
 
 

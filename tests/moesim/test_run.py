@@ -63,7 +63,8 @@ def test_conservation(folder: Any, mode: str, routing: Any, placement: Any, seed
         assert work.bytes_N[rows].sum() == timeline.bytes_N[spans].sum()
         assert (work.source_N[rows] != work.destination_N[rows]).all()
     out, back = (work.count_N[work.phase_N == PHASES.index(phase)].sum() for phase in ("dispatch", "combine"))
-    assert back == (2 * out if mode == "all_reduce" else out)
+    if mode != "expert_to_expert":  # whose ways out and back differ; tests/moesim/test_anchor.py counts them
+        assert back == (2 * out if mode == "all_reduce" else out)
 
 
 @some

@@ -22,7 +22,9 @@ def naive(
     L, G, S, P = len(slot_LTK), len(offsets_G) - 1, len(slot_gpu_S), gpus_per_node
     tokens = np.zeros((L, S), np.int32)
     unique = np.zeros((L, G), np.int32)
-    sent, relayed = np.zeros((L, G, G), np.int32), np.zeros((L, G, G), np.int32)
+    sent, relayed, returned = (np.zeros((L, G, G), np.int32) for _ in range(3))
+    moves = mode == "expert_to_expert"
+    here = {token: home for home in range(G) for token in range(offsets_G[home], offsets_G[home + 1])}
     for layer in range(L):
         for home in range(G):
             for token in range(offsets_G[home], offsets_G[home + 1]):
@@ -34,7 +36,15 @@ def naive(
                     unique[layer, gpu] += 1
                 if mode in ("all_gather", "all_reduce"):
                     gpus = list(range(G))
-                if mode == "per_expert":
+                if moves:
+                    for gpu in set(gpus) - {here[token]}:
+                        sent[layer, here[token], gpu] += 1
+                    after = gpus[0] if gpus else here[token]
+                    there = home if layer == L - 1 else after
+                    for gpu in set(gpus or [here[token]]) - {there}:
+                        returned[layer, gpu, there] += 1
+                    here[token] = there
+                elif mode == "per_expert":
                     for gpu in gpus:
                         sent[layer, home, gpu] += gpu != home
                 elif mode == "per_gpu":
@@ -50,7 +60,7 @@ def naive(
                         for gpu in {gpu for gpu in gpus if gpu // P == node} - {entry}:
                             relayed[layer, entry, gpu] += 1
     served = np.stack([tokens[:, slot_gpu_S == gpu].sum(axis=1) for gpu in range(G)], axis=1)
-    return Work(tokens, served, unique, sent, relayed)
+    return Work(tokens, served, unique, sent, relayed, returned if moves else None)
 
 
 @st.composite
@@ -73,7 +83,8 @@ def test_equals_the_naive_count(
     mode: DispatchMode, case: tuple[NDArray[np.int16], NDArray[np.int64], NDArray[np.int32], int]
 ) -> None:
     found, expected = count_work(*case, mode), naive(*case, mode)
-    for name in ("tokens_LS", "served_LG", "unique_LG", "sent_LGG", "relayed_LGG"):
+    assert (found.returned_LGG is None) == (mode != "expert_to_expert")
+    for name in ("tokens_LS", "served_LG", "unique_LG", "sent_LGG", "relayed_LGG", "returned_LGG"):
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), err_msg=name)
 
 
