@@ -1,20 +1,18 @@
-"""The solvers by name: from expert loads and a number of slots to a placement."""
+"""The solvers by name, and the short way from loads to a placement that scenarios take."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
 
-from placement import heuristics
+from placement import one_pass
 from placement.errors import PlacementError
 from placement.placement import MAX_EXPERTS, MAX_GPUS, MAX_SLOTS, Placement
-
-SolverFunction = Callable[[npt.NDArray[np.float64], npt.NDArray[np.int32], int], npt.NDArray[np.int16]]
-"""(load_LE, slot_gpu_S, gpus) -> slot_expert_LS, as :mod:`placement.heuristics` describes it."""
+from placement.problem import Problem
+from placement.solution import Solve
 
 
 @dataclass(frozen=True)
@@ -23,25 +21,23 @@ class Solver:
 
     Attributes:
         name: its name in scenarios and on the command line.
-        function: the solver itself.
+        solve: the solver itself.
         needs_load: whether it looks at loads; if not, it can place experts without a trace.
         summary: one line for the table of presets.
     """
 
     name: str
-    function: SolverFunction
+    solve: Solve
     needs_load: bool
     summary: str
 
 
 _ALL = (
-    Solver(
-        "linear", heuristics.linear, False, "experts in order over the slots: where SGLang and vLLM start"
-    ),
-    Solver("round_robin", heuristics.round_robin, False, "expert e on GPU e mod G, as vLLM's round_robin"),
+    Solver("linear", one_pass.linear, False, "experts in order over the slots: where SGLang and vLLM start"),
+    Solver("round_robin", one_pass.round_robin, False, "expert e on GPU e mod G, as vLLM's round_robin"),
     Solver(
         "greedy",
-        heuristics.greedy,
+        one_pass.greedy,
         True,
         "replicate the most loaded, then largest first on the least loaded GPU",
     ),
@@ -75,6 +71,8 @@ def solve(
 ) -> Placement:
     """Place ``experts`` of each layer on ``gpus`` that hold equally many of the ``slots``.
 
+    No clock is looked at, so equal loads give equal placements.
+
     >>> solve("linear", None, experts=4, gpus=2, layers=(0,)).slot_expert_LS
     array([[0, 1, 2, 3]], dtype=int16)
 
@@ -90,18 +88,20 @@ def solve(
             loads that are missing, of another shape, not finite, negative, or all zero in a layer.
     """
     solver = solver_named(name)
-    slot_gpu_S = _equal_slots(experts if slots is None else slots, experts, gpus)
+    slots = _equal_slots(experts if slots is None else slots, experts, gpus)
     if solver.needs_load:
-        load = _checked_load(solver, load_LE, experts, layers)
+        load = _given_load(solver, load_LE, experts, layers)
     else:
-        load = np.zeros((len(layers), experts))
-    origin = f"{name}, fitted on {fitted_on}" if solver.needs_load and fitted_on else name
-    slot_expert_LS = solver.function(load, slot_gpu_S, gpus)
-    return Placement(slot_expert_LS, slot_gpu_S, experts=experts, gpus=gpus, layers=layers, origin=origin)
+        load = np.ones((len(layers), experts))
+    problem = Problem.of(load, gpus, slots, layers=layers)
+    placement = solver.solve(problem).placement
+    if solver.needs_load and fitted_on:
+        return replace(placement, origin=f"{placement.origin}, fitted on {fitted_on}")
+    return placement
 
 
-def _equal_slots(slots: int, experts: int, gpus: int) -> npt.NDArray[np.int32]:
-    """int32 [S], the same number of slots on each GPU, in GPU order."""
+def _equal_slots(slots: int, experts: int, gpus: int) -> int:
+    """``slots``, if every GPU can have as many."""
     for field, value, most in (("experts", experts, MAX_EXPERTS), ("gpus", gpus, MAX_GPUS)):
         if not 1 <= value <= most:
             raise PlacementError(f"must be from 1 to {most}", field=field, got=value)
@@ -120,7 +120,7 @@ def _equal_slots(slots: int, experts: int, gpus: int) -> npt.NDArray[np.int32]:
     most = min(experts * gpus, MAX_SLOTS)
     if slots > most:
         raise PlacementError(f"must be at most {most}", field="slots", got=slots)
-    return np.repeat(np.arange(gpus, dtype=np.int32), slots // gpus)
+    return slots
 
 
 def _above(slots: int, gpus: int) -> int:
@@ -128,9 +128,10 @@ def _above(slots: int, gpus: int) -> int:
     return -(-slots // gpus) * gpus
 
 
-def _checked_load(
+def _given_load(
     solver: Solver, load_LE: npt.ArrayLike | None, experts: int, layers: tuple[int, ...]
 ) -> npt.NDArray[np.float64]:
+    """float64 [L, E]; what the loads themselves must be, the problem checks."""
     if load_LE is None:
         without = ", ".join(other.name for other in _ALL if not other.needs_load)
         raise PlacementError(
@@ -141,18 +142,5 @@ def _checked_load(
     if load.shape != (len(layers), experts):
         raise PlacementError(
             f"must have shape [{len(layers)} layers, {experts} experts]", field="load", got=load.shape
-        )
-    bad = ~np.isfinite(load) | (load < 0)
-    if bad.any():
-        row, expert = (int(index) for index in np.unravel_index(bad.argmax(), bad.shape))
-        raise PlacementError(
-            "must be finite and not negative",
-            field=f"load, layer {layers[row]}, expert {expert}",
-            got=load[row, expert],
-        )
-    idle = ~load.any(axis=1)
-    if idle.any():
-        raise PlacementError(
-            "the loads of a layer must not all be zero", field=f"load, layer {layers[idle.argmax()]}"
         )
     return load
