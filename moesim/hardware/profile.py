@@ -6,12 +6,13 @@ from the model, the cluster and the counted work. Fractions are of the data-shee
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from moesim.errors import SpecError
-from moesim.spec.base import Count, Flag, Index, Strict, validate
+from moesim.spec.base import Count, Flag, Index, Strict, fault, validate
+from moesim.spec.cluster import Cluster
 from moesim.spec.model import Dtype
 from moesim.spec.presets import preset_names, preset_source
 from moesim.spec.workload import DispatchMode
@@ -86,6 +87,8 @@ class Profile(Strict):
             and is ``per_gpu``; ``expert_to_expert`` uses its kernels unless it is named itself.
         step: seconds of host work per step that no GPU work hides.
         memory: share of GPU memory that weights, KV cache and buffers may take.
+        machine: the cluster that was measured, where a calibration wrote the profile; a scenario that names
+            no cluster runs on it.
         residuals: relative errors of the fit, by quantity; empty where nothing was fitted.
         sources: for each figure, where it comes from.
     """
@@ -110,8 +113,15 @@ class Profile(Strict):
     dispatch: dict[DispatchMode, Links] = Field(default_factory=dict)
     step: Seconds
     memory: Share
+    machine: Cluster | None = None
     residuals: dict[str, float] = Field(default_factory=dict)
     sources: dict[str, str]
+
+    @model_validator(mode="after")
+    def _is_of_its_machine(self) -> Self:
+        if self.machine is not None and self.machine.gpu.name != self.gpu:
+            raise fault(f"must be that of machine.gpu, {self.machine.gpu.name}", "gpu", got=self.gpu)
+        return self
 
     def links(self, mode: DispatchMode, nodes: int) -> Links:
         """What a group that dispatches by ``mode`` over ``nodes`` nodes reaches."""

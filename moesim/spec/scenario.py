@@ -31,7 +31,10 @@ _SLOWEST = 1e6
 
 
 class Scenario(Strict):
-    """What ``moesim run`` simulates. Every preset in it is expanded, every path absolute."""
+    """What ``moesim run`` simulates. Every preset in it is expanded, every path absolute.
+
+    Without ``cluster`` a scenario runs on the machine that its profile was measured on.
+    """
 
     name: Text
     model: Model
@@ -245,6 +248,12 @@ _DEFAULTS: Mapping[str, str] = {"profile": "generic", "placement": "linear"}
 def _open(value: dict[str, Any], override: Override, source: Source, earlier: set[Loc]) -> None:
     """Expand the preset that ``override`` reaches into, if there is one."""
     head, *inner = override.loc[:-1] or ("",)
+    if (
+        head == "cluster"
+        and value.get(head) is None
+        and (machine := _profile(value, source, earlier).machine)
+    ):
+        value[head] = machine.model_dump(mode="json")
     if head not in _EXPAND or head not in {**_DEFAULTS, **value}:
         return
     inside: Any = value.setdefault(head, _DEFAULTS.get(head))
@@ -260,8 +269,21 @@ def _base(source: Source, value: Any, head: str, overridden: set[Loc]) -> Source
     return Source(value, None, {}) if {(head,), (head, "base")} & overridden else source
 
 
+def _profile(value: Mapping[str, Any], source: Source, overridden: set[Loc]) -> Profile:
+    named = value.get("profile", _DEFAULTS["profile"])
+    return load_profile(named, _base(source, named, "profile", overridden), ("profile",))
+
+
 def _resolve(value: dict[str, Any], source: Source, overridden: set[Loc]) -> Scenario:
     parts = {**_DEFAULTS, **value}
+    if parts.get("cluster") is None:
+        profile = _profile(value, source, overridden)
+        if profile.machine is None:
+            rule = (
+                f"is missing, and the profile {profile.name} does not describe the machine it was measured on"
+            )
+            raise source.error(rule, ("cluster",))
+        parts["cluster"] = profile.machine
     for field, expand in _EXPAND.items():
         if field in parts:
             parts[field] = expand(parts[field], _base(source, parts[field], field, overridden), (field,))

@@ -10,8 +10,11 @@ import yaml
 
 from moesim.errors import SpecError
 from moesim.hardware.profile import DATA_SHEET, Profile, load_profile
+from moesim.spec.override import Override
 from moesim.spec.presets import preset_names
+from moesim.spec.scenario import load_scenario
 from moesim.spec.yaml_source import Source, read_yaml
+from tests.moesim.tiny import tiny_scenario, write_scenario
 
 NOWHERE = Source(None, None, {})
 GENERIC = load_profile("generic", NOWHERE, ())
@@ -96,3 +99,38 @@ def test_every_profile_is_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         GENERIC.launch = 0.0  # type: ignore[misc]
     assert isinstance(GENERIC, Profile)
+
+
+def measured(gpu: str = "tiny") -> dict[str, Any]:
+    """A profile that describes the machine it was measured on."""
+    machine = tiny_scenario()["cluster"] | {"nodes": 1, "gpus_per_node": 4}
+    return fields(name="mine", gpu=gpu, fitted_gpus=[], machine=machine)
+
+
+def test_a_scenario_without_a_cluster_runs_on_the_machine_of_its_profile(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(measured()))
+    for cluster in ({}, {"cluster": None}):
+        mapping = tiny_scenario(profile="mine.yaml", cluster=None) | cluster
+        path = str(write_scenario(tmp_path, mapping))
+        plain = load_scenario(path)
+        assert plain.cluster == plain.profile.machine
+        assert load_scenario(str(write_scenario(tmp_path, plain.resolved(), "again.yaml"))) == plain
+        wider = load_scenario(path, [Override.parse("cluster.gpus_per_node=8")])
+        assert (wider.cluster.gpus, wider.cluster.gpu) == (8, plain.cluster.gpu)
+    named = load_scenario(path, [Override.parse("cluster=h800-1x4"), Override.parse("profile=generic")])
+    assert named.cluster.name == "h800-1x4"
+
+
+def test_a_scenario_without_cluster_and_machine_is_refused(tmp_path: Path) -> None:
+    path = str(write_scenario(tmp_path, tiny_scenario(cluster=None)))
+    with pytest.raises(SpecError, match="cluster: is missing, and the profile generic does not describe"):
+        load_scenario(path)
+
+
+def test_a_profile_is_of_the_gpu_of_its_machine(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"gpu: must be that of machine\.gpu, tiny \(got 'H800'\)"):
+        load_profile(measured("H800"), NOWHERE, ())
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(measured()))
+    path = str(write_scenario(tmp_path, tiny_scenario(profile="mine.yaml", cluster="h800-1x4")))
+    with pytest.raises(SpecError, match="was measured on tiny, the cluster has H800"):
+        load_scenario(path)
