@@ -12,20 +12,15 @@ class Spans(Protocol):
     def begin(self, repeat: int, step: int, layer: int) -> None:
         """The phases that follow belong to this layer (its true index in the model)."""
 
-    def phase(
-        self,
-        name: str,
-        *,
-        assignments: int = 0,
-        unique_tokens: int = 0,
-        bytes: int = 0,  # noqa: A002  # the column's name
-    ) -> AbstractContextManager[None]:
-        """Everything inside the ``with`` is one span.
+    def phase(self, name: str) -> AbstractContextManager[None]:
+        """Everything inside the ``with`` is one span; phases follow each other and are never nested."""
+
+    def count(self, *, assignments: int, unique_tokens: int, bytes: int) -> None:  # noqa: A002  # the column
+        """What the phase that is open handles; known only inside it, once the counts have been exchanged.
 
         Args:
-            name: one of ``traces.timeline.PHASES``.
-            assignments, unique_tokens: what the span computes or moves.
-            bytes: what this rank receives in it, what it relays included.
+            assignments, unique_tokens: what this rank computes or moves.
+            bytes: what it receives from other ranks, what it relays included.
         """
 
 
@@ -35,13 +30,9 @@ class NoSpans:
     def begin(self, repeat: int, step: int, layer: int) -> None:
         """Nothing to remember."""
 
-    def phase(
-        self,
-        name: str,
-        *,
-        assignments: int = 0,
-        unique_tokens: int = 0,
-        bytes: int = 0,  # noqa: A002  # the column's name
-    ) -> AbstractContextManager[None]:
+    def phase(self, name: str) -> AbstractContextManager[None]:
         """A context that does nothing."""
         return nullcontext()
+
+    def count(self, *, assignments: int, unique_tokens: int, bytes: int) -> None:  # noqa: A002  # the column
+        """Nothing to remember."""
