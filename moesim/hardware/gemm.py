@@ -31,7 +31,8 @@ class Rows:
     """The rows of a GEMM.
 
     Attributes:
-        tiles_MX: tiles that hold them, for each tile height; a tile never spans groups.
+        tiles_MX: tiles that hold them, for each tile height, and what starting costs in tiles; a tile never
+            spans groups.
         groups_X: groups that have rows at all: only their weights are read.
         rows_X: the rows themselves.
     """
@@ -43,8 +44,22 @@ class Rows:
     @classmethod
     def of(cls, rows_X: FloatArray, profile: Profile) -> Rows:
         """One group: a dense GEMM."""
-        tiles_MX = np.array([np.ceil(rows_X / tile.rows) for tile in profile.tiles])
-        return cls(tiles_MX, (rows_X > 0).astype(np.float64), rows_X)
+        groups_X = (rows_X > 0).astype(np.float64)
+        padded_MX = np.array([np.ceil(rows_X / tile.rows) * tile.rows for tile in profile.tiles])
+        return cls.padded(padded_MX, groups_X, rows_X, profile)
+
+    @classmethod
+    def padded(
+        cls, padded_MX: FloatArray, groups_X: FloatArray, rows_X: FloatArray, profile: Profile
+    ) -> Rows:
+        """From rows that are padded to whole tiles of each height; groups start before their first one."""
+        tiles_MX = np.array(
+            [
+                (padded_X + tile.start * groups_X) / tile.rows
+                for tile, padded_X in zip(profile.tiles, padded_MX, strict=True)
+            ]
+        )
+        return cls(tiles_MX, groups_X, rows_X)
 
 
 @dataclass(frozen=True)

@@ -109,10 +109,26 @@ class Kernels:
     def experts(self, tokens_LS: NDArray[np.int32], slot_gpu_S: NDArray[np.int32], gpus: int) -> FloatArray:
         """[L, G]: grouped GEMMs over the GPU's slots, which stream the weights of those with tokens."""
         model = self.model
+        if self.profile.loop:
+            return self._experts_in_turn(tokens_LS, slot_gpu_S, gpus)
         height_M = np.array([tile.rows for tile in self.profile.tiles], np.int64)
         rows_MLG, active_LG, tokens_LG = group_rows(tokens_LS, slot_gpu_S, gpus, height_M)
-        rows = Rows(rows_MLG / height_M[:, None, None], active_LG, tokens_LG)
+        rows = Rows.padded(rows_MLG, active_LG, tokens_LG, self.profile)
         return self._feed_forward(rows, model.experts.width, model.expert_dtype, self.profile.grouped_gemm)
+
+    def _experts_in_turn(
+        self, tokens_LS: NDArray[np.int32], slot_gpu_S: NDArray[np.int32], gpus: int
+    ) -> FloatArray:
+        """[L, G]: GEMMs of one slot after the other."""
+        model = self.model
+        own = replace(self, clock_G=np.broadcast_to(self.clock_G, gpus)[slot_gpu_S])
+        rows = Rows.of(tokens_LS.astype(np.float64), self.profile)
+        seconds_LS = own._feed_forward(
+            rows, model.experts.width, model.expert_dtype, self.profile.grouped_gemm
+        )
+        seconds_LG = np.zeros((len(tokens_LS), gpus))
+        np.add.at(seconds_LG.T, slot_gpu_S, seconds_LS.T)
+        return seconds_LG
 
     def _feed_forward(self, rows: Rows, width: int, dtype: str, roof: Roof) -> FloatArray:
         """Up (and gate), the activation unless the first GEMM has it fused, and down."""

@@ -43,10 +43,15 @@ class Roof(Strict):
 
 
 class Tile(Strict):
-    """A tile height of GEMMs, and the share of ``compute`` that such tiles reach."""
+    """A tile height of GEMMs, and the share of ``compute`` that such tiles reach.
+
+    Before its first tile each group of rows costs as much as ``start`` rows more: on a CPU a GEMM packs its
+    operands first, which few rows do not repay.
+    """
 
     rows: Count
     efficiency: Share
+    start: Annotated[float, Field(ge=0)] = 0.0
 
 
 class Links(Strict):
@@ -78,6 +83,8 @@ class Profile(Strict):
             takes it the least time.
         widths: widths a tile can have. A wave of tiles, one for each multiprocessor, counts whole however
             few it has, and a launch uses the best width; without any, work spreads evenly.
+        loop: whether the experts' GEMMs are launched slot by slot, so that each takes the height that suits
+            its own rows, and arithmetic overlaps with the streaming of its own weights only.
         fused_activation: whether the experts' first GEMM applies the activation before it writes.
         launch: seconds per kernel launch, replayed from a CUDA graph where the server uses one.
         kernels: launches in each phase of a layer (``other``: of a step).
@@ -105,6 +112,7 @@ class Profile(Strict):
     attention: Roof
     tiles: Annotated[tuple[Tile, ...], Field(min_length=1, max_length=_MAX_SHAPES)]
     widths: Annotated[tuple[Count, ...], Field(max_length=_MAX_SHAPES)] = ()
+    loop: Flag = False
     fused_activation: Flag = False
     launch: Seconds
     kernels: dict[Phase, Annotated[int, Field(ge=0)]]

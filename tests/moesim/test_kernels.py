@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from moesim.errors import SpecError
 from moesim.hardware.gemm import Matrix, Rates, Rows, gemm_seconds
 from moesim.hardware.kernels import Kernels, group_rows
-from moesim.hardware.profile import DATA_SHEET, Links, Profile, Tile, load_profile
+from moesim.hardware.profile import DATA_SHEET, Links, Profile, Roof, Tile, load_profile
 from moesim.spec.cluster import Cluster, load_cluster
 from moesim.spec.model import Model
 from moesim.spec.presets import load_model
@@ -23,6 +23,8 @@ from moesim.spec.yaml_source import Source
 NOWHERE = Source(None, None, {})
 # Every rate at its peak, with the unfused activation that the hand-worked cases count.
 PEAK = DATA_SHEET.model_copy(update={"fused_activation": False})
+# Memory that hides behind arithmetic a thousand times slower.
+ARITHMETIC = Roof(compute=0.001, memory=1)
 
 
 def model(name: str = "deepseek-v3", **changes: Any) -> Model:
@@ -232,3 +234,34 @@ def test_a_profile_has_a_bounded_number_of_tile_shapes(field: str) -> None:
     fields = generic().model_dump() | {field: [entry] * 65}
     with pytest.raises(SpecError, match=rf"{field}: must have at most 64 entries"):
         load_profile(fields, NOWHERE, ())
+
+
+def test_a_slot_starts_before_its_first_tile() -> None:
+    """Two slots of 3 and 17 rows in tiles of 16 that each start like 8 rows more: 24 + 40 rows."""
+    tile = Tile(rows=16, efficiency=0.5, start=8)
+    plain, started = (
+        kernels(profile=PEAK.model_copy(update={"tiles": (each,), "grouped_gemm": ARITHMETIC}))
+        for each in (tile.model_copy(update={"start": 0.0}), tile)
+    )
+    tokens, slots = np.array([[3, 17, 0]], np.int32), np.zeros(3, np.int32)
+    ratio = started.experts(tokens, slots, 1) / plain.experts(tokens, slots, 1)
+    assert ratio[0, 0] == pytest.approx(64 / 48, rel=1e-3)
+
+
+@given(
+    tokens=st.lists(st.integers(0, 90), min_size=1, max_size=9), gpus=st.integers(1, 3), seed=st.integers(0)
+)
+def test_a_loop_over_slots_is_a_group_of_one_after_the_other(tokens: list[int], gpus: int, seed: int) -> None:
+    tiles = (Tile(rows=1, efficiency=0.2), Tile(rows=16, efficiency=1.0, start=9))
+    grouped = PEAK.model_copy(update={"tiles": tiles})
+    loop = grouped.model_copy(update={"loop": True})
+    gpu_S = np.random.default_rng(seed).integers(0, gpus, len(tokens)).astype(np.int32)
+    clock_G = np.linspace(1.0, 0.5, gpus)
+    found = Kernels(model(), cluster().gpu, loop, clock_G=clock_G).experts(
+        np.array([tokens], np.int32), gpu_S, gpus
+    )
+    expected = np.zeros(gpus)
+    for count, at in zip(tokens, gpu_S, strict=True):
+        alone = Kernels(model(), cluster().gpu, grouped, clock_G=float(clock_G[at]))
+        expected[at] += alone.experts(np.array([[count]], np.int32), np.zeros(1, np.int32), 1)[0, 0]
+    np.testing.assert_allclose(found[0], expected, rtol=1e-12)
