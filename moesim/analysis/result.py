@@ -57,7 +57,7 @@ def result(done: Run) -> Result:
             deployment.placement,
             {fault.device for fault in scenario.faults if fault.device is not None},
         ),
-        "trace": _trace_facts(deployment),
+        "trace": trace_facts(deployment),
         "provenance": {
             "moesim": __version__,
             "numpy": np.__version__,
@@ -86,7 +86,7 @@ def routing_metrics(tally: Tally) -> dict[str, float | None]:
     return shares
 
 
-def _trace_facts(deployment: Deployment) -> dict[str, Any]:
+def trace_facts(deployment: Deployment) -> dict[str, Any]:
     """What the reader should know of the routing that was replayed."""
     replayed, meta = deployment.replayed, deployment.trace.meta
     load_LE = expert_loads(replayed)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import resources
 from typing import Any, Final
 
 import numpy as np
@@ -21,6 +20,7 @@ from moesim.report.findings import CAUSES, advice, answer, percent, shares, vari
 from moesim.report.gantt import gantt
 from moesim.report.heatmap import heatmap
 from moesim.report.markup import Markup, join, tag
+from moesim.report.page import facts_table, figures_list, opening, page, resolved, section, trace_note
 from moesim.report.question import brief, question
 from moesim.units import format_bytes, format_seconds
 from traces.timeline import Timeline, WorkTable
@@ -51,23 +51,23 @@ def run_page(
     _check_fit(timeline, gpus)
     steps = len(np.unique((timeline.repeat_N.astype(np.int64) << 32) | timeline.step_N))
     sections = [
-        _opening(question(result["scenario"]), answer(result), _trace_note(result["trace"])),
+        opening(question(result["scenario"]), answer(result), trace_note(result["trace"])),
         _key_figures(result),
         _advice(result),
-        _section(
+        section(
             "Who gets the work: assignments by layer and GPU",
             heatmap(timeline, work, gpus, min(cluster["gpus_per_node"], gpus), steps),
         ),
-        _section("Where the time goes", breakdown(result), phase_table(result), attribution_table(result)),
-        _section("The stragglers", _stragglers(result)),
-        _section("One step as it runs", gantt(timeline, result["stragglers"])),
+        section("Where the time goes", breakdown(result), phase_table(result), attribution_table(result)),
+        section("The stragglers", _stragglers(result)),
+        section("One step as it runs", gantt(timeline, result["stragglers"])),
     ]
     if comparison is not None:
         sections.append(_comparison(comparison))
     if result.get("notes"):
-        sections.append(_section("Mind", tag("ul", *(tag("li", line) for line in result["notes"]))))
+        sections.append(section("Mind", tag("ul", *(tag("li", line) for line in result["notes"]))))
     sections.append(_provenance(result))
-    return _page(str(result["scenario"]["name"]), sections)
+    return page(str(result["scenario"]["name"]), sections)
 
 
 def _check_fit(timeline: Timeline, gpus: int) -> None:
@@ -86,60 +86,12 @@ def whatif_page(comparison: Mapping[str, Any]) -> str:
     keys = " or ".join(varied_keys(comparison).values())
     asked = question(base["scenario"])[:-1] + f", and what if {keys} were another?"
     sections = [
-        _opening(asked, whatif_answer(comparison), _trace_note(base["trace"])),
-        _section("The points, fastest first", comparison_chart(comparison), comparison_table(comparison)),
-        _section("The scenario itself", tag("p", answer(base)), breakdown(base), phase_table(base)),
+        opening(asked, whatif_answer(comparison), trace_note(base["trace"])),
+        section("The points, fastest first", comparison_chart(comparison), comparison_table(comparison)),
+        section("The scenario itself", tag("p", answer(base)), breakdown(base), phase_table(base)),
         _provenance(base),
     ]
-    return _page(f"{base['scenario']['name']}: what if", sections)
-
-
-def _page(title: str, sections: list[Markup]) -> str:
-    style = Markup(resources.files("moesim.report").joinpath("style.css").read_text(encoding="utf-8"))
-    head = join(
-        [
-            Markup('<meta charset="utf-8">'),
-            Markup('<meta name="viewport" content="width=device-width, initial-scale=1">'),
-            # An empty icon: without one, browsers ask for /favicon.ico.
-            Markup('<link rel="icon" href="data:,">'),
-            tag("title", f"{title} · moesim"),
-            tag("style", style),
-        ],
-        "\n",
-    )
-    body = tag("main", _header(title), *(join(["\n", section]) for section in sections))
-    return f'<!doctype html>\n<html lang="en">\n{tag("head", head)}\n{tag("body", body)}\n</html>\n'
-
-
-def _header(title: str) -> Markup:
-    buttons = [
-        tag(
-            "label",
-            Markup(
-                f'<input type="radio" name="theme" id="theme-{name}"{" checked" if name == "auto" else ""}> '
-            ),
-            name,
-        )
-        for name in ("auto", "light", "dark")
-    ]
-    return tag("header", tag("span", f"moesim · {title}"), tag("fieldset", *buttons, aria_label="colours"))
-
-
-def _opening(asked: str, found: str, note: str) -> Markup:
-    return join([tag("h1", asked), tag("p", found, class_="answer"), tag("p", note, class_="note")])
-
-
-def _section(heading: str, *content: Markup) -> Markup:
-    return tag("section", tag("h2", heading), *content)
-
-
-def _trace_note(trace: Mapping[str, Any]) -> str:
-    kind = "Generated routing" if trace["generated"] else "Recorded routing"
-    return (
-        f"{kind}: {trace['name']} ({trace['origin']}), {trace['tokens']:,} tokens of "
-        f"{trace['requests']:,} requests, hottest expert at {trace['skew']:.2f} times "
-        "the mean load, averaged over layers."
-    )
+    return page(f"{base['scenario']['name']}: what if", sections)
 
 
 def _key_figures(result: Mapping[str, Any]) -> Markup:
@@ -179,21 +131,14 @@ def _key_figures(result: Mapping[str, Any]) -> Markup:
         figures.append(
             ("dropped", percent(metrics["dropped"]), f"rerouted {percent(metrics['rerouted'])}{lost_text}")
         )
-    return tag(
-        "dl",
-        *(
-            tag("div", tag("dt", name), tag("dd", value), tag("dd", detail, class_="small"))
-            for name, value, detail in figures
-        ),
-        class_="figures",
-    )
+    return figures_list(figures)
 
 
 def _advice(result: Mapping[str, Any]) -> Markup:
     lines = advice(result)
     if not lines:
-        return _section("What would help", tag("p", "Nothing that this run shows is worth changing."))
-    return _section("What would help", tag("ul", *(tag("li", _with_code(line)) for line in lines)))
+        return section("What would help", tag("p", "Nothing that this run shows is worth changing."))
+    return section("What would help", tag("ul", *(tag("li", _with_code(line)) for line in lines)))
 
 
 def _with_code(line: str) -> Markup:
@@ -242,7 +187,7 @@ def _straggler_table(rows: list[Mapping[str, Any]]) -> Markup:
 
 
 def _comparison(comparison: Mapping[str, Any]) -> Markup:
-    return _section(
+    return section(
         "What if",
         tag("p", whatif_answer(comparison)),
         comparison_chart(comparison),
@@ -257,14 +202,7 @@ def _provenance(result: Mapping[str, Any]) -> Markup:
     # The wall time differs from run to run and would make equal runs' pages differ.
     facts = {key: value for key, value in result["provenance"].items() if key not in ("wall_s", "command")}
     rows += [(str(key), brief(value)) for key, value in facts.items()]
-    lines = [
-        tag("tr", tag("td", key.replace("_", " ")), tag("td", tag("code", value))) for key, value in rows
-    ]
-    scenario = [
-        tag("tr", tag("td", str(key)), tag("td", tag("code", brief(value))))
-        for key, value in result["scenario"].items()
-    ]
-    return _section(
+    return section(
         "Where the numbers come from",
         tag(
             "p",
@@ -273,6 +211,6 @@ def _provenance(result: Mapping[str, Any]) -> Markup:
             tag("code", str(result["provenance"].get("command", "moesim run scenario.yaml"))),
             "; the same command with the same versions gives the same numbers.",
         ),
-        table(["what", "value"], [], lines),
-        tag("details", tag("summary", "the resolved scenario"), table(["key", "value"], [], scenario)),
+        facts_table((key.replace("_", " "), value) for key, value in rows),
+        resolved(result["scenario"]),
     )
