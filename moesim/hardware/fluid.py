@@ -47,7 +47,8 @@ class Flows:
 class Fluid:
     """Flows share every link on their paths max-min fairly; new rates whenever one starts or ends.
 
-    A GPU's flows start when it enters. The second hop is a relay, pipelined with the first: its flows start
+    A GPU's flows start when it enters and their receiver has left the collective before, of which it takes
+    nothing more. The second hop is a relay, pipelined with the first: its flows start
     when the entry GPU has entered and the first of the flows that feed it has started, run at their own fair
     share, and arrive no earlier than the last byte at the port that feeds them, plus their own latency. A
     GPU leaves when all that it sends and receives has arrived, all that its senders send over the same kind
@@ -59,9 +60,15 @@ class Fluid:
     routes: Routes
     epsilon: float = EPSILON
 
-    def collective(self, start_G: FloatArray, first_GG: FloatArray, second_GG: FloatArray) -> FloatArray:
+    def collective(
+        self,
+        start_G: FloatArray,
+        first_GG: FloatArray,
+        second_GG: FloatArray,
+        free_G: FloatArray | None = None,
+    ) -> FloatArray:
         """Ends of a collective in seconds."""
-        flows = self.flows(start_G, first_GG, second_GG)
+        flows = self.flows(start_G, first_GG, second_GG, free_G)
         end_G: FloatArray = _leave(
             np.ascontiguousarray(start_G, np.float64),
             np.ascontiguousarray(second_GG, np.float64),
@@ -73,11 +80,19 @@ class Fluid:
         )
         return end_G
 
-    def flows(self, start_G: FloatArray, first_GG: FloatArray, second_GG: FloatArray) -> Flows:
+    def flows(
+        self,
+        start_G: FloatArray,
+        first_GG: FloatArray,
+        second_GG: FloatArray,
+        free_G: FloatArray | None = None,
+    ) -> Flows:
         """The flows of a collective, and the load of the links."""
         routes = self.routes
+        free_G = np.full(len(start_G), -np.inf) if free_G is None else free_G
         sender_F, receiver_F, start_F, bytes_F, weight_F = _flows(
             np.ascontiguousarray(start_G, np.float64),
+            np.ascontiguousarray(free_G, np.float64),
             np.ascontiguousarray(first_GG, np.float64),
             np.ascontiguousarray(second_GG, np.float64),
             routes.gpus_per_node,
@@ -88,7 +103,7 @@ class Fluid:
 
 
 @jit
-def _flows(start_G: Any, first_GG: Any, second_GG: Any, P: int) -> Any:
+def _flows(start_G: Any, free_G: Any, first_GG: Any, second_GG: Any, P: int) -> Any:
     """Sender, receiver, start, bytes and weight of each flow; hops of a pair that start together are one."""
     G = len(start_G)
     # Relays inside the node are fed over the cards, those to other nodes from inside.
@@ -98,7 +113,7 @@ def _flows(start_G: Any, first_GG: Any, second_GG: Any, P: int) -> Any:
         for gpu in range(G):
             if first_GG[sender, gpu] > 0.0:
                 fed_G = fed_inside_G if sender // P == gpu // P else fed_outside_G
-                fed_G[gpu] = min(fed_G[gpu], start_G[sender])
+                fed_G[gpu] = min(fed_G[gpu], max(start_G[sender], free_G[gpu]))
     F = np.count_nonzero(first_GG) + np.count_nonzero(second_GG)
     sender_F, receiver_F = np.empty(F, np.int64), np.empty(F, np.int64)
     start_F, bytes_F, weight_F = np.empty(F), np.empty(F), np.empty(F)
@@ -107,10 +122,11 @@ def _flows(start_G: Any, first_GG: Any, second_GG: Any, P: int) -> Any:
         for receiver in range(G):
             direct, relayed = first_GG[sender, receiver], second_GG[sender, receiver]
             fed = fed_outside_G[sender] if sender // P == receiver // P else fed_inside_G[sender]
-            relay_start = max(start_G[sender], fed) if fed < np.inf else start_G[sender]
-            merged = direct > 0.0 and relayed > 0.0 and relay_start == start_G[sender]
+            direct_start = max(start_G[sender], free_G[receiver])
+            relay_start = max(direct_start, fed) if fed < np.inf else direct_start
+            merged = direct > 0.0 and relayed > 0.0 and relay_start == direct_start
             for start, size, weight in (
-                (start_G[sender], direct + relayed if merged else direct, 2.0 if merged else 1.0),
+                (direct_start, direct + relayed if merged else direct, 2.0 if merged else 1.0),
                 (relay_start, 0.0 if merged else relayed, 1.0),
             ):
                 if size > 0.0:

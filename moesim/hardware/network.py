@@ -20,12 +20,20 @@ FloatArray = NDArray[np.float64]
 class Network(Protocol):
     """A network model, built once for a deployment's links."""
 
-    def collective(self, start_G: FloatArray, first_GG: FloatArray, second_GG: FloatArray) -> FloatArray:
+    def collective(
+        self,
+        start_G: FloatArray,
+        first_GG: FloatArray,
+        second_GG: FloatArray,
+        free_G: FloatArray | None = None,
+    ) -> FloatArray:
         """Ends of a collective.
 
         Args:
             start_G: seconds at which each GPU enters.
             first_GG, second_GG: bytes of the two hops; the second relays the first, or is all zeros.
+            free_G: seconds at which each GPU has left the collective before this one: nothing reaches it
+                earlier. By default all have when the first enters.
 
         Returns:
             end_G in seconds; no GPU leaves before every GPU has entered.
@@ -60,7 +68,13 @@ class Fabric:
         return 1.0 / (self.nvlink_bandwidth * nvlink_G), 1.0 / (self.nic_bandwidth * nic_G)
 
 
-def ports(start_G: FloatArray, first_GG: FloatArray, second_GG: FloatArray, fabric: Fabric) -> FloatArray:
+def ports(
+    start_G: FloatArray,
+    first_GG: FloatArray,
+    second_GG: FloatArray,
+    fabric: Fabric,
+    free_G: FloatArray | None = None,
+) -> FloatArray:
     """Ends of a collective in which only the ports of the GPUs limit: each GPU's NVLink and NIC, each way.
 
     A GPU's outgoing port ends at s + bytes / B. An incoming port ends at
@@ -73,10 +87,14 @@ def ports(start_G: FloatArray, first_GG: FloatArray, second_GG: FloatArray, fabr
     their sum. A GPU leaves when its own ports and those that send to it are done, all relays to it are
     fed, and every GPU has entered (counts are exchanged first).
 
+    A GPU that is still in the collective before takes nothing of this one: for a receiver that is free at f,
+    s_k in the formula is max(s_k, f), and likewise for what a sender has for it.
+
     Args:
         start_G: seconds at which each GPU enters.
         first_GG, second_GG: bytes of the two hops; the second is all zeros without a relay.
         fabric: the links.
+        free_G: seconds at which each GPU has left the collective before; None if all have.
 
     Returns:
         end_G in seconds.
@@ -87,10 +105,13 @@ def ports(start_G: FloatArray, first_GG: FloatArray, second_GG: FloatArray, fabr
     ...       Fabric(2, 10.0, 1.0, 0.0, 0.0)).tolist()
     [10.0, 10.0]
     """
+    free_G = np.full(len(start_G), -np.inf) if free_G is None else free_G
     end_G: FloatArray = _ports(
         np.ascontiguousarray(start_G, np.float64),
-        # Senders from the latest to the earliest; sorted here, for numba takes seconds to compile a sort.
+        np.ascontiguousarray(free_G, np.float64),
+        # From the latest to the earliest; sorted here, for numba takes seconds to compile a sort.
         np.argsort(-start_G, kind="stable"),
+        np.argsort(-free_G, kind="stable"),
         np.ascontiguousarray(first_GG, np.float64),
         np.ascontiguousarray(second_GG, np.float64),
         fabric.gpus_per_node,
@@ -104,7 +125,9 @@ def ports(start_G: FloatArray, first_GG: FloatArray, second_GG: FloatArray, fabr
 @jit
 def _ports(
     start_G: Any,
-    order_G: Any,
+    free_G: Any,
+    sender_G: Any,
+    receiver_G: Any,
     first_GG: Any,
     second_GG: Any,
     P: int,
@@ -120,39 +143,44 @@ def _ports(
     nic_in_G = np.zeros(G)
     nvlink_end_G = np.zeros(G)
     nic_end_G = np.zeros(G)
+    nvlink_sent_G = np.zeros(G)
+    nic_sent_G = np.zeros(G)
     uses_nvlink_G = np.zeros(G, np.bool_)
     uses_nic_G = np.zeros(G, np.bool_)
-    # From the latest sender to the earliest a running sum is Σ over s_h ≥ s_k.
+    # From the latest to the earliest a running sum is Σ over s_h ≥ s_k.
     for i in range(G):
-        sender = order_G[i]
-        start = start_G[sender]
+        sender = sender_G[i]
         node = sender // P
-        for receiver in range(G):
+        for j in range(G):
+            receiver = receiver_G[j]
             load = first_GG[sender, receiver] + second_GG[sender, receiver]
             if load == 0.0:
                 continue
+            start = max(start_G[sender], free_G[receiver])
             if receiver // P == node:
                 nvlink_out_G[sender] += load
                 nvlink_in_G[receiver] += load
-                nvlink_end_G[receiver] = max(
-                    nvlink_end_G[receiver], start + nvlink_in_G[receiver] * nvlink_s_B_G[receiver]
-                )
+                sent = start + nvlink_out_G[sender] * nvlink_s_B_G[sender]
+                received = start + nvlink_in_G[receiver] * nvlink_s_B_G[receiver]
+                nvlink_sent_G[sender] = max(nvlink_sent_G[sender], sent)
+                nvlink_end_G[receiver] = max(nvlink_end_G[receiver], received)
                 uses_nvlink_G[receiver] = True
             else:
                 nic_out_G[sender] += load
                 nic_in_G[receiver] += load
-                nic_end_G[receiver] = max(
-                    nic_end_G[receiver], start + nic_in_G[receiver] * nic_s_B_G[receiver]
-                )
+                sent = start + nic_out_G[sender] * nic_s_B_G[sender]
+                received = start + nic_in_G[receiver] * nic_s_B_G[receiver]
+                nic_sent_G[sender] = max(nic_sent_G[sender], sent)
+                nic_end_G[receiver] = max(nic_end_G[receiver], received)
                 uses_nic_G[receiver] = True
     end_G = np.empty(G)
-    entered = start_G[order_G[0]]
+    entered = start_G[sender_G[0]]
     for gpu in range(G):
         end = entered
         if nvlink_out_G[gpu] > 0.0:
-            end = max(end, start_G[gpu] + nvlink_out_G[gpu] * nvlink_s_B_G[gpu] + nvlink_latency)
+            end = max(end, nvlink_sent_G[gpu] + nvlink_latency)
         if nic_out_G[gpu] > 0.0:
-            end = max(end, start_G[gpu] + nic_out_G[gpu] * nic_s_B_G[gpu] + nic_latency)
+            end = max(end, nic_sent_G[gpu] + nic_latency)
         if uses_nvlink_G[gpu]:
             end = max(end, nvlink_end_G[gpu] + nvlink_latency)
         if uses_nic_G[gpu]:
@@ -161,10 +189,9 @@ def _ports(
             if first_GG[sender, gpu] + second_GG[sender, gpu] == 0.0:
                 continue
             if sender // P == gpu // P:
-                sent = start_G[sender] + nvlink_out_G[sender] * nvlink_s_B_G[sender] + nvlink_latency
+                end = max(end, nvlink_sent_G[sender] + nvlink_latency)
             else:
-                sent = start_G[sender] + nic_out_G[sender] * nic_s_B_G[sender] + nic_latency
-            end = max(end, sent)
+                end = max(end, nic_sent_G[sender] + nic_latency)
         for entry in range(G):
             # The entry GPU's NIC feeds a relay over NVLink (dispatch), its NVLink one over the NIC (combine).
             if second_GG[entry, gpu] == 0.0:
@@ -184,6 +211,12 @@ class Ports:
 
     fabric: Fabric
 
-    def collective(self, start_G: FloatArray, first_GG: FloatArray, second_GG: FloatArray) -> FloatArray:
+    def collective(
+        self,
+        start_G: FloatArray,
+        first_GG: FloatArray,
+        second_GG: FloatArray,
+        free_G: FloatArray | None = None,
+    ) -> FloatArray:
         """Ends of a collective; see ``ports``."""
-        return ports(start_G, first_GG, second_GG, self.fabric)
+        return ports(start_G, first_GG, second_GG, self.fabric, free_G)

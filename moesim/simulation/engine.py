@@ -41,14 +41,22 @@ class StepClock:
 
 
 class Meeting:
-    """A collective: gathers the times at which ranks enter, then tells each when it may leave."""
+    """A collective: gathers the times at which ranks enter, then tells each when it may leave.
+
+    ``left_G``, shared by the collectives of a step, is when each rank left the last one: whoever leaves early
+    may enter the next one while others are still busy with this one.
+    """
 
     def __init__(
-        self, env: simpy.Environment, ranks: int, transfer: Transfer, network: Callable[[float], Network]
+        self,
+        env: simpy.Environment,
+        transfer: Transfer,
+        network: Callable[[float], Network],
+        left_G: FloatArray,
     ) -> None:
-        self._env, self._transfer, self._network = env, transfer, network
-        self._entered_G = [0.0] * ranks
-        self._absent = ranks
+        self._env, self._transfer, self._network, self._left_G = env, transfer, network, left_G
+        self._entered_G = [0.0] * len(left_G)
+        self._absent = len(left_G)
         self.met = env.event()
         self.start_s = 0.0
         self.end_G: list[float] = []
@@ -60,7 +68,9 @@ class Meeting:
         if self._absent == 0:
             self.start_s = self._env.now
             transfer, network = self._transfer, self._network(self.start_s)
-            end_G = network.collective(np.array(self._entered_G), transfer.first_GG, transfer.second_GG)
+            entered_G = np.array(self._entered_G)
+            end_G = network.collective(entered_G, transfer.first_GG, transfer.second_GG, self._left_G)
+            self._left_G[:] = end_G
             self.end_G = end_G.tolist()
             self.met.succeed()
         return self.met
@@ -90,8 +100,9 @@ class _Run:
     def __init__(self, env: simpy.Environment, program: Program, ranks: int, conditions: Conditions) -> None:
         self._env, self._program, self._ranks, self._conditions = env, program, ranks, conditions
         operations = program.operations
+        left_G = np.full(ranks, env.now, np.float64)
         self._meetings = [
-            Meeting(env, ranks, operation.transfer, conditions.network) if operation.transfer else None
+            Meeting(env, operation.transfer, conditions.network, left_G) if operation.transfer else None
             for operation in operations
         ]
         self._seconds_OG = [operation.seconds_G.tolist() for operation in operations]

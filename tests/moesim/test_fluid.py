@@ -144,6 +144,15 @@ def test_two_senders_share_a_port_and_a_late_one_slows_the_first() -> None:
     assert end_G.tolist() == [12.5, 9.5, 12.5]
 
 
+def test_a_flow_waits_for_its_receiver_to_leave_the_collective_before() -> None:
+    """GPU 1 is free at 4: it has its 6 bytes at 10. GPU 2 is free at once and shares GPU 0's port until 3."""
+    bytes_GG = np.zeros((3, 3))
+    bytes_GG[0, 1], bytes_GG[0, 2] = 6.0, 3.0
+    flows = board(3, 1.0).flows(np.zeros(3), bytes_GG, np.zeros((3, 3)), np.array([0.0, 4.0, 0.0]))
+    assert flows.start_F.tolist() == [4.0, 0.0]
+    assert flows.end_F.tolist() == [10.0, 3.0]
+
+
 def test_without_bytes_all_leave_when_the_last_has_entered() -> None:
     none = np.zeros((2, 2))
     assert board(2, 1.0).collective(np.array([1.0, 3.0]), none, none).tolist() == [3.0, 3.0]
@@ -181,9 +190,11 @@ def test_no_gpu_leaves_earlier_than_with_ports(cluster: Cluster, data: st.DataOb
         part_G = st.lists(st.sampled_from([0.25, 1.0]), min_size=cluster.gpus, max_size=cluster.gpus)
         nvlink_G, nic_G = np.array(data.draw(part_G)), np.array(data.draw(part_G))
         fabric = dataclasses.replace(fabric, nvlink_G=nvlink_G, nic_G=nic_G)
+    busy_G = np.array(data.draw(st.lists(st.integers(0, 6), min_size=cluster.gpus, max_size=cluster.gpus)))
     for epsilon in (0.0, 0.1):
-        end_G = fluid(cluster, fabric, epsilon).collective(*case)
-        assert (end_G >= ports(*case, fabric) * (1 - 1e-12)).all()
+        for free_G in (None, busy_G.astype(float)):
+            end_G = fluid(cluster, fabric, epsilon).collective(*case, free_G)
+            assert (end_G >= ports(*case, fabric, free_G) * (1 - 1e-12)).all()
 
 
 @given(cluster=clusters(), data=st.data())

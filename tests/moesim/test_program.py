@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
 
 from moesim.analysis.critical_path import critical_path
-from moesim.hardware.network import Ports
+from moesim.hardware.network import Fabric, Ports
 from moesim.simulation.conditions import Conditions
 from moesim.simulation.engine import StepClock, simulate
 from moesim.simulation.operations import Operation
@@ -106,6 +108,40 @@ def test_two_batches_never_run_a_lane_twice_at_once_nor_before_what_they_need(
     busy_G = np.add.reduce([operation.busy_G for operation in program.operations])
     assert done.end_s >= busy_G.max() - 1e-9
     assert critical_path(timeline, 0).sum() == pytest.approx(done.end_s, rel=1e-12)
+
+
+def test_micro_batches_do_not_share_a_port_that_is_full() -> None:
+    """Rank 0 leaves the first dispatch at 1, when its byte is sent; rank 2 sends rank 1 four, until 4.
+
+    In the second dispatch rank 0 has 5 bytes for rank 1. They wait for rank 1's port until 4: done at 9, not
+    at 6.
+    """
+    nobody, fabric = [0.0] * 4, Fabric(4, 1.0, 1.0, 0.0, 0.0)
+    first = [[0.0, 0.0, 0.0, 1.0], nobody, [0.0, 4.0, 0.0, 0.0], nobody]
+    second = [[0.0, 5.0, 0.0, 0.0], nobody, nobody, nobody]
+    program = two_batches([collective("dispatch", 0, first)], [collective("dispatch", 0, second)])
+    (done,) = simulate([program], 4, Conditions([Ports(fabric)]))
+    assert done.end_OG[0].tolist() == [1.0, 4.0, 4.0, 1.0]
+    assert done.entered_OG[1].tolist() == [1.0, 4.0, 4.0, 1.0]
+    assert done.end_OG[1].tolist() == [9.0, 9.0, 4.0, 4.0]
+
+
+@given(first=chains(), second=chains())
+def test_what_a_rank_receives_of_two_collectives_fits_through_its_port(
+    first: list[Operation], second: list[Operation]
+) -> None:
+    program = two_batches(first, second)
+    done = clock(program, 4)
+    operations = program.operations
+    collectives = [at for lane in program.lanes for at in lane if operations[at].transfer is not None]
+    for before, at in itertools.pairwise(collectives):
+        transfer = operations[at].transfer
+        assert transfer is not None
+        # 1 byte a second inside the node and as much outside: the larger part is the bound.
+        across_GG = np.arange(4)[:, None] // 2 != np.arange(4)[None, :] // 2
+        for part_GG in (across_GG, ~across_GG):
+            received_G = (transfer.first_GG * part_GG).sum(axis=0)
+            assert (done.end_OG[at] >= done.end_OG[before] + received_G - 1e-9).all()
 
 
 @given(chain=chains())
