@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments.comparison import Comparison, Parameter, Row
 from experiments.fewer_experts.serving import Serving, serve
-from experiments.fitting import fit
+from moesim.calibration.fitting import fit
 from moesim.hardware.profile import Profile, load_profile
 from moesim.spec.yaml_source import Source
 from moesim.units import format_rate

@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 
 from experiments.comparison import Comparison, Parameter, Row
-from experiments.fitting import fit
 from experiments.kernels import deepgemm, grouped_mm
+from moesim.calibration.fitting import fit
 from moesim.hardware.gemm import Rates
 from moesim.hardware.profile import Roof, load_profile
 from moesim.spec.cluster import load_cluster

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.comparison import Comparison, Parameter, Row
-from experiments.fitting import Fit, fit
 from experiments.network.cases import GPUS_PER_NODE, SOURCE, Case, low_latency_cases, normal_cases
+from moesim.calibration.fitting import Fit, fit
 from moesim.hardware.network import Fabric, Ports
 from moesim.hardware.profile import Links
 from moesim.spec.cluster import Cluster, load_cluster

@@ -10,7 +10,7 @@ import pytest
 
 from experiments.command import run_command
 from experiments.comparison import Comparison, Parameter, Row, summary
-from experiments.fitting import FloatArray, fit
+from moesim.calibration.fitting import FloatArray, fit
 
 
 def example() -> Comparison:
