@@ -1,55 +1,71 @@
-"""From a foreign recording to a trace, with what its file does not know taken from a model."""
+"""From a foreign recording to a trace or load table, with what its file does not know taken from a model."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from moesim.errors import TraceError
+from moesim.spec.model import Model
 from moesim.spec.presets import load_model
 from moesim.spec.yaml_source import Source
-from traces.interop import IMPORTERS, detect, importer
-from traces.routing import RoutingTrace, write_trace
+from traces.interop import IMPORTERS, LOAD_IMPORTERS, detect, importer
+from traces.interop.hints import Hints
+from traces.interop.recording import Recording
+from traces.load_table_file import write_load_table
 
 
-def convert_trace(
-    file: Path,
-    out: Path,
-    *,
-    layout: str | None = None,
-    model: str | None = None,
-    experts: int | None = None,
-    origin: str = "",
-    licence: str = "",
-) -> RoutingTrace:
-    """Read ``file``, write it to ``out`` as a routing trace, and return it.
+def hints_of(model: Model) -> Hints:
+    """All that a model tells of a recording of it."""
+    return Hints(
+        model=model.name,
+        experts=model.experts.count,
+        top_k=model.experts.top_k,
+        layers=model.moe_layers,
+        hidden_layers=model.layers,
+    )
+
+
+def named_hints(
+    model: str | None, experts: int | None = None, *, origin: str = "", licence: str = ""
+) -> Hints:
+    """What options tell of a recording.
 
     Args:
-        layout: a key of ``IMPORTERS``; None tells it by the content.
         model: a model preset or ``config.json``, which gives the name, experts and true layer indices.
         experts: E, for a model that is neither.
+
+    Raises:
+        MoesimError: no such model, or it has another number of experts.
+    """
+    if model is None:
+        return Hints(experts=experts, origin=origin, licence=licence)
+    known = load_model(model, Source(model, None, {}))
+    if experts not in (None, known.experts.count):
+        raise TraceError(f"{known.name} has {known.experts.count} experts", field="--experts", got=experts)
+    return replace(hints_of(known), origin=origin, licence=licence)
+
+
+def convert_trace(file: Path, out: Path, hints: Hints, *, layout: str | None = None) -> None:
+    """Read ``file`` and write it to ``out``: tokens as a routing trace, counts as a load table.
+
+    A trace is written piece by piece where its layout can be read so.
+
+    Args:
+        layout: a key of ``IMPORTERS`` or ``LOAD_IMPORTERS``; None tells it by the content.
 
     Raises:
         MoesimError: no importer knows the layout, something must be named, or a rule is broken.
     """
     found = importer(layout) if layout is not None else detect(file)
     if found is None:
-        rule = (
-            f"is of no layout that can be told by its content; name one with --from: {', '.join(IMPORTERS)}"
-        )
+        known = ", ".join((*IMPORTERS, *LOAD_IMPORTERS))
+        rule = f"is of no layout that can be told by its content; name one with --from: {known}"
         if not file.exists():
             rule = "no such file"
         raise TraceError(rule, file=file)
-    name, layers = model or "", None
-    if model is not None:
-        known = load_model(model, Source(model, None, {}))
-        name, layers = known.name, known.moe_layers
-        if experts is not None and experts != known.experts.count:
-            raise TraceError(f"{name} has {known.experts.count} experts", field="--experts", got=experts)
-        experts = known.experts.count
-    trace = found.convert(file, model=name, experts=experts, layers=layers, origin=origin, licence=licence)
-    if model is not None and trace.meta.top_k != known.experts.top_k:
-        raise TraceError(
-            f"{name} chooses {known.experts.top_k} experts per token", file=file, got=trace.meta.top_k
-        )
-    write_trace(trace, out)
-    return trace
+    opened = found.open(file, hints)
+    if isinstance(opened, Recording):
+        opened.write(out)
+    else:
+        write_load_table(opened, out)

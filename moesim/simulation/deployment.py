@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from moesim.convert import hints_of
 from moesim.errors import PlacementError, PolicyError, SpecError, TraceError
 from moesim.hardware.catalogue import NETWORKS, network_name
 from moesim.hardware.kernels import Kernels
@@ -135,7 +136,7 @@ def load_trace(scenario: Scenario) -> RoutingTrace:
 @lru_cache(maxsize=2)
 def _read(path: str, _version: tuple[int, int] | None, model: Model) -> RoutingTrace:
     # A trace of ours says itself what it is of; a foreign recording is taken to be of the scenario's model.
-    return load_any(path, model=model.name, experts=model.experts.count, layers=model.moe_layers)
+    return load_any(path, hints_of(model))
 
 
 @lru_cache(maxsize=2)

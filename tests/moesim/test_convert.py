@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import yaml
 
-from moesim.convert import convert_trace
+from moesim.convert import convert_trace, named_hints
 from moesim.errors import MoesimError
 from tests.moesim.command import files
 from tests.moesim.tiny import tiny_scenario
 from tests.traces.random_traces import random_trace, same
-from traces.routing import read_trace
+from traces.interop import load_any
+from traces.routing import RoutingTrace, read_trace
 
 pytestmark = pytest.mark.usefixtures("here")
 
@@ -33,8 +34,11 @@ def foreign(here: Path) -> None:
     Path("model.yaml").write_text(yaml.safe_dump(tiny_scenario()["model"]))
 
 
-def convert(**options: Any) -> Any:
-    return convert_trace(Path("foreign.npz"), Path("out.parquet"), **options)
+def convert(layout: str | None = None, **options: Any) -> RoutingTrace:
+    convert_trace(
+        Path("foreign.npz"), Path("out.parquet"), named_hints(**{"model": None, **options}), layout=layout
+    )
+    return read_trace("out.parquet")
 
 
 def test_a_model_gives_name_experts_and_layers() -> None:
@@ -43,7 +47,6 @@ def test_a_model_gives_name_experts_and_layers() -> None:
     assert (meta.model, meta.experts, meta.layers) == ("tiny", 8, (1, 2))
     assert (meta.origin, meta.licence) == ("a test", "CC0-1.0")
     assert np.array_equal(trace.ids_TLK, TRACE.ids_TLK)
-    assert same(read_trace("out.parquet"), trace)
 
 
 def test_experts_alone_suffice() -> None:
@@ -90,8 +93,10 @@ def test_another_number_of_experts_per_token_is_refused() -> None:
 @pytest.mark.shared
 def test_the_gpt_oss_recording(shared: Path) -> None:
     source = shared / "data" / "gptoss20b" / "decode_routing.npz"
-    trace = convert_trace(source, Path("out.parquet"), model="gpt-oss-20b", licence="Apache-2.0")
+    hints = named_hints("gpt-oss-20b", licence="Apache-2.0")
+    convert_trace(source, Path("out.parquet"), hints)
+    trace = read_trace("out.parquet")
     meta = trace.meta
     assert (trace.tokens, len(trace.request_offsets) - 1) == (70_558, 212)
     assert (meta.model, meta.experts, meta.top_k, meta.layers) == ("gpt-oss-20b", 32, 4, tuple(range(24)))
-    assert same(read_trace("out.parquet"), trace)
+    assert same(trace, load_any(source, hints))

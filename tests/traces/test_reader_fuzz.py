@@ -17,6 +17,7 @@ from tests.traces.mutations import damaged_bytes, damaged_fields
 from tests.traces.random_traces import random_trace
 from traces.errors import MoesimError
 from traces.interop import IMPORTERS, detect, open_source
+from traces.interop.hints import Hints
 from traces.load_table import LoadTable
 from traces.load_table_file import read_load_table, write_load_table
 from traces.routing import RoutingTrace, read_trace, write_trace
@@ -29,7 +30,7 @@ Read = Callable[[Path], Any]
 
 def convert(name: str) -> Read:
     def read(path: Path) -> RoutingTrace:
-        return IMPORTERS[name].convert(path, model="m", experts=8, layers=None, origin="", licence="")
+        return IMPORTERS[name].open(path, Hints(model="m", experts=8)).read()
 
     return read
 

@@ -18,6 +18,7 @@ from tests.traces.random_traces import any_trace, random_trace
 from traces.counting import Sample
 from traces.errors import TraceError
 from traces.interop import load_any
+from traces.interop.hints import Hints
 from traces.load_table import LoadTable
 from traces.meta import TraceMeta
 from traces.routing import RoutingTrace, write_trace
@@ -166,7 +167,7 @@ def test_gpus_that_do_not_divide_are_refused(ep: int) -> None:
 @pytest.mark.shared
 def test_known_facts_of_gpt_oss(shared: Path) -> None:
     """Figures that the data set's own description states."""
-    trace = load_any(shared / "data/gptoss20b/decode_routing.npz", model="gpt-oss-20b", experts=32)
+    trace = load_any(shared / "data/gptoss20b/decode_routing.npz", Hints(model="gpt-oss-20b", experts=32))
     found = trace_statistics(trace, ep=8)
     assert (found.tokens, found.requests, found.assignments) == (70_558, 212, 70_558 * 24 * 4)
     assert found.max_over_mean_median == pytest.approx(2.76, abs=0.005)

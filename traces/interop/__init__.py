@@ -1,4 +1,7 @@
-"""Routing recorded by others: one importer for each layout, found by name or by looking at the file."""
+"""Routing and loads recorded by others: one importer for each layout, found by name or by the content.
+
+``docs/importers.md`` says for each what it holds, and what is lost.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,20 @@ from pathlib import Path
 from typing import ClassVar, Protocol
 
 from traces.errors import TraceError
-from traces.interop.npz import NpzArrays, NpzRequests
+from traces.interop.hints import Hints
+from traces.interop.logical_count import LogicalCount
+from traces.interop.npy import NpyRequests
+from traces.interop.npz import NpzArrays, NpzLayers, NpzRequests
+from traces.interop.recording import Recording
+from traces.interop.responses import Responses
+from traces.interop.rows import CsvRows, JsonRows
+from traces.interop.sglang import SglangPasses, SglangStat
+from traces.interop.sglang_tokens import SglangTokens
 from traces.interop.table import ParquetTable
+from traces.interop.trtllm import TrtllmCounts, TrtllmTokens
 from traces.load_table import LoadTable
 from traces.load_table_file import is_load_table, read_load_table
-from traces.routing import RoutingTrace, read_trace
+from traces.routing import RoutingTrace
 from traces.trace_file import TraceFile
 
 
@@ -27,82 +39,94 @@ class Importer(Protocol):
         """Whether ``path`` looks like this layout; never raises for a damaged file."""
         ...
 
-    def convert(
-        self,
-        path: Path,
-        *,
-        model: str,
-        experts: int | None,
-        layers: tuple[int, ...] | None,
-        origin: str,
-        licence: str,
-    ) -> RoutingTrace:
-        """Read and check the whole of ``path``.
-
-        Args:
-            experts: E, which these layouts do not tell.
-            layers: true indices of the MoE layers; None = the layout's own, counted from 0.
+    def open(self, path: Path, hints: Hints) -> Recording:
+        """Look at ``path`` as far as needed to know the shape of its trace.
 
         Raises:
-            TraceError: E is missing, or the file is damaged or breaks a rule of the trace format.
+            TraceError: the file is damaged, or something must be named that it does not tell. What is
+                wrong further on is raised when the pieces are read.
         """
         ...
+
+
+class LoadImporter(Protocol):
+    """Turns one foreign layout of counts into a load table; otherwise as :class:`Importer`."""
+
+    summary: ClassVar[str]
+
+    def detects(self, path: Path) -> bool: ...
+
+    def open(self, path: Path, hints: Hints) -> LoadTable: ...
 
 
 IMPORTERS: dict[str, Importer] = {
     "npz": NpzArrays(),
     "npz-requests": NpzRequests(),
+    "npz-layers": NpzLayers(),
+    "npy": NpyRequests(),
+    "routed-experts": Responses(),
+    "sglang-per-token": SglangTokens(),
+    "trtllm-raw": TrtllmTokens(),
+    "csv": CsvRows(),
+    "jsonl": JsonRows(),
     "parquet": ParquetTable(),
 }
+"""Layouts that tell what each token chose."""
+
+LOAD_IMPORTERS: dict[str, LoadImporter] = {
+    "sglang-stat": SglangStat(),
+    "sglang-per-pass": SglangPasses(),
+    "logical-count": LogicalCount(),
+    "trtllm": TrtllmCounts(),
+}
+"""Layouts that tell how many tokens each expert got."""
 
 
-def importer(name: str) -> Importer:
+def importer(name: str) -> Importer | LoadImporter:
     """The importer called ``name``.
 
     Raises:
         TraceError: there is none; the message lists those that exist.
     """
-    if name not in IMPORTERS:
-        raise TraceError(f"unknown format, known are: {', '.join(IMPORTERS)}", field="from", got=name)
-    return IMPORTERS[name]
+    known: dict[str, Importer | LoadImporter] = {**IMPORTERS, **LOAD_IMPORTERS}
+    if name not in known:
+        raise TraceError(f"unknown format, known are: {', '.join(known)}", field="from", got=name)
+    return known[name]
 
 
-def detect(path: str | Path) -> Importer | None:
-    """The importer whose layout ``path`` looks like, or None."""
-    return next((found for found in IMPORTERS.values() if found.detects(Path(path))), None)
+def detect(path: str | Path) -> Importer | LoadImporter | None:
+    """The importer whose layout ``path`` looks like, or None; tokens come before counts."""
+    known: list[Importer | LoadImporter] = [*IMPORTERS.values(), *LOAD_IMPORTERS.values()]
+    return next((found for found in known if found.detects(Path(path))), None)
 
 
-def open_source(path: str | Path) -> TraceFile | RoutingTrace | LoadTable:
+def open_source(path: str | Path, hints: Hints | None = None) -> TraceFile | RoutingTrace | LoadTable:
     """Open whatever holds loads: a trace of ours (lazily), a load table, or a layout of an importer.
+
+    Args:
+        hints: what a foreign file does not tell.
 
     Raises:
         MoesimError: it is none of these, or breaks the rules of what it is.
     """
     source = Path(path)
-    if is_load_table(source):
-        return read_load_table(source)
-    return TraceFile(source) if detect(source) is None else load_any(source)
+    found = detect(source)
+    if found is not None:
+        opened = found.open(source, hints or Hints())
+        return opened.read() if isinstance(opened, Recording) else opened
+    return read_load_table(source) if is_load_table(source) else TraceFile(source)
 
 
-def load_any(
-    path: str | Path,
-    *,
-    model: str = "",
-    experts: int | None = None,
-    layers: tuple[int, ...] | None = None,
-    origin: str = "",
-    licence: str = "",
-) -> RoutingTrace:
+def load_any(path: str | Path, hints: Hints | None = None) -> RoutingTrace:
     """Read a trace of ours, or of a layout that an importer knows.
 
     Raises:
         TraceError: it is neither, or an importer lacks something that the caller must name.
     """
-    if is_load_table(Path(path)):
+    opened = open_source(path, hints)
+    if isinstance(opened, LoadTable):
         raise TraceError("is a load table, counts without tokens: a routing trace is needed", file=path)
-    found = detect(path)
-    if found is None:
-        return read_trace(path)
-    return found.convert(
-        Path(path), model=model, experts=experts, layers=layers, origin=origin, licence=licence
-    )
+    if isinstance(opened, RoutingTrace):
+        return opened
+    with opened:
+        return opened.read()

@@ -1,4 +1,4 @@
-"""Routing in numpy's ``.npz``: one file with all requests, or one file for each request.
+"""Routing in numpy's ``.npz``: all requests in one file, one file for each, or one array for each layer.
 
 Nothing is unpickled, and an array's claimed size is checked against the file before it is allocated.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 import struct
 import zipfile
 import zlib
@@ -19,12 +20,15 @@ import numpy.typing as npt
 
 from traces.errors import TraceError
 from traces.input_file import require_file
+from traces.interop.hints import Hints
+from traces.interop.npy import DAMAGED, read_header
+from traces.interop.recording import Part, Recording, count_up, from_requests, to_ids, to_int32
 from traces.memory import require_memory
-from traces.meta import TraceMeta, in_file
-from traces.routing import RoutingTrace, join
+from traces.routing import RoutingTrace
 
 Array = npt.NDArray[Any]
 
+_EXPERTS_ARRAY = re.compile(r"experts_(0|[1-9][0-9]{0,3})")
 _DEFLATE_LIMIT = 1032  # deflate cannot expand by more (zlib technical details); what claims more lies
 
 
@@ -37,27 +41,24 @@ class NpzArrays:
     summary: ClassVar[str] = "one .npz with topk_ids [tokens, layers, K] and request_offsets"
 
     def detects(self, path: Path) -> bool:
-        return _has_array(path, "topk_ids")
+        return "topk_ids" in _array_names(path)
 
-    def convert(
-        self,
-        path: Path,
-        *,
-        model: str,
-        experts: int | None,
-        layers: tuple[int, ...] | None,
-        origin: str,
-        licence: str,
-    ) -> RoutingTrace:
+    def open(self, path: Path, hints: Hints) -> Recording:
         with _NpzFile(path) as npz:
             ids_TLK = npz.read("topk_ids", "iu", 3)
             offsets = npz.read("request_offsets", "iu", 1)
             _check_offsets(offsets, len(ids_TLK), path)
             lengths_R = np.diff(offsets)
-            position = npz.read("position", "iu", 1) if "position" in npz.names else _count_up(lengths_R)
+            position = npz.read("position", "iu", 1) if "position" in npz.names else count_up(lengths_R)
             weights = npz.read("topk_weights", "f", 3) if "topk_weights" in npz.names else None
             category = npz.read("category", "U", 1) if "category" in npz.names else None
-        ids_TLK, meta = _fit(ids_TLK, model, experts, layers, origin, licence, path)
+        if ids_TLK.size == 0:
+            raise TraceError("has no tokens", file=path, got=ids_TLK.shape)
+        layers = hints.layers or tuple(range(ids_TLK.shape[1]))
+        if len(layers) != ids_TLK.shape[1]:
+            named = f"{len(layers)} layers named"
+            raise TraceError(f"has {ids_TLK.shape[1]} layers", file=path, field="layers", got=named)
+        meta = hints.meta(ids_TLK.shape[2], layers, file=path, largest=int(ids_TLK.max()))
         request_T = np.repeat(np.arange(len(lengths_R), dtype=np.int32), lengths_R)
         categories: tuple[str, ...] = ()
         category_T = None
@@ -70,67 +71,76 @@ class NpzArrays:
             category_T = codes_R.astype(np.int32)[request_T]
         trace = RoutingTrace(
             meta=meta,
-            ids_TLK=ids_TLK,
+            ids_TLK=to_ids(ids_TLK, meta, file=path),
             weights_TLK=None if weights is None else _as_weights(weights),
             request_T=request_T,
-            position_T=_as_int32(position, "position", path),
+            position_T=to_int32(position, "position", path),
             category_T=category_T,
             categories=categories,
         )
-        trace.validate(file=path)
-        return trace
+        return Recording(path, meta, iter([trace]), categories)
 
 
 class NpzRequests:
     """A folder with one ``.npz`` for each request, in order of their names, or one such file.
 
-    Each holds ``routed_experts`` [tokens, layers, K], as vLLM and SGLang return it for a request, and
-    perhaps ``position`` [tokens]. Where ``layers`` names fewer layers than the arrays have, they have
-    a row for every hidden layer, dense ones too, and the named rows are taken.
+    Each holds ``routed_experts`` [tokens, layers, K], as vLLM and SGLang return it for a request, with
+    a row for every hidden layer or for each MoE layer, and perhaps ``position`` [tokens].
     """
 
     summary: ClassVar[str] = "a folder with one .npz for each request: routed_experts [tokens, layers, K]"
 
     def detects(self, path: Path) -> bool:
         files = _request_files(path)
-        return bool(files) and _has_array(files[0], "routed_experts")
+        return bool(files) and "routed_experts" in _array_names(files[0])
 
-    def convert(
-        self,
-        path: Path,
-        *,
-        model: str,
-        experts: int | None,
-        layers: tuple[int, ...] | None,
-        origin: str,
-        licence: str,
-    ) -> RoutingTrace:
+    def open(self, path: Path, hints: Hints) -> Recording:
         files = _request_files(path)
         if not files:
             raise TraceError("holds no .npz file", file=path)
-        pieces: list[RoutingTrace] = []
-        for request, file in enumerate(files):
-            with _NpzFile(file) as npz:
-                ids_TLK = npz.read("routed_experts", "iu", 3)
-                own = "position" in npz.names
-                position = npz.read("position", "iu", 1) if own else np.arange(len(ids_TLK))
-            if layers is not None and len(layers) < ids_TLK.shape[1] and max(layers) < ids_TLK.shape[1]:
-                ids_TLK = ids_TLK[:, list(layers)]
-            ids_TLK, meta = _fit(ids_TLK, model, experts, layers, origin, licence, file)
-            piece = RoutingTrace(
-                meta=meta,
-                ids_TLK=ids_TLK,
-                weights_TLK=None,
-                request_T=np.full(len(ids_TLK), request, np.int32),
-                position_T=_as_int32(position, "position", file),
-            )
-            piece.validate(file=file)
-            if pieces and piece.meta != pieces[0].meta:
-                shape, first = ids_TLK.shape[1:], pieces[0].ids_TLK.shape[1:]
-                rule = f"must have {first[0]} layers and {first[1]} experts per token, as {files[0].name}"
-                raise TraceError(rule, file=file, field="routed_experts", got=shape)
-            pieces.append(piece)
-        return join(pieces, sum(piece.tokens for piece in pieces), file=path)
+        return from_requests(map(_request, range(len(files)), files), hints, file=path)
+
+
+class NpzLayers:
+    """One file with the outputs of router modules: ``experts_<layer>`` [tokens, K] for each MoE layer.
+
+    What forward hooks on Hugging Face models collect, concatenated over calls. Optional:
+    ``weights_<layer>`` [tokens, K], for all layers or none; ``request`` and ``position`` [tokens], without
+    which all tokens are one request.
+    """
+
+    summary: ClassVar[str] = "one .npz with experts_<layer> [tokens, K] of each router, as hooks collect them"
+
+    def detects(self, path: Path) -> bool:
+        return bool(_layers(_array_names(path)))
+
+    def open(self, path: Path, hints: Hints) -> Recording:
+        with _NpzFile(path) as npz:
+            layers = _layers(npz.names)
+            if not layers:
+                raise TraceError("lacks arrays experts_<layer>", file=path)
+            ids_TLK = npz.stack("experts", layers, "iu")
+            weights = npz.stack("weights", layers, "f") if f"weights_{layers[0]}" in npz.names else None
+            tokens = len(ids_TLK)
+            request = npz.read("request", "iu", 1) if "request" in npz.names else np.zeros(tokens, np.int32)
+            position = npz.read("position", "iu", 1) if "position" in npz.names else None
+        if ids_TLK.size == 0:
+            raise TraceError("has no tokens", file=path, got=ids_TLK.shape)
+        if position is None:
+            starts = np.flatnonzero(np.diff(request, prepend=request[0]) != 0)
+            position = count_up(np.diff(np.concatenate(([0], starts, [len(request)]))))
+        if hints.layers is not None and not set(layers) <= set(hints.layers):
+            named = ", ".join(map(str, layers))
+            raise TraceError(f"must be MoE layers of {hints.name}", file=path, field="layers", got=named)
+        meta = hints.meta(ids_TLK.shape[2], layers, file=path, largest=int(ids_TLK.max()))
+        trace = RoutingTrace(
+            meta=meta,
+            ids_TLK=to_ids(ids_TLK, meta, file=path),
+            weights_TLK=None if weights is None else _as_weights(weights),
+            request_T=to_int32(request, "request", path),
+            position_T=to_int32(position, "position", path),
+        )
+        return Recording(path, meta, iter([trace]))
 
 
 class _NpzFile:
@@ -160,7 +170,7 @@ class _NpzFile:
                 raise TraceError(rule, file=self.path, field=name, got=f"{entry.file_size} bytes")
             require_memory(entry.file_size, f"array {name}", error=TraceError, file=self.path)
             with self._zip.open(entry) as stream:
-                shape, dtype, header_size = _read_header(stream)
+                shape, _, dtype, header_size = read_header(stream)
                 if dtype.kind not in kinds or len(shape) != axes:
                     rule = f"must be {_KINDS[kinds]} with {axes} axes"
                     raise TraceError(rule, file=self.path, field=name, got=f"{dtype} {shape}")
@@ -172,6 +182,15 @@ class _NpzFile:
                 array: Array = np.lib.format.read_array(stream, allow_pickle=False)
         return np.ascontiguousarray(array)
 
+    def stack(self, kind: str, layers: tuple[int, ...], kinds: str) -> Array:
+        """``<kind>_<layer>`` [T, K] of each layer as one array [T, L, K]."""
+        parts = [self.read(f"{kind}_{layer}", kinds, 2) for layer in layers]
+        for layer, part in zip(layers, parts, strict=True):
+            if part.shape != parts[0].shape:
+                rule = f"must have shape {parts[0].shape}, as {kind}_{layers[0]}"
+                raise TraceError(rule, file=self.path, field=f"{kind}_{layer}", got=part.shape)
+        return np.stack(parts, axis=1)
+
     @contextlib.contextmanager
     def _reading(self, field: str | None = None) -> Iterator[None]:
         """Whatever zipfile, zlib and numpy raise for a damaged file, as one error."""
@@ -182,18 +201,13 @@ class _NpzFile:
         except (FileNotFoundError, PermissionError) as fault:
             raise TraceError(f"cannot be read: {fault.strerror}", file=self.path) from fault
         except (
+            *DAMAGED,
             zipfile.BadZipFile,
             zlib.error,
             struct.error,
             OSError,
-            EOFError,
-            ValueError,
             KeyError,
-            TypeError,
-            OverflowError,
-            MemoryError,
-            RuntimeError,  # an encrypted entry; RecursionError and NotImplementedError are kinds of it
-            SyntaxError,
+            RuntimeError,  # an encrypted entry; NotImplementedError is a kind of it
         ) as fault:
             reason = (str(fault).splitlines() or [type(fault).__name__])[0][:200]
             raise TraceError(
@@ -204,59 +218,32 @@ class _NpzFile:
 _KINDS = {"iu": "whole numbers", "f": "floats", "U": "text"}
 
 
-def _read_header(stream: Any) -> tuple[tuple[int, ...], np.dtype[Any], int]:
-    """Shape, dtype and size in bytes of an ``.npy`` header."""
-    version = np.lib.format.read_magic(stream)
-    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    if version not in readers:
-        raise ValueError(f"npy version {version}")
-    shape, _, dtype = readers[version](stream)
-    return shape, dtype, stream.tell()
-
-
-def _has_array(path: Path, name: str) -> bool:
+def _array_names(path: Path) -> set[str]:
+    """The arrays of ``path``; none where it is no sound ``.npz``."""
     if not path.is_file():
-        return False
+        return set()
     try:
         with _NpzFile(path) as npz:
-            return name in npz.names
+            return npz.names
     except TraceError:
-        return False
+        return set()
+
+
+def _layers(names: set[str]) -> tuple[int, ...]:
+    found = (_EXPERTS_ARRAY.fullmatch(name) for name in names)
+    return tuple(sorted(int(match[1]) for match in found if match))
 
 
 def _request_files(path: Path) -> list[Path]:
     return sorted(path.glob("*.npz")) if path.is_dir() else [path]
 
 
-def _fit(
-    ids_TLK: Array,
-    model: str,
-    experts: int | None,
-    layers: tuple[int, ...] | None,
-    origin: str,
-    licence: str,
-    path: Path,
-) -> tuple[Array, TraceMeta]:
-    """Ids in the dtype of their model, and the metadata; E is never guessed."""
-    if ids_TLK.size == 0:
-        raise TraceError("has no tokens", file=path, got=ids_TLK.shape)
-    largest = int(ids_TLK.max())
-    if experts is None:
-        rule = f"does not tell the number of experts: name it (--experts N; the largest id is {largest})"
-        raise TraceError(rule, file=path)
-    if largest >= experts or ids_TLK.min() < 0:
-        token, layer, column = np.argwhere((ids_TLK >= experts) | (ids_TLK < 0))[0].tolist()
-        rule = f"expert id must be at least 0 and below {experts}"
-        place = f"layer row {layer}, token {token}"
-        raise TraceError(rule, file=path, field=place, got=ids_TLK[token, layer, column])
-    rows = ids_TLK.shape[1]
-    if layers is not None and len(layers) != rows:
-        raise TraceError(f"has {rows} layers", file=path, field="layers", got=f"{len(layers)} layers named")
-    try:
-        meta = TraceMeta(model, experts, ids_TLK.shape[2], layers or tuple(range(rows)), origin, licence)
-    except TraceError as error:
-        raise in_file(error, path) from error
-    return ids_TLK.astype(meta.ids_dtype, copy=False), meta
+def _request(request: int, file: Path) -> Part:
+    with _NpzFile(file) as npz:
+        ids_TLK = npz.read("routed_experts", "iu", 3)
+        own = "position" in npz.names
+        position = npz.read("position", "iu", 1) if own else np.arange(len(ids_TLK))
+    return Part(request, ids_TLK, to_int32(position, "position", file), file)
 
 
 def _check_offsets(offsets: Array, tokens: int, path: Path) -> None:
@@ -268,19 +255,6 @@ def _check_offsets(offsets: Array, tokens: int, path: Path) -> None:
     if (offsets[1:] <= offsets[:-1]).any():
         request = int(np.argmax(offsets[1:] <= offsets[:-1]))
         raise TraceError("must ascend: a request has at least one token", **place, got=f"request {request}")
-
-
-def _count_up(lengths_R: Array) -> Array:
-    """0, 1, 2, … inside each request."""
-    ends = np.cumsum(lengths_R)
-    counted: Array = np.arange(ends[-1]) - np.repeat(ends - lengths_R, lengths_R)
-    return counted
-
-
-def _as_int32(values: Array, field: str, path: Path) -> Array:
-    if values.max(initial=0) > np.iinfo(np.int32).max or values.min(initial=0) < 0:
-        raise TraceError("must be between 0 and 2147483647", file=path, field=field)
-    return values.astype(np.int32, copy=False)
 
 
 def _as_weights(weights_TLK: Array) -> Array:

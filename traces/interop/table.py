@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,7 +11,9 @@ import pyarrow as pa
 
 from traces import parquet
 from traces.errors import TraceError
-from traces.meta import TraceMeta, in_file
+from traces.interop.hints import Hints
+from traces.interop.recording import Recording
+from traces.meta import TraceMeta
 from traces.routing import RoutingTrace
 from traces.trace_file import TraceFile
 
@@ -34,32 +37,24 @@ class ParquetTable:
                 return False
             return foreign and bool(_layers(file.schema_arrow.names))
 
-    def convert(
-        self,
-        path: Path,
-        *,
-        model: str,
-        experts: int | None,
-        layers: tuple[int, ...] | None,
-        origin: str,
-        licence: str,
-    ) -> RoutingTrace:
-        if experts is None:
-            raise TraceError("does not tell the number of experts: name it (--experts N)", file=path)
+    def open(self, path: Path, hints: Hints) -> Recording:
         with parquet.open_parquet(path, TraceError) as file:
             names = file.schema_arrow.names
-            chosen = layers or _layers(names)
+            chosen = hints.layers or _layers(names)
             if not chosen:
                 raise TraceError("lacks columns experts_<layer>", file=path)
             top_k = _first_length(file, f"experts_{chosen[0]}", path)
             column = f"candidates_{chosen[0]}"
             candidates = _first_length(file, column, path) if column in names else 0
-        try:
-            meta = TraceMeta(model, experts, top_k, chosen, origin, licence, candidates)
-        except TraceError as error:
-            raise in_file(error, path) from error
+        meta = hints.meta(top_k, chosen, file=path, candidates=candidates)
         with TraceFile(path, meta) as trace:
-            return trace.read()
+            categories = trace.categories
+        return Recording(path, meta, _pieces(path, meta), categories)
+
+
+def _pieces(path: Path, meta: TraceMeta) -> Iterator[RoutingTrace]:
+    with TraceFile(path, meta) as trace:
+        yield from trace.windows()
 
 
 def _layers(names: list[str]) -> tuple[int, ...]:

@@ -1,0 +1,48 @@
+"""From the counts of a serving system to a load table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from traces.errors import LoadTableError
+from traces.interop.hints import Hints
+from traces.load_table import Loads, LoadTable, drop_idle_layers
+
+
+def to_table(
+    load_WLE: Loads, hints: Hints, *, file: Path, origin: str, layers: tuple[int, ...] | None = None
+) -> LoadTable:
+    """The load table of ``load_WLE``; windows without any load are left out.
+
+    Args:
+        load_WLE: int64, a row for each of ``layers``.
+        layers: true indices of the rows; None = all hidden layers, of which those without any load are
+            dense and left out too.
+
+    Raises:
+        LoadTableError: nothing was counted, or the counts do not fit what the user said.
+    """
+    used_WLE = load_WLE[load_WLE.any(axis=(1, 2))]
+    if not len(used_WLE):
+        raise LoadTableError("has no load in any window", file=file)
+    rows, used_WLE = drop_idle_layers(used_WLE)
+    found = rows if layers is None else tuple(layers[row] for row in rows)
+    experts = load_WLE.shape[2]
+    if hints.experts not in (None, experts):
+        raise LoadTableError(f"{hints.name} has {hints.experts} experts", file=file, got=experts)
+    if hints.layers is not None and found != hints.layers:
+        expected = ", ".join(map(str, hints.layers))
+        rule = f"{hints.name} has MoE layers {expected}"
+        raise LoadTableError(rule, file=file, field="layers with load", got=", ".join(map(str, found)))
+    table = LoadTable(
+        hints.model,
+        experts,
+        found,
+        np.ascontiguousarray(used_WLE),
+        hints.origin or origin,
+        hints.licence,
+    )
+    table.validate(file=file)
+    return table

@@ -1,0 +1,178 @@
+"""SGLang's expert distribution recorder: its files, and the counts in them.
+
+``--expert-distribution-recorder-mode`` stat, stat_approx, per_pass and per_token, as of SGLang 0.5.23
+(python/sglang/srt/eplb/expert_distribution.py). Axes: L all hidden layers, P physical experts (slots), E
+logical experts. Tokens of per_token are read by :mod:`traces.interop.sglang_tokens`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from traces.errors import LoadTableError, MoesimError
+from traces.interop.hints import Hints
+from traces.interop.loads import to_table
+from traces.interop.torch_file import Array, load_pt, pickled_keys, tensor, whole_number
+from traces.load_table import LoadTable
+
+_KEYS = ("logical_count", "global_physical_count", "topk_ids_of_layer")
+_WITHOUT_MAP = "lacks last_physical_to_logical_map, without which slots are not experts"
+
+
+class SglangStat:
+    """Modes stat and stat_approx: ``logical_count`` [steps, L, E], already summed over ranks.
+
+    Each step is a window. The buffer is circular: steps that it never reached are zero and left out, and
+    where it was full the first window need not be the oldest.
+    """
+
+    summary: ClassVar[str] = "SGLang recorder, mode stat or stat_approx (.pt): logical_count of each step"
+
+    def detects(self, path: Path) -> bool:
+        return recorder_mode(path) == "stat"
+
+    def open(self, path: Path, hints: Hints) -> LoadTable:
+        (file,) = only_one(pt_files(path, LoadTableError), path)
+        content = load_pt(file, LoadTableError)
+        if "logical_count" not in content:
+            raise LoadTableError("is missing", file=file, field="logical_count")
+        count_WLE = tensor(content["logical_count"], "logical_count", 3, file=file, error=LoadTableError)
+        return to_table(count_WLE, hints, file=file, origin="SGLang recorder, mode stat")
+
+
+class SglangPasses:
+    """Mode per_pass: ``global_physical_count`` [L, P] of each forward pass and rank, summed over ranks.
+
+    A forward pass is a window. Slots become experts by the last map: passes before a rebalancing during
+    the recording are counted by a map that came later.
+    """
+
+    summary: ClassVar[str] = "SGLang recorder, mode per_pass (.pt, or a folder with one for each rank)"
+
+    def detects(self, path: Path) -> bool:
+        return recorder_mode(path) == "per_pass"
+
+    def open(self, path: Path, hints: Hints) -> LoadTable:
+        records = read_records(path, LoadTableError)
+        passes: dict[int, Any] = defaultdict(int)
+        shape = records[0].slot_expert_LS.shape
+        for record in records:
+            place: dict[str, Any] = {"file": record.file, "error": LoadTableError}
+            count_LS = tensor(record.fields.get("global_physical_count"), "global_physical_count", 2, **place)
+            if count_LS.shape != shape:
+                rule = f"must have shape {shape}, as the map"
+                raise LoadTableError(
+                    rule, file=record.file, field="global_physical_count", got=count_LS.shape
+                )
+            passes[record.forward_pass] += count_LS
+        count_WLS = np.stack([passes[number] for number in sorted(passes)])
+        count_WLE = _to_logical(count_WLS, records[0].slot_expert_LS)
+        return to_table(count_WLE, hints, file=path, origin="SGLang recorder, mode per_pass")
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one rank recorded of one forward pass.
+
+    Attributes:
+        slot_expert_LS: the last map of slots to logical experts, int64 [L, P].
+        fields: the record as it is, its tensors unchecked.
+    """
+
+    file: Path
+    rank: int
+    forward_pass: int
+    slot_expert_LS: Array
+    fields: dict[str, Any]
+
+
+def recorder_mode(path: Path) -> str | None:
+    """``stat``, ``per_pass`` or ``per_token``; None where it is none. Nothing is unpickled."""
+    files = sorted(path.glob("*.pt")) if path.is_dir() else [path]
+    found = pickled_keys(files[0], _KEYS) if files else set()
+    if "topk_ids_of_layer" in found:
+        return "per_token"
+    if "global_physical_count" in found:
+        return "per_pass"
+    return "stat" if "logical_count" in found else None
+
+
+def pt_files(path: Path, error: type[MoesimError]) -> list[Path]:
+    """The file itself, or the .pt files of a folder."""
+    files = sorted(path.glob("*.pt")) if path.is_dir() else [path]
+    if not files:
+        raise error("holds no .pt file", file=path)
+    return files
+
+
+def only_one(files: list[Path], path: Path) -> list[Path]:
+    """Refuse several files of a mode that writes one: they are several recordings."""
+    if len(files) > 1:
+        raise LoadTableError(f"holds {len(files)} recordings: name one of the .pt files", file=path)
+    return files
+
+
+def read_records(path: Path, error: type[MoesimError]) -> list[Record]:
+    """The records of all ranks by forward pass and rank.
+
+    Raises:
+        MoesimError: of class ``error``: damaged, a rank is missing or comes twice, or maps differ.
+    """
+    records: list[Record] = []
+    file_of_rank: dict[int, Path] = {}
+    slot_expert_LS: Array | None = None
+    for file in pt_files(path, error):
+        content = load_pt(file, error)
+        if "last_physical_to_logical_map" not in content:
+            raise error(_WITHOUT_MAP, file=file)
+        own_LS = _map(content["last_physical_to_logical_map"], file, error)
+        if slot_expert_LS is not None and not np.array_equal(own_LS, slot_expert_LS):
+            rule = "differs between the ranks: the files are of different recordings"
+            raise error(rule, file=file, field="last_physical_to_logical_map")
+        slot_expert_LS = own_LS
+        found = content.get("records")
+        if not isinstance(found, list) or not found:
+            raise error("must be a list with at least one record", file=file, field="records")
+        for index, fields in enumerate(found):
+            if not isinstance(fields, dict):
+                raise error("must be a dictionary", file=file, field=f"records[{index}]")
+            rank, forward_pass = (
+                whole_number(fields.get(name), f"records[{index}].{name}", file=file, error=error)
+                for name in ("rank", "forward_pass_id")
+            )
+            record = Record(file, rank, forward_pass, own_LS, fields)
+            if file_of_rank.setdefault(record.rank, file) != file:
+                rule = f"rank {record.rank} stands in {file_of_rank[record.rank].name} too: two recordings"
+                raise error(rule, file=file)
+            records.append(record)
+    missing = set(range(max(file_of_rank) + 1)) - set(file_of_rank) if path.is_dir() else set()
+    if missing:
+        raise error(f"lacks the file of rank {min(missing)}", file=path)
+    return sorted(records, key=lambda record: (record.forward_pass, record.rank))
+
+
+def _map(value: object, file: Path, error: type[MoesimError]) -> Array:
+    """int64 [L, P]: the logical expert in each slot; each expert stands in at least one."""
+    name = "last_physical_to_logical_map"
+    slot_expert_LS = tensor(value, name, 2, file=file, error=error)
+    if slot_expert_LS.size == 0 or slot_expert_LS.min() < 0:
+        raise error("must name a logical expert for each slot", file=file, field=name)
+    if slot_expert_LS.max() >= slot_expert_LS.shape[1]:
+        rule = f"must be below {slot_expert_LS.shape[1]}, the number of slots"
+        raise error(rule, file=file, field=name, got=slot_expert_LS.max())
+    return slot_expert_LS
+
+
+def _to_logical(count_WLS: Array, slot_expert_LS: Array) -> Array:
+    """Counts of slots as counts of experts, int64 [W, L, E]: replicas are summed."""
+    windows, layers, _ = count_WLS.shape
+    count_WLE = np.zeros((windows, layers, int(slot_expert_LS.max()) + 1), np.int64)
+    for layer in range(layers):
+        for slot, expert in enumerate(slot_expert_LS[layer].tolist()):
+            count_WLE[:, layer, expert] += count_WLS[:, layer, slot]
+    return count_WLE

@@ -1,0 +1,117 @@
+"""Files of ``torch.save``, read without running what they may carry.
+
+A ``.pt`` file is a zip with a pickle and the tensors' bytes beside it. A pickle can run code, so torch
+reads it with ``weights_only=True``, which knows tensors and plain Python values and refuses the rest.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from traces.errors import MoesimError
+from traces.input_file import require_file
+from traces.memory import require_memory
+
+Array = npt.NDArray[Any]
+
+_PICKLE = "data.pkl"
+_GLANCE = 1 << 24  # bytes of the pickle that are searched for its keys
+
+
+def load_pt(path: Path, error: type[MoesimError]) -> dict[str, Any]:
+    """The dictionary in ``path``, its tensors on the CPU.
+
+    Raises:
+        MoesimError: of class ``error``: torch is missing, or the file is damaged, holds anything but
+            tensors and plain values, or no dictionary.
+    """
+    require_file(path, "a .pt file", error)
+    _check_zip(path, error)
+    if importlib.util.find_spec("torch") is None:
+        rule = "needs torch to be read: pip install torch (the extra moesim[executor])"
+        raise error(rule, file=path)
+    import torch
+
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as fault:  # a damaged pickle may cause any
+        reason = _reason(fault)
+        raise error(
+            f"is damaged, or holds other things than tensors and numbers: {reason}", file=path
+        ) from fault
+    if not isinstance(content, dict):
+        raise error("must hold a dictionary", file=path, got=type(content).__name__)
+    return content
+
+
+def pickled_keys(path: Path, names: tuple[str, ...]) -> set[str]:
+    """Those of ``names`` that stand in the pickle of a ``.pt`` file; nothing is unpickled.
+
+    Empty where ``path`` is no such file; torch is not needed.
+    """
+    try:
+        if not path.is_file():
+            return set()
+        with zipfile.ZipFile(path) as archive, archive.open(_pickle_entry(archive)) as stream:
+            text = stream.read(_GLANCE)
+    except (OSError, ValueError, KeyError, RuntimeError, EOFError, zipfile.BadZipFile):
+        return set()
+    return {name for name in names if name.encode() in text}
+
+
+def tensor(value: object, name: str, axes: int, *, file: Path, error: type[MoesimError]) -> Array:
+    """A tensor of whole numbers with ``axes`` axes as int64.
+
+    Raises:
+        MoesimError: of class ``error``: it is something else, or claims more numbers than it stores.
+    """
+    import torch
+
+    if not isinstance(value, torch.Tensor) or value.layout != torch.strided or value.ndim != axes:
+        got = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
+        raise error(f"must be a tensor with {axes} axes", file=file, field=name, got=got)
+    if value.is_floating_point() or value.is_complex() or value.is_quantized or value.dtype == torch.bool:
+        raise error("must be whole numbers", file=file, field=name, got=value.dtype)
+    # A tensor of few stored numbers can be stretched to any shape by strides of 0.
+    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        raise error("is damaged: it claims more numbers than it stores", file=file, field=name)
+    return np.asarray(value.to(torch.int64).numpy())
+
+
+def whole_number(value: object, name: str, *, file: Path, error: type[MoesimError]) -> int:
+    """A number from 0 that is no tensor.
+
+    Raises:
+        MoesimError: of class ``error``: it is something else.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**31:
+        raise error("must be a whole number between 0 and 2147483647", file=file, field=name, got=value)
+    return value
+
+
+def _check_zip(path: Path, error: type[MoesimError]) -> None:
+    """A zip of torch whose entries, unpacked, fit into memory."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            _pickle_entry(archive)
+            size = sum(entry.file_size for entry in archive.infolist())
+            packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
+    except (OSError, ValueError, KeyError, RuntimeError, EOFError, zipfile.BadZipFile) as fault:
+        raise error(f"is damaged or not a .pt file of torch.save: {_reason(fault)}", file=path) from fault
+    if packed:
+        raise error("is no .pt file of torch.save, which does not compress", file=path)
+    require_memory(2 * size, "the file with its numbers as int64", error=error, file=path)
+
+
+def _pickle_entry(archive: zipfile.ZipFile) -> str:
+    return next((name for name in archive.namelist() if name.endswith(f"/{_PICKLE}")), _PICKLE)
+
+
+def _reason(fault: Exception) -> str:
+    return (str(fault).splitlines() or [type(fault).__name__])[0][:200]
