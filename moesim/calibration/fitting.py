@@ -93,7 +93,7 @@ def _interval(slope_RP: FloatArray, wrong_R: FloatArray, held_P: NDArray[np.bool
     """
     free = len(wrong_R) - int((~held_P).sum())
     interval_P = np.where(held_P, 0.0, np.inf)
-    if free <= 0:
+    if free <= 0 or held_P.all():
         return interval_P
     slope_RF = slope_RP[:, ~held_P]
     scale_F = np.linalg.norm(slope_RF, axis=0)
