@@ -7,43 +7,60 @@ a number of nodes. So HiGHS is asked itself here.
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
 from placement.errors import PlacementError
+from placement.solution import Limits
 
 if TYPE_CHECKING:
     import pulp
 
+Variables = npt.NDArray[np.object_]
+
 BACKENDS = ("highs", "cbc")
 
 _TICK_S = 0.1  # how long Ctrl-C may wait
+_MOST_NODES = 2**31 - 1  # of a C int
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How to solve, and when to stop.
+    """How to solve programmes, and when to stop.
 
     Attributes:
+        nodes: branch-and-bound nodes of each. The same nodes give the same answer on any day.
+        deadline: ``time.perf_counter()`` at which all must have stopped; where it comes first, results do
+            not repeat. None = no clock.
         backend: one of ``BACKENDS``.
-        nodes: branch-and-bound nodes of one programme. The same nodes give the same answer on any day.
-        seconds: of one programme, where a clock must decide; results then do not repeat.
     """
 
+    nodes: int
+    deadline: float | None = None
     backend: str = "highs"
-    nodes: int = 1000
-    seconds: float | None = None
 
     def __post_init__(self) -> None:
         if self.backend not in BACKENDS:
-            known = ", ".join(BACKENDS)
             raise PlacementError(
-                f"no such solver of programmes; known: {known}", field="backend", got=self.backend
+                f"no such solver of programmes; known: {', '.join(BACKENDS)}",
+                field="backend",
+                got=self.backend,
             )
-        if isinstance(self.nodes, bool) or not isinstance(self.nodes, int) or not 1 <= self.nodes < 2**31:
-            raise PlacementError("must be a whole number from 1", field="nodes", got=self.nodes)
-        if self.seconds is not None and not 0 < self.seconds < math.inf:
-            raise PlacementError("must be a finite number above 0", field="seconds", got=self.seconds)
+
+    @classmethod
+    def within(cls, limits: Limits, nodes: int, started: float, backend: str = "highs") -> Effort:
+        """What a solver that began at ``started`` may spend, with ``nodes`` for a programme by itself."""
+        deadline = None if limits.seconds is None else started + limits.seconds
+        return cls(min(max(1, round(nodes * limits.effort)), _MOST_NODES), deadline, backend)
+
+    @property
+    def seconds(self) -> float | None:
+        """What is left of the time; 0 when it is up."""
+        return None if self.deadline is None else max(0.0, self.deadline - time.perf_counter())
 
 
 @dataclass(frozen=True)
@@ -61,51 +78,62 @@ class Outcome:
     proven: bool
 
 
-def solve_programme(programme: pulp.LpProblem, effort: Effort, *, warm: bool = False) -> Outcome:
-    """Minimise, within the solver's tolerances (1e-6 on integers and rows).
+def binaries(programme: pulp.LpProblem, name: str, *shape: int) -> Variables:
+    """0-1 variables as an array."""
+    return _variables(programme, name, shape, "Binary")
 
-    Args:
-        warm: whether the variables hold a solution to begin with.
+
+def amounts(programme: pulp.LpProblem, name: str, *shape: int) -> Variables:
+    """Variables from 0 on as an array."""
+    return _variables(programme, name, shape, "Continuous")
+
+
+def _variables(programme: pulp.LpProblem, name: str, shape: tuple[int, ...], kind: str) -> Variables:
+    nested = programme.add_variable_matrix(name, tuple(map(range, shape)), lowBound=0, cat=kind)
+    return np.array(nested)
+
+
+def values(variables: Variables) -> npt.NDArray[np.float64]:
+    """What solving gave them."""
+    found = np.array([variable.value() for variable in variables.ravel()], dtype=np.float64)
+    return found.reshape(variables.shape)
+
+
+def solve_programme(programme: pulp.LpProblem, effort: Effort) -> Outcome:
+    """Minimise, within the solver's tolerances: 1e-6 on integers and rows, so scale these to about 1.
 
     Raises:
         PlacementError: the backend is not installed.
         KeyboardInterrupt: asked to stop; the solver has stopped.
     """
-    return (_highs if effort.backend == "highs" else _cbc)(programme, effort, warm)
+    seconds = effort.seconds
+    if seconds == 0:
+        return Outcome(None, -math.inf, False)
+    return (_highs if effort.backend == "highs" else _cbc)(programme, effort.nodes, seconds)
 
 
-def _highs(programme: pulp.LpProblem, effort: Effort, warm: bool) -> Outcome:
+def _highs(programme: pulp.LpProblem, nodes: int, seconds: float | None) -> Outcome:
     import pulp
 
-    options: dict[str, Any] = {"mip_max_nodes": effort.nodes, "random_seed": 0}
-    solver = pulp.HiGHS(msg=False, threads=1, gapRel=0.0, timeLimit=effort.seconds, **options)
+    solver = pulp.HiGHS(
+        msg=False, threads=1, gapRel=0.0, timeLimit=seconds, mip_max_nodes=nodes, random_seed=0
+    )
     _require(solver, "highs", "highspy")
     import highspy
 
     solver.createAndConfigureSolver(programme)
     solver.buildSolverModel(programme)
     highs = programme.solverModel
-    variables = programme.variables()
-    if warm:
-        start = highspy.HighsSolution()
-        start.col_value = [variable.value() for variable in variables]
-        highs.setSolution(start)
     _run(highs)
     status, info = highs.getModelStatus(), highs.getInfo()
-    infeasible = (highspy.HighsModelStatus.kInfeasible, highspy.HighsModelStatus.kUnboundedOrInfeasible)
-    if status in infeasible:
+    known = highspy.HighsModelStatus
+    if status in (known.kInfeasible, known.kUnboundedOrInfeasible):
         return Outcome(None, math.inf, True)
-    optimal = status == highspy.HighsModelStatus.kOptimal
-    found = optimal or info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible
-    value = info.objective_function_value if found else None
-    if found:
-        for variable, number in zip(variables, highs.getSolution().col_value, strict=True):
-            variable.varValue = number
-    # A programme without integers has no dual bound of its own; solved, its value is the bound.
-    bound = (
-        info.mip_dual_bound if programme.isMIP() else (value if optimal and value is not None else -math.inf)
-    )
-    return Outcome(value, bound, optimal)
+    if info.primal_solution_status != highspy.SolutionStatus.kSolutionStatusFeasible:
+        return Outcome(None, info.mip_dual_bound, False)
+    for variable, value in zip(programme.variables(), highs.getSolution().col_value, strict=True):
+        variable.varValue = value
+    return Outcome(info.objective_function_value, info.mip_dual_bound, status == known.kOptimal)
 
 
 def _run(highs: Any) -> None:
@@ -121,12 +149,12 @@ def _run(highs: Any) -> None:
         raise
 
 
-def _cbc(programme: pulp.LpProblem, effort: Effort, warm: bool) -> Outcome:
+def _cbc(programme: pulp.LpProblem, nodes: int, seconds: float | None) -> Outcome:
     import pulp
 
-    solver = pulp.PULP_CBC_CMD(
-        msg=False, gapRel=0.0, timeLimit=effort.seconds, maxNodes=effort.nodes, warmStart=warm
-    )
+    # The one that PuLP brings.
+    path = pulp.PULP_CBC_CMD.pulp_cbc_path
+    solver = pulp.COIN_CMD(msg=False, path=path, gapRel=0.0, timeLimit=seconds, maxNodes=nodes)
     _require(solver, "cbc", "pulp>=3.3.2,<4")
     programme.solve(solver)
     if programme.status == pulp.LpStatusInfeasible:
