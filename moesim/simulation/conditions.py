@@ -81,14 +81,14 @@ class Conditions:
         return self.networks[bisect_right(self.changes_s, now)]
 
     def seconds(self, operation: Operation, rank: int, now: float) -> float:
-        """How long kernels that start now take, a change in their midst included.
+        """How long an operation that starts now takes, a change in its midst included.
 
         Example: 4 s of work start at 1 s; from 3 s on the GPU takes twice as long for what is left: 2 + 4.
         """
         epoch = bisect_right(self.changes_s, now)
         left, at = 1.0, now
         while True:
-            whole = float(operation.busy_at(epoch)[rank] + operation.wire_G[rank]) + operation.overhead_s
+            whole = float(operation.work_at(epoch)[rank]) + operation.overhead_s
             end = at + left * whole
             if epoch == len(self.changes_s) or end <= self.changes_s[epoch]:
                 return end - now

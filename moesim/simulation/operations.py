@@ -59,7 +59,7 @@ class Operation:
         assignments_G, unique_G: assignments and distinct tokens it handles on each GPU.
         transfer: what a collective moves.
         micro_batch: of the step.
-        later_EG: ``busy_G`` after each change of the hardware, where it changes during the run.
+        later_EG: ``busy_G + wire_G`` after each change of the hardware, where it changes during the run.
     """
 
     phase: Phase
@@ -73,13 +73,14 @@ class Operation:
     micro_batch: int = 0
     later_EG: tuple[FloatArray, ...] = ()
 
-    def with_busy(self, busy_EG: Sequence[FloatArray]) -> Operation:
-        """The same with kernels that take these times, before the first change of hardware and after each."""
-        return replace(self, busy_G=busy_EG[0], later_EG=tuple(busy_EG[1:]))
+    def on(self, busy_EG: Sequence[FloatArray], wire_EG: Sequence[FloatArray]) -> Operation:
+        """The same on hardware that passes through states: before its first change and after each."""
+        later_EG = tuple(busy_G + wire_G for busy_G, wire_G in zip(busy_EG[1:], wire_EG[1:], strict=True))
+        return replace(self, busy_G=busy_EG[0], wire_G=wire_EG[0], later_EG=later_EG)
 
-    def busy_at(self, epoch: int) -> FloatArray:
-        """``busy_G`` after so many changes of the hardware."""
-        return self.later_EG[epoch - 1] if epoch else self.busy_G
+    def work_at(self, epoch: int) -> FloatArray:
+        """``busy_G + wire_G`` after so many changes of the hardware."""
+        return self.later_EG[epoch - 1] if epoch else self.busy_G + self.wire_G
 
     @property
     def communicates(self) -> bool:
@@ -133,7 +134,7 @@ def step_operations(
     """
     tokens_G = tokens.tokens_G
     none_G, no_assignments_G = np.zeros(len(tokens_G)), np.zeros(len(tokens_G), np.int64)
-    reduce_G = _attention_group_s(kernels, tokens_G.astype(np.float64))
+    reduce_G = attention_group_s(kernels, tokens_G)
     row = {layer: i for i, layer in enumerate(kernels.model.moe_layers)}
     operations = []
     for (phase, layer), busy_G in busy.items():
@@ -240,10 +241,16 @@ def without_overhead(operations: Sequence[Operation]) -> list[Operation]:
     return [replace(operation, overhead_s=0.0) for operation in operations]
 
 
-def _attention_group_s(kernels: Kernels, tokens_G: FloatArray) -> FloatArray:
+def attention_group_s(kernels: Kernels, tokens_G: IntArray, nvlink_G: FloatArray | None = None) -> FloatArray:
     """Seconds of the all-gather before and the reduce-scatter after attention in a group of tp GPUs.
 
-    Each moves (tp - 1) / tp of the group's activations through every GPU's NVLink port.
+    Each moves (tp - 1) / tp of the group's activations through every GPU's NVLink port, so that the slowest
+    port of a group holds up all of it.
+
+    Args:
+        kernels: the cost model.
+        tokens_G: tokens at home on each GPU.
+        nvlink_G: part of its bandwidth that each port still has; None where all are healthy.
     """
     tp = kernels.tp
     if tp == 1:
@@ -252,7 +259,10 @@ def _attention_group_s(kernels: Kernels, tokens_G: FloatArray) -> FloatArray:
     token_bytes = kernels.model.hidden * DTYPE_BYTES[kernels.model.activation_dtype]
     bytes_G = group_G * token_bytes * (tp - 1) / tp
     link = kernels.gpu.nvlink
-    return 2 * (bytes_G / (link.bandwidth * kernels.profile.nvlink) + link.latency)
+    seconds_G = bytes_G / (link.bandwidth * kernels.profile.nvlink)
+    if nvlink_G is not None:
+        seconds_G = seconds_G / np.repeat(nvlink_G.reshape(-1, tp).min(axis=1), tp)
+    return 2 * (seconds_G + link.latency)
 
 
 @lru_cache(maxsize=4)

@@ -17,7 +17,7 @@ from moesim.simulation.batch import Seeds, StepTokens, batches, gather_ids, gath
 from moesim.simulation.busy import Busy, Overlapped, busy_seconds
 from moesim.simulation.conditions import Health, epochs, jitter_G
 from moesim.simulation.deployment import Deployment
-from moesim.simulation.operations import step_operations
+from moesim.simulation.operations import attention_group_s, step_operations
 from moesim.simulation.program import Program, beside_shared_expert, in_sequence, two_batches
 from moesim.simulation.tally import Tally
 from moesim.simulation.work import Work, count_work
@@ -99,12 +99,20 @@ class Steps:
     ) -> Program:
         """The program on hardware that passes through these states, its kernels longer by a factor each."""
         profile = self.deployment.scenario.profile
+        kernels = self.deployment.kernels(profile)
         busy = [[self.busy(part, profile, state) for part in parts] for state in states]
+        group = [
+            [attention_group_s(kernels, part.tokens.tokens_G, state.nvlink_G) for part in parts]
+            for state in states
+        ]
         changed = []
         for operation, factor_G in zip(healthy.operations, factor_OG, strict=True):
             if operation.transfer is None:
                 key, part = (operation.phase, operation.layer), operation.micro_batch
-                operation = operation.with_busy([each[part][key] * factor_G for each in busy])
+                busy_EG = [each[part][key] * factor_G for each in busy]
+                attends = operation.phase == "attention"
+                wire_EG = [each[part] if attends else operation.wire_G for each in group]
+                operation = operation.on(busy_EG, wire_EG)
             changed.append(operation)
         return healthy.change(lambda _: changed)
 

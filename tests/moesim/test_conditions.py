@@ -13,15 +13,26 @@ from hypothesis import strategies as st
 
 from moesim.analysis.result import simulate_scenario
 from moesim.errors import SpecError
+from moesim.hardware.kernels import Kernels
 from moesim.hardware.network import Fabric, Ports, ports
+from moesim.hardware.profile import DATA_SHEET
 from moesim.simulation.conditions import Conditions, epochs, jitter_G
+from moesim.simulation.deployment import deploy
 from moesim.simulation.engine import simulate
+from moesim.simulation.operations import attention_group_s
 from moesim.simulation.program import in_sequence
+from moesim.simulation.run import run
 from moesim.spec.base import validate
+from moesim.spec.cluster import Link, load_cluster
 from moesim.spec.fault import Fault
+from moesim.spec.presets import load_model
 from moesim.spec.scenario import load_scenario
+from moesim.spec.yaml_source import Source
 from tests.moesim.programs import SLOW, collective, compute
 from tests.moesim.tiny import tiny_scenario, write_scenario
+from traces.timeline import PHASES
+
+NOWHERE = Source(None, None, {})
 
 
 def test_epochs_by_hand() -> None:
@@ -106,6 +117,51 @@ def test_a_slow_link_is_hardwares_share_and_nothing_elses(tmp_path: Path, faults
         assert ill["attribution"][term] == pytest.approx(well["attribution"][term], rel=1e-12)
     total = sum(ill["attribution"].values())
     assert total == pytest.approx(ill["metrics"]["step_time_s"]["mean"], rel=1e-12)
+
+
+def test_a_slow_port_holds_up_its_attention_group() -> None:
+    """Groups {0, 1} and {2, 3}; 3 and 5 tokens of 64 bf16 values in the first: 8 · 128 / 2 bytes each way.
+
+    At 1000 B/s that is 2 · 0.512 s. GPU 1's port at a quarter makes it four times as long for both.
+    """
+    model = load_model({"base": "gpt-oss-20b", "hidden": 64}, NOWHERE)
+    gpu = load_cluster("h100-1x8", NOWHERE).gpu
+    gpu = gpu.model_copy(update={"nvlink": Link(bandwidth=1000, latency=0.25)})
+    tokens_G = np.array([3, 5, 1, 1])
+    kernels = Kernels(model, gpu, DATA_SHEET, tp=2)
+    well_G = attention_group_s(kernels, tokens_G)
+    np.testing.assert_allclose(well_G, [2 * (0.512 + 0.25)] * 2 + [2 * (0.128 + 0.25)] * 2, rtol=1e-12)
+    ill_G = attention_group_s(kernels, tokens_G, np.array([1.0, 0.25, 1.0, 1.0]))
+    np.testing.assert_allclose(ill_G, [2 * (4 * 0.512 + 0.25)] * 2 + [2 * (0.128 + 0.25)] * 2, rtol=1e-12)
+    assert not attention_group_s(Kernels(model, gpu, DATA_SHEET), tokens_G, np.full(4, 0.25)).any()
+
+
+@pytest.mark.parametrize("overlap", ["none", "two_batch"])
+def test_a_slow_nvlink_port_is_felt_in_attention_from_its_time_on(tmp_path: Path, overlap: str) -> None:
+    cluster = tiny_scenario()["cluster"]
+    cluster["gpu"]["sms"] = 100  # enough beside the transfers of two micro-batches
+
+    def attention_s(*faults: dict[str, Any]) -> tuple[np.ndarray, float]:
+        """Seconds of attention by step and rank, and when the first step ends."""
+        fields = tiny_scenario(
+            parallelism={"ep": 4, "tp": 2}, cluster=cluster, overlap=overlap, faults=list(faults)
+        )
+        timeline = run(deploy(load_scenario(str(write_scenario(tmp_path, fields))))).timeline
+        spans = timeline.phase_N == PHASES.index("attention")
+        seconds_WG = np.zeros((2, 4))
+        at = (timeline.step_N[spans], timeline.rank_N[spans])
+        np.add.at(seconds_WG, at, (timeline.end_s_N - timeline.start_s_N)[spans])
+        return seconds_WG, float(timeline.end_s_N[timeline.step_N == 0].max())
+
+    well_WG, first_s = attention_s()
+    slow = {"nvlink": 3, "bandwidth": 0.1}
+    ill_WG, _ = attention_s(slow)
+    np.testing.assert_allclose(ill_WG[:, :2], well_WG[:, :2], rtol=1e-9)
+    assert (ill_WG[:, 2:] > well_WG[:, 2:] * 1.01).all()
+    # From after the first step on: the second step's attention is as slow as with the fault from the start.
+    late_WG, _ = attention_s(slow | {"from_s": first_s})
+    np.testing.assert_allclose(late_WG[0], well_WG[0], rtol=1e-9)
+    np.testing.assert_allclose(late_WG[1], ill_WG[1], rtol=1e-9)
 
 
 def test_a_fault_after_the_run_changes_nothing(tmp_path: Path) -> None:
