@@ -212,7 +212,7 @@ def _seconds(timeline: Timeline) -> _Table:
         raise TimelineError("holds no spans", field=timeline.run)
     tables = []
     for repeat in np.unique(timeline.repeat_N).tolist():
-        tables.append(_repeat(timeline.select(timeline.repeat_N == repeat), repeat))
+        tables.append(_repeat(timeline.select(timeline.repeat_N == repeat)))
         _check_same(tables[0], tables[-1], f"repeat {repeat} of {timeline.run}")
     layers = tables[0][0]
     return layers, {
@@ -220,29 +220,38 @@ def _seconds(timeline: Timeline) -> _Table:
     }
 
 
-def _repeat(part: Timeline, repeat: int) -> _Table:
+def _repeat(part: Timeline) -> _Table:
     """The quantities of one repeat, R = 1."""
     cube = Cube.of(part)
-    cells = cube.steps * len(cube.layers) * cube.ranks
-    phases = []
-    for phase in COMPARED:
-        spans = int((part.phase_N == PHASES.index(phase)).sum())
-        if not spans and phase == "shared_expert":
-            continue
-        # As many spans as cells comes first: a table as large as a file claims may not fit the memory.
-        if not spans or spans != cells or (cube.values(phase, np.ones(len(part))) != 1).any():
-            raise TimelineError(
-                f"must have one span of {phase} for each of {cube.steps} steps, {len(cube.layers)} MoE "
-                f"layers and {cube.ranks} ranks",
-                field=f"repeat {repeat} of {part.run}",
-                got=f"{spans} spans",
-            )
-        phases.append(phase)
+    present = [phase for phase in COMPARED if phase != "shared_expert" or _spans(part, phase)]
+    phases = {phase: phase_seconds(cube, phase) for phase in present}
     begin_WL = cube.values("router", part.start_s_N).min(axis=-1)
     end_WL = cube.values("combine", part.end_s_N).max(axis=-1)
-    seconds = {"step": step_times(part), "layer": end_WL - begin_WL}
-    seconds |= {phase: cube.seconds(phase) for phase in phases}
+    seconds = {"step": step_times(part), "layer": end_WL - begin_WL, **phases}
     return cube.layers, {quantity: values[None] for quantity, values in seconds.items()}
+
+
+def phase_seconds(cube: Cube, phase: str) -> FloatArray:
+    """[W, L, G]: seconds of a phase in one repeat, where every cell must have one span of it.
+
+    Raises:
+        TimelineError: a cell has none, or several.
+    """
+    part, spans = cube.timeline, _spans(cube.timeline, phase)
+    # As many spans as cells comes first: a table as large as a file claims may not fit the memory.
+    whole = spans == cube.steps * len(cube.layers) * cube.ranks > 0
+    if not whole or (cube.values(phase, np.ones(len(part))) != 1).any():
+        raise TimelineError(
+            f"must have one span of {phase} for each of {cube.steps} steps, {len(cube.layers)} MoE "
+            f"layers and {cube.ranks} ranks",
+            field=f"repeat {part.repeat_N[0]} of {part.run}",
+            got=f"{spans} spans",
+        )
+    return cube.seconds(phase)
+
+
+def _spans(timeline: Timeline, phase: str) -> int:
+    return int((timeline.phase_N == PHASES.index(phase)).sum())
 
 
 def _check_same(table: _Table, other: _Table, name: str) -> None:
