@@ -17,6 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from executor.errors import PlanError
+from moesim.routing.catalogue import policy_from
+from moesim.routing.replicas import REPLICA_CHOICES
+from traces.errors import MoesimError
 from traces.files import check_format
 
 MODES = ("per_expert", "per_gpu", "per_node", "all_gather", "all_reduce", "expert_to_expert")
@@ -182,11 +185,11 @@ def _check(plan: Plan, head: _Head) -> None:
     ):
         raise head.error("arrays.offsets", "must ascend from 0, each step from where the one before it ends")
     for name, array, low, high in (
-        ("ids", plan.ids_TLK, -1, E),
+        ("ids", plan.ids_TLK, 0, E),
         ("slot_expert", plan.slot_expert_LS, -1, E),
         ("slot_gpu", plan.slot_gpu_S, 0, plan.ranks),
         ("replica_count", plan.count_LE, 1, R + 1),
-        ("replica_slots", plan.slots_LER, 0, S),
+        ("replica_slots", plan.slots_LER, -1, S),
     ):
         wrong = (array < low) | (array >= high)
         if wrong.any():
@@ -194,12 +197,24 @@ def _check(plan: Plan, head: _Head) -> None:
             raise head.error(f"arrays.{name}", f"must be from {low} to {high - 1}", got=got)
     if plan.weights_TLK is not None and not np.isfinite(plan.weights_TLK).all():
         raise head.error("arrays.weights", "must be finite")
-    held_LER = np.take_along_axis(
-        plan.slot_expert_LS, plan.slots_LER.reshape(len(plan.slots_LER), -1), axis=1
-    ).reshape(plan.slots_LER.shape)
+    held_LER = plan.slot_expert_LS[np.arange(len(plan.count_LE))[:, None, None], plan.slots_LER]
     counted_LER = np.arange(R) < plan.count_LE[:, :, None]
-    if (counted_LER & (held_LER != np.arange(E)[:, None])).any():
+    wrong_LER = (plan.slots_LER < 0) | (held_LER != np.arange(E)[:, None])
+    if (counted_LER & wrong_LER).any():
         raise head.error("arrays.replica_slots", "must name slots that hold the expert")
+    _check_routing(plan, head)
+
+
+def _check_routing(plan: Plan, head: _Head) -> None:
+    """The policy and the choice of replicas are known here, and have what they need."""
+    if plan.replicas not in REPLICA_CHOICES:
+        raise head.error("replicas", f"must be one of: {', '.join(REPLICA_CHOICES)}", got=plan.replicas)
+    try:
+        policy = policy_from(plan.routing)
+    except MoesimError as error:
+        raise PlanError(error.rule, file=head.file, field=error.field, got=error.got) from error
+    if policy.needs_weights and plan.weights_TLK is None:
+        raise head.error("weighted", f"must be true: policy {policy.name} needs gate weights", got=False)
 
 
 class _Head:
@@ -256,9 +271,7 @@ class _Head:
 
     def integers(self, field: str) -> list[int]:
         value = self._get(field, list, "a list")
-        ascending = all(type(x) is int for x in value) and all(
-            a < b for a, b in itertools.pairwise(value)
-        )
+        ascending = all(type(x) is int for x in value) and all(a < b for a, b in itertools.pairwise(value))
         if not value or not ascending or value[0] < 0:
             raise self.error(field, "must be ascending integers from 0 on", got=value)
         return [int(x) for x in value]
@@ -281,7 +294,7 @@ class _Arrays:
         file = self.folder / f"{name}.npy"
         try:
             # Mapped first: a header may claim any shape, the file's size holds it to what is there.
-            array = np.load(file, mmap_mode="r", allow_pickle=False)
+            array = np.lib.format.open_memmap(file, mode="r")
         except OSError as error:
             raise PlanError(f"cannot be read: {error.strerror or error}", file=file) from error
         except (ValueError, EOFError, OverflowError) as error:
@@ -296,4 +309,4 @@ class _Arrays:
                 file=file,
                 got=f"{array.dtype} of shape {array.shape}",
             )
-        return np.ascontiguousarray(array)
+        return np.array(array, order="C")

@@ -21,7 +21,7 @@ from traces.perfetto import write_perfetto
 from traces.timeline import read_timeline, read_work, write_timeline, write_work
 
 # One of these stands in every folder that a run or a what-if wrote or has begun to write.
-_OURS = ("result.json", "whatif.json", "points")
+_OURS = ("result.json", "whatif.json", "points", "plan.json", "execution.json")
 
 
 def write_run(
@@ -123,6 +123,8 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         yield part
         folder.mkdir(exist_ok=True)
         for file in sorted(part.iterdir()):
+            if file.is_dir():  # a folder does not replace another that is not empty
+                shutil.rmtree(folder / file.name, ignore_errors=True)
             file.replace(folder / file.name)
     except OSError as error:
         raise OutputError(f"cannot be written: {error.strerror or error}", file=folder) from error
