@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from moesim.hardware.gemm import Matrix, Rates, Rows, gemm_seconds, roofline
 from moesim.hardware.profile import Phase, Profile, Roof
 from moesim.spec.cluster import Gpu
-from moesim.spec.model import DTYPE_BYTES, Model
+from moesim.spec.model import DTYPE_BYTES, Dtype, Model
 from traces.jit import jit
 
 FloatArray = NDArray[np.float64]
 
-# Dtypes a tensor core multiplies directly; narrower weights are widened to the activations' dtype first.
+# Dtypes whose weights meet inputs of their own dtype; what narrower ones meet is up to the profile.
 _MULTIPLIED = ("fp32", "bf16", "fp16", "fp8")
 
 # Queries of a prefill tile, which stream a key once together (FlashAttention-2, arXiv 2307.08691: 128 rows).
@@ -130,7 +130,7 @@ class Kernels:
         np.add.at(seconds_LG.T, slot_gpu_S, seconds_LS.T)
         return seconds_LG
 
-    def _feed_forward(self, rows: Rows, width: int, dtype: str, roof: Roof) -> FloatArray:
+    def _feed_forward(self, rows: Rows, width: int, dtype: Dtype, roof: Roof) -> FloatArray:
         """Up (and gate), the activation unless the first GEMM has it fused, and down."""
         gated, hidden = self.model.experts.gated, self.model.hidden
         up = 2 * width if gated else width
@@ -146,26 +146,27 @@ class Kernels:
             seconds_X = seconds_X + bytes_X / (self.gpu.memory_bandwidth * roof.memory)
         return seconds_X
 
-    def _dense(self, tokens_G: FloatArray, n: float, k: float, dtype: str) -> FloatArray:
+    def _dense(self, tokens_G: FloatArray, n: float, k: float, dtype: Dtype) -> FloatArray:
         """A GEMM over all tokens."""
         outputs = DTYPE_BYTES[self.model.activation_dtype]
         matrix = Matrix(n, k, self._input_bytes(dtype), DTYPE_BYTES[dtype], outputs)
         return self._gemm(Rows.of(tokens_G, self.profile), matrix, dtype, self.profile.gemm)
 
-    def _gemm(self, rows: Rows, matrix: Matrix, dtype: str, roof: Roof) -> FloatArray:
+    def _gemm(self, rows: Rows, matrix: Matrix, dtype: Dtype, roof: Roof) -> FloatArray:
         return gemm_seconds(rows, matrix, roof, self.profile, self._rates(dtype))
 
-    def _rates(self, dtype: str) -> Rates:
+    def _rates(self, dtype: Dtype) -> Rates:
         """The data sheet, for GEMMs with weights of this dtype."""
         flops = self.gpu.peak_flops(self._multiplied(dtype)) * self.clock_G
         return Rates(flops, self.gpu.memory_bandwidth, self.gpu.sms)
 
-    def _multiplied(self, dtype: str) -> str:
-        """The dtype in which weights of this dtype meet the activations."""
-        direct = dtype in _MULTIPLIED and dtype in self.gpu.flops
-        return dtype if direct else self.model.activation_dtype
+    def _multiplied(self, dtype: Dtype) -> Dtype:
+        """The dtype of what meets weights of this dtype; never narrower than they are, so its rate binds."""
+        widened, known = self.model.activation_dtype, self.gpu.flops
+        inputs = self.profile.inputs.get(dtype, dtype if dtype in _MULTIPLIED else widened)
+        return inputs if inputs in known and dtype in known else widened
 
-    def _input_bytes(self, dtype: str) -> float:
+    def _input_bytes(self, dtype: Dtype) -> float:
         """Bytes of one value that enters a GEMM with weights of this dtype."""
         return DTYPE_BYTES[self._multiplied(dtype)]
 

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from moesim.errors import SpecError
 from moesim.spec.base import Count, Flag, Index, Strict, fault, validate
 from moesim.spec.cluster import Cluster
-from moesim.spec.model import Dtype
+from moesim.spec.model import DTYPE_BYTES, Dtype
 from moesim.spec.presets import preset_names, preset_source
 from moesim.spec.workload import DispatchMode
 from moesim.spec.yaml_source import Loc, Source, read_yaml
@@ -85,6 +85,9 @@ class Profile(Strict):
             few it has, and a launch uses the best width; without any, work spreads evenly.
         loop: whether the experts' GEMMs are launched slot by slot, so that each takes the height that suits
             its own rows, and arithmetic overlaps with the streaming of its own weights only.
+        inputs: by dtype of weights, the dtype to which what they multiply is quantised, on GPUs with figures
+            for both. Other weights narrower than fp8, and those of other GPUs, are widened to the dtype of
+            the activations.
         fused_activation: whether the experts' first GEMM applies the activation before it writes.
         launch: seconds per kernel launch, replayed from a CUDA graph where the server uses one.
         kernels: launches in each phase of a layer (``other``: of a step).
@@ -113,6 +116,7 @@ class Profile(Strict):
     tiles: Annotated[tuple[Tile, ...], Field(min_length=1, max_length=_MAX_SHAPES)]
     widths: Annotated[tuple[Count, ...], Field(max_length=_MAX_SHAPES)] = ()
     loop: Flag = False
+    inputs: dict[Dtype, Dtype] = Field(default_factory=dict)
     fused_activation: Flag = False
     launch: Seconds
     kernels: dict[Phase, Annotated[int, Field(ge=0)]]
@@ -129,6 +133,13 @@ class Profile(Strict):
     def _is_of_its_machine(self) -> Self:
         if self.machine is not None and self.machine.gpu.name != self.gpu:
             raise fault(f"must be that of machine.gpu, {self.machine.gpu.name}", "gpu", got=self.gpu)
+        return self
+
+    @model_validator(mode="after")
+    def _inputs_are_no_narrower(self) -> Self:
+        for weights, inputs in self.inputs.items():
+            if DTYPE_BYTES[inputs] < DTYPE_BYTES[weights]:
+                raise fault("must not be narrower than the weights", "inputs", weights, got=inputs)
         return self
 
     def links(self, mode: DispatchMode, nodes: int) -> Links:
@@ -148,6 +159,7 @@ DATA_SHEET = Profile(
     grouped_gemm=Roof(compute=1, memory=1),
     attention=Roof(compute=1, memory=1),
     tiles=(Tile(rows=1, efficiency=1),),
+    inputs={"mxfp4": "mxfp4", "nvfp4": "nvfp4", "int8": "int8"},
     fused_activation=True,
     launch=0.0,
     kernels={},

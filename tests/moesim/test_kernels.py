@@ -227,6 +227,46 @@ def test_weights_that_the_gpu_cannot_multiply_run_in_the_activations_dtype() -> 
     assert found == pytest.approx(compute + activation, rel=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("gpu", "dtype", "inputs", "rate"),
+    [
+        ("b200-1x8", "mxfp4", {"mxfp4": "fp8"}, 4500e12),  # with mxfp8 activations at the rate of fp8
+        ("b200-1x8", "nvfp4", {"nvfp4": "nvfp4"}, 9000e12),
+        ("b200-1x8", "mxfp4", {}, 2250e12),  # widened to bf16
+        ("b200-1x8", "int8", {"int8": "int8"}, 4500e12),
+        ("h100-1x8", "mxfp4", {"mxfp4": "fp8"}, 989e12),  # Hopper multiplies fp8, but no FP4
+        ("h100-1x8", "nvfp4", {"nvfp4": "nvfp4"}, 989e12),
+        ("h100-1x8", "fp8", {"fp8": "bf16"}, 989e12),
+        ("h100-1x8", "fp8", {}, 1979e12),
+    ],
+)
+def test_narrow_weights_run_at_the_rate_of_what_they_meet(
+    gpu: str, dtype: str, inputs: Any, rate: float
+) -> None:
+    """So many tokens that arithmetic alone counts; weights are streamed in their own dtype in any case."""
+    which = model("gpt-oss-20b", expert_dtype=dtype)
+    profile = DATA_SHEET.model_copy(update={"inputs": inputs})
+    model_kernels = Kernels(which, cluster(gpu).gpu, profile)
+    slots = np.zeros(1, np.int32)
+    many = model_kernels.experts(np.array([[90_000]], np.int32), slots, 1)[0, 0]
+    assert many == pytest.approx(2 * which.expert_params * 90_000 / rate, rel=1e-12)
+    one = model_kernels.experts(np.array([[1]], np.int32), slots, 1)[0, 0]
+    assert one == pytest.approx(which.expert_bytes / cluster(gpu).gpu.memory_bandwidth, rel=5e-3)
+
+
+def test_blackwell_multiplies_fp4_weights_by_default() -> None:
+    """The same experts on the same GPU: arithmetic of nvfp4 twice as fast as of mxfp4, which meets fp8."""
+    tokens, slots = np.array([[90_000]], np.int32), np.zeros(1, np.int32)
+    seconds = {
+        dtype: Kernels(
+            model("gpt-oss-20b", expert_dtype=dtype), cluster("gb200-1x72").gpu, generic()
+        ).experts(tokens, slots, 1)[0, 0]
+        for dtype in ("bf16", "mxfp4", "nvfp4")
+    }
+    assert 1.7 < seconds["bf16"] / seconds["mxfp4"] < 2.3
+    assert 1.4 < seconds["mxfp4"] / seconds["nvfp4"] < 2.3
+
+
 @pytest.mark.parametrize("field", ["tiles", "widths"])
 def test_a_profile_has_a_bounded_number_of_tile_shapes(field: str) -> None:
     """Every GEMM is tried with each pair: a long list would take unbounded time and memory."""

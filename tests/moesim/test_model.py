@@ -209,6 +209,7 @@ def test_active_parameters_count_the_vocabulary_as_the_source_does() -> None:
 
 def test_block_formats_count_their_scales() -> None:
     assert DTYPE_BYTES["mxfp4"] * 32 == 16 + 1  # 32 values of 4 bits and a scale of one byte
+    assert DTYPE_BYTES["nvfp4"] * 16 == 8 + 1
     assert DTYPE_BYTES["int4"] * 128 == 64 + 2
 
 

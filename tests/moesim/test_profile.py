@@ -46,6 +46,11 @@ def test_a_profile_is_read_from_beside_the_file_that_names_it(tmp_path: Path) ->
     assert found.launch == pytest.approx(3e-6)
 
 
+def test_inputs_narrower_than_the_weights_are_refused() -> None:
+    with pytest.raises(SpecError, match=r"inputs\.fp8: must not be narrower than the weights \(got 'nvfp4'\)"):
+        load_profile(fields(inputs={"mxfp4": "fp8", "fp8": "nvfp4"}), NOWHERE, ())
+
+
 def test_what_is_dumped_loads_to_itself() -> None:
     for profile in (GENERIC, DATA_SHEET):
         assert load_profile(profile.model_dump(mode="json"), NOWHERE, ()) == profile
