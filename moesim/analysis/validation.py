@@ -116,6 +116,7 @@ class Validation:
             "ranks": self.ranks,
             "verdict": "ok" if self.steady else "noisy",
             "repeats": self.repeats,
+            "seconds": {quantity: self._mean(quantity) for quantity in self.measured},
             "error": {quantity: _error(self.error(quantity)) for quantity in self.measured},
             "noise": {quantity: spread(cells) for quantity, cells in self.noise.items()},
             "per_rank": [self._rank(rank) for rank in range(self.ranks)],
@@ -128,28 +129,25 @@ class Validation:
             "rank_order_pairs": {"compared": order.pairs, "left_out": order.left_out},
         }
 
+    def _mean(self, quantity: str, cells: Any = ...) -> dict[str, float]:
+        return {
+            "measured": float(self.measured[quantity][cells].mean()),
+            "simulated": float(self.simulated[quantity][cells].mean()),
+        }
+
     def _rank(self, rank: int) -> dict[str, Any]:
         """A rank's mean seconds of a layer by phase, and its errors."""
         phases = [phase for phase in COMPARED if phase in self.measured]
         return {
             "rank": rank,
-            "seconds": {
-                phase: {
-                    "measured": float(self.measured[phase][..., rank].mean()),
-                    "simulated": float(self.simulated[phase][..., rank].mean()),
-                }
-                for phase in phases
-            },
+            "seconds": {phase: self._mean(phase, (..., rank)) for phase in phases},
             "error": {phase: _error(self.error(phase)[..., rank]) for phase in phases},
         }
 
     def _layer(self, i: int, layer: int) -> dict[str, Any]:
         return {
             "layer": layer,
-            "seconds": {
-                "measured": float(self.measured["layer"][:, i].mean()),
-                "simulated": float(self.simulated["layer"][:, i].mean()),
-            },
+            "seconds": self._mean("layer", (slice(None), i)),
             "error": {
                 quantity: _error(self.error(quantity)[:, i])
                 for quantity in self.measured

@@ -15,7 +15,8 @@ from traces.timeline import PHASES, STREAMS, Timeline
 # What fits a page: more layers become a window around the worst one, more GPUs a selection.
 MOST_LAYERS: Final = 3
 MOST_GPUS: Final = 32
-_LEFT, _TOP = 62.0, 30.0
+LEFT: Final = 62.0
+_TOP = 30.0
 
 
 def gantt(timeline: Timeline, stragglers: Sequence[Mapping[str, Any]]) -> Markup:
@@ -35,16 +36,16 @@ def gantt(timeline: Timeline, stragglers: Sequence[Mapping[str, Any]]) -> Markup
     high = 20.0 if len(gpus) <= 16 else 15.0
     bottom = _TOP + high * len(gpus)
     right = svg.WIDTH - 10
-    parts = [svg.time_axis(_LEFT, right, _TOP, bottom, max(end - origin, 1e-9))]
-    scale = (right - _LEFT) / max(end - origin, 1e-9)
+    parts = [svg.time_axis(LEFT, right, _TOP, bottom, max(end - origin, 1e-9))]
+    scale = (right - LEFT) / max(end - origin, 1e-9)
     slow = {row["rank"] for row in stragglers if row["layer"] in layers and row["cause"] != "none"}
     for row, gpu in enumerate(gpus):
         class_ = "tick small end strong" if gpu in slow else "tick small end"
-        parts.append(svg.text(_LEFT - 6, _TOP + row * high + high / 2 + 3.5, f"GPU {gpu}", class_))
-    parts.append(_spans(spans, gpus, origin, scale, high, lanes))
-    parts.append(_brackets(spans, layers, origin, scale))
+        parts.append(svg.text(LEFT - 6, _TOP + row * high + high / 2 + 3.5, f"GPU {gpu}", class_))
+    parts.append(draw_spans(spans, gpus, origin, scale, high, lanes))
+    parts.append(draw_brackets(spans, layers, origin, scale))
     used = [PHASES[code] for code in np.unique(spans.phase_N)]
-    parts.append(svg.legend(_LEFT, bottom + 46, [(name, name.replace("_", " ")) for name in used]))
+    parts.append(svg.legend(LEFT, bottom + 46, [(name, name.replace("_", " ")) for name in used]))
     shown = (
         "all its layers" if whole else f"layers {', '.join(map(str, layers))}, around the one that loses most"
     )
@@ -106,10 +107,16 @@ def _streams_overlap(spans: Timeline) -> bool:
     return bool(((rank[1:] == rank[:-1]) & (start[1:] < end[:-1])).any())
 
 
-def _spans(
-    spans: Timeline, gpus: Sequence[int], origin: float, scale: float, high: float, lanes: int
+def draw_spans(
+    spans: Timeline,
+    gpus: Sequence[int],
+    origin: float,
+    scale: float,
+    high: float,
+    lanes: int,
+    top: float = _TOP,
 ) -> Markup:
-    """One box per span that is at least a tenth of a unit wide."""
+    """One box per span that is at least a tenth of a unit wide; a row of height ``high`` for each GPU."""
     row_of = {gpu: row for row, gpu in enumerate(gpus)}
     parts = []
     columns = (spans.rank_N, spans.stream_N, spans.phase_N, spans.layer_N, spans.start_s_N, spans.end_s_N)
@@ -126,23 +133,25 @@ def _spans(
             tooltip += f", {assigned:,} assignments"
         if size:
             tooltip += f", {size / 1e6:,.2f} MB"
-        y = _TOP + row_of[rank] * high + (stream * high / 2 if lanes == 2 else 0)
+        y = top + row_of[rank] * high + (stream * high / 2 if lanes == 2 else 0)
         tall = (high - 2) / lanes
-        x = _LEFT + (start - origin) * scale
+        x = LEFT + (start - origin) * scale
         parts.append(svg.rect(x, y + 1, (end - start) * scale, tall, f"span {PHASES[phase]}", tooltip))
     return tag("g", *parts)
 
 
-def _brackets(spans: Timeline, layers: Sequence[int], origin: float, scale: float) -> Markup:
+def draw_brackets(
+    spans: Timeline, layers: Sequence[int], origin: float, scale: float, top: float = _TOP
+) -> Markup:
     """Above the rows, from where to where each layer runs."""
     parts: list[Markup] = []
     for index, layer in enumerate(layers):
         rows = spans.layer_N == layer
         start, end = float(spans.start_s_N[rows].min()), float(spans.end_s_N[rows].max())
         x1, x2, y = (
-            _LEFT + (start - origin) * scale,
-            _LEFT + (end - origin) * scale,
-            _TOP - 6 - 3 * (index % 2),
+            LEFT + (start - origin) * scale,
+            LEFT + (end - origin) * scale,
+            top - 6 - 3 * (index % 2),
         )
         label = f"layer {layer}, {format_seconds(end - start)}"
         parts += [
