@@ -189,9 +189,7 @@ def test_hidden_layers_without_experts_are_left_out(tmp_path: Path) -> None:
 def test_requests_that_differ_in_shape_are_refused(tmp_path: Path) -> None:
     two, three = random_trace().ids_TLK, random_trace(layers=(1, 3, 5)).ids_TLK
     folder = save_requests(tmp_path / "requests", [two, three])
-    with pytest.raises(
-        TraceError, match=r"001\.npz: must have 2 layers and 2 experts per token"
-    ):
+    with pytest.raises(TraceError, match=r"001\.npz: must have 2 layers and 2 experts per token"):
         load_any(folder, Hints(experts=8))
 
 
@@ -287,7 +285,7 @@ def test_our_own_trace_needs_nothing_named(tmp_path: Path) -> None:
 
 def test_importers_by_name() -> None:
     assert importer("npz") is IMPORTERS["npz"]
-    with pytest.raises(TraceError, match=r"from: unknown format, known are: npz, npz-requests, parquet"):
+    with pytest.raises(TraceError, match=r"from: unknown format, known are: npz, npz-requests, .*trtllm"):
         importer("zip")
 
 

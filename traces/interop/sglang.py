@@ -21,7 +21,7 @@ from traces.interop.torch_file import Array, load_pt, pickled_keys, tensor, whol
 from traces.load_table import LoadTable
 
 _KEYS = ("logical_count", "global_physical_count", "topk_ids_of_layer")
-_WITHOUT_MAP = "lacks last_physical_to_logical_map, without which slots are not experts"
+_MAP = "last_physical_to_logical_map"
 
 
 class SglangStat:
@@ -37,7 +37,10 @@ class SglangStat:
         return recorder_mode(path) == "stat"
 
     def open(self, path: Path, hints: Hints) -> LoadTable:
-        (file,) = only_one(pt_files(path, LoadTableError), path)
+        files = pt_files(path, LoadTableError)
+        if len(files) > 1:
+            raise LoadTableError(f"holds {len(files)} recordings: name one of the .pt files", file=path)
+        (file,) = files
         content = load_pt(file, LoadTableError)
         if "logical_count" not in content:
             raise LoadTableError("is missing", file=file, field="logical_count")
@@ -61,14 +64,12 @@ class SglangPasses:
         records = read_records(path, LoadTableError)
         passes: dict[int, Any] = defaultdict(int)
         shape = records[0].slot_expert_LS.shape
+        name = "global_physical_count"
         for record in records:
-            place: dict[str, Any] = {"file": record.file, "error": LoadTableError}
-            count_LS = tensor(record.fields.get("global_physical_count"), "global_physical_count", 2, **place)
+            count_LS = tensor(record.fields.get(name), name, 2, file=record.file, error=LoadTableError)
             if count_LS.shape != shape:
                 rule = f"must have shape {shape}, as the map"
-                raise LoadTableError(
-                    rule, file=record.file, field="global_physical_count", got=count_LS.shape
-                )
+                raise LoadTableError(rule, file=record.file, field=name, got=count_LS.shape)
             passes[record.forward_pass] += count_LS
         count_WLS = np.stack([passes[number] for number in sorted(passes)])
         count_WLE = _to_logical(count_WLS, records[0].slot_expert_LS)
@@ -110,13 +111,6 @@ def pt_files(path: Path, error: type[MoesimError]) -> list[Path]:
     return files
 
 
-def only_one(files: list[Path], path: Path) -> list[Path]:
-    """Refuse several files of a mode that writes one: they are several recordings."""
-    if len(files) > 1:
-        raise LoadTableError(f"holds {len(files)} recordings: name one of the .pt files", file=path)
-    return files
-
-
 def read_records(path: Path, error: type[MoesimError]) -> list[Record]:
     """The records of all ranks by forward pass and rank.
 
@@ -128,12 +122,12 @@ def read_records(path: Path, error: type[MoesimError]) -> list[Record]:
     slot_expert_LS: Array | None = None
     for file in pt_files(path, error):
         content = load_pt(file, error)
-        if "last_physical_to_logical_map" not in content:
-            raise error(_WITHOUT_MAP, file=file)
-        own_LS = _map(content["last_physical_to_logical_map"], file, error)
+        if _MAP not in content:
+            raise error(f"lacks {_MAP}, without which slots are not experts", file=file)
+        own_LS = _map(content[_MAP], file, error)
         if slot_expert_LS is not None and not np.array_equal(own_LS, slot_expert_LS):
             rule = "differs between the ranks: the files are of different recordings"
-            raise error(rule, file=file, field="last_physical_to_logical_map")
+            raise error(rule, file=file, field=_MAP)
         slot_expert_LS = own_LS
         found = content.get("records")
         if not isinstance(found, list) or not found:
@@ -150,21 +144,20 @@ def read_records(path: Path, error: type[MoesimError]) -> list[Record]:
                 rule = f"rank {record.rank} stands in {file_of_rank[record.rank].name} too: two recordings"
                 raise error(rule, file=file)
             records.append(record)
-    missing = set(range(max(file_of_rank) + 1)) - set(file_of_rank) if path.is_dir() else set()
-    if missing:
-        raise error(f"lacks the file of rank {min(missing)}", file=path)
+    for expected, rank in enumerate(sorted(file_of_rank)):
+        if path.is_dir() and rank != expected:
+            raise error(f"lacks the file of rank {expected}", file=path)
     return sorted(records, key=lambda record: (record.forward_pass, record.rank))
 
 
 def _map(value: object, file: Path, error: type[MoesimError]) -> Array:
     """int64 [L, P]: the logical expert in each slot; each expert stands in at least one."""
-    name = "last_physical_to_logical_map"
-    slot_expert_LS = tensor(value, name, 2, file=file, error=error)
+    slot_expert_LS = tensor(value, _MAP, 2, file=file, error=error)
     if slot_expert_LS.size == 0 or slot_expert_LS.min() < 0:
-        raise error("must name a logical expert for each slot", file=file, field=name)
+        raise error("must name a logical expert for each slot", file=file, field=_MAP)
     if slot_expert_LS.max() >= slot_expert_LS.shape[1]:
         rule = f"must be below {slot_expert_LS.shape[1]}, the number of slots"
-        raise error(rule, file=file, field=name, got=slot_expert_LS.max())
+        raise error(rule, file=file, field=_MAP, got=slot_expert_LS.max())
     return slot_expert_LS
 
 
