@@ -1,0 +1,158 @@
+"""The small model of our own: its layers by hand, its training seeded and resumable, its record valid."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="the small model needs the extra executor")
+
+from experiments.tiny_moe.corpus import Corpus, read_corpus  # noqa: E402 - after torch is known to be there
+from experiments.tiny_moe.evaluate import evaluate, quality_table  # noqa: E402
+from experiments.tiny_moe.model import Config, Experts, Routing, TinyMoe, balancing_loss  # noqa: E402
+from experiments.tiny_moe.record import CANDIDATES, record  # noqa: E402
+from experiments.tiny_moe.train import Recipe, held_out_loss, load_model, save_model, train  # noqa: E402
+from moesim.errors import MoesimError  # noqa: E402
+
+pytestmark = pytest.mark.executor
+
+SMALL = Config(context=16, layers=2, hidden=16, heads=2, experts=16, top_k=3, width=8, shared_width=8)
+RECIPE = Recipe(steps=4, batch=4, warm_up=2, save_every=2)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """Files enough that both domains have some that are held out."""
+    folder = tmp_path_factory.mktemp("text")
+    rng = np.random.default_rng(0)
+    for number in range(160):
+        (folder / f"{number}.py").write_bytes(rng.integers(1, 127, 300).astype(np.uint8).tobytes())
+        page = folder / "_sources" / f"{number}.rst.txt"
+        page.parent.mkdir(exist_ok=True)
+        page.write_bytes(rng.integers(64, 127, 300).astype(np.uint8).tobytes())
+    return read_corpus(folder)
+
+
+def test_the_corpus_is_split_by_content(corpus: Corpus) -> None:
+    for domain in ("code", "prose"):
+        assert len(corpus.train[domain]) + len(corpus.held_out[domain]) == 160 * 301
+        assert 0 < len(corpus.held_out[domain]) < len(corpus.train[domain])
+
+
+def test_a_folder_without_text_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(MoesimError, match="holds no code"):
+        read_corpus(tmp_path)
+
+
+def test_experts_are_the_sum_over_each_tokens_choice() -> None:
+    torch.manual_seed(0)
+    experts = Experts(SMALL)
+    for parameter in experts.parameters():
+        torch.nn.init.normal_(parameter)
+    x_TH, ids_TK = (
+        torch.randn(5, 16),
+        torch.tensor([[0, 3, 9], [3, -1, 1], [15, 0, 3], [-1, -1, -1], [3, 2, 1]]),
+    )
+    weights_TK = torch.rand(5, 3)
+    found_TH = experts(x_TH, Routing(ids_TK, weights_TK, torch.zeros(5, 16)))
+    for token in range(5):
+        wanted_H = torch.zeros(16)
+        for expert, weight in zip(ids_TK[token].tolist(), weights_TK[token].tolist(), strict=True):
+            if expert >= 0:
+                gate, up = (x_TH[token] @ experts.gate_up[expert]).chunk(2)
+                wanted_H += weight * ((gate * torch.sigmoid(gate) * up) @ experts.down[expert])
+        torch.testing.assert_close(found_TH[token], wanted_H, atol=1e-5, rtol=1e-4)
+
+
+def test_the_balancing_loss_is_1_when_all_is_uniform_and_e_when_all_is_one() -> None:
+    uniform = Routing(torch.arange(4)[:, None], torch.ones(4, 1), torch.full((4, 4), 0.25))
+    assert float(balancing_loss([uniform])) == pytest.approx(1.0)
+    one = Routing(torch.zeros(4, 1, dtype=torch.long), torch.ones(4, 1), torch.tensor([[1.0, 0, 0, 0]] * 4))
+    assert float(balancing_loss([one, one])) == pytest.approx(4.0)
+
+
+def test_the_dense_model_multiplies_as_many_parameters_for_a_token() -> None:
+    config = Config()
+    dense = config.dense()
+    assert dense.shared_width == config.shared_width + config.top_k * config.width
+    sparse = sum(parameter.numel() for parameter in TinyMoe(config).parameters())
+    idle = config.layers * (config.experts - config.top_k) * 3 * config.hidden * config.width
+    routers = config.layers * config.experts * config.hidden
+    assert sparse <= 7_000_000
+    assert sum(p.numel() for p in TinyMoe(dense).parameters()) == sparse - idle - routers
+
+
+def test_later_bytes_change_nothing_before_them() -> None:
+    torch.manual_seed(0)
+    model = TinyMoe(SMALL)
+    bytes_BC = torch.randint(256, (1, 16))
+    changed = bytes_BC.clone()
+    changed[0, 10:] = 7
+    torch.testing.assert_close(model(bytes_BC)[:, :10], model(changed)[:, :10])
+
+
+def test_an_interrupted_training_ends_where_a_whole_one_does(corpus: Corpus, tmp_path: Path) -> None:
+    whole = train(corpus, SMALL, RECIPE, tmp_path / "whole")
+    # A run that was cut after its first checkpoint: its file is that of a run of the same recipe.
+    cut = tmp_path / "cut"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "replace", _replace_once())
+        with pytest.raises(KeyboardInterrupt):
+            train(corpus, SMALL, RECIPE, cut)
+    resumed = train(corpus, SMALL, RECIPE, cut)
+    for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(one, other)
+    with pytest.raises(MoesimError, match="of another recipe"):
+        train(corpus, SMALL, replace(RECIPE, rate=1.0), cut)
+
+
+def _replace_once() -> object:
+    """Path.replace that works, then interrupts."""
+    move = Path.replace
+
+    def interrupted(self: Path, target: Path) -> Path:
+        move(self, target)
+        raise KeyboardInterrupt
+
+    return interrupted
+
+
+def test_weights_come_back_as_they_were_but_for_half_precision(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = TinyMoe(SMALL)
+    save_model(model, tmp_path / "w.safetensors")
+    loaded = load_model(tmp_path / "w.safetensors")
+    assert loaded.config == SMALL
+    for one, other in zip(model.parameters(), loaded.parameters(), strict=True):
+        assert torch.equal(one.half().float(), other)
+
+
+def test_policies_cost_quality_only_where_they_change_the_routing(corpus: Corpus) -> None:
+    torch.manual_seed(0)
+    model = TinyMoe(SMALL).eval()
+    without = evaluate(model, corpus, {"policy": "none"})
+    assert without.loss == held_out_loss(model, corpus)
+    assert without.dropped == without.gate_mass_lost == 0
+    roomy = evaluate(model, corpus, {"policy": "drop", "capacity_factor": 100.0})
+    assert roomy.loss == without.loss
+    tight = evaluate(model, corpus, {"policy": "drop", "capacity_factor": 0.5})
+    assert tight.dropped > 0.4
+    assert tight.loss != without.loss
+    assert tight.perplexity == pytest.approx(math.exp(np.mean(list(tight.loss.values()))))
+    assert quality_table([without, tight]).row_count == 2
+    assert model.policy is None
+
+
+def test_the_record_is_a_valid_trace_with_candidates(corpus: Corpus) -> None:
+    torch.manual_seed(0)
+    trace = record(TinyMoe(SMALL), corpus, requests=6)
+    trace.validate()
+    assert trace.tokens == 6 * 16
+    assert trace.categories == ("code", "prose")
+    assert trace.candidate_ids_TLC is not None
+    assert trace.candidate_ids_TLC.shape == (96, 2, CANDIDATES)
+    assert np.array_equal(trace.candidate_ids_TLC[:, :, :3], trace.ids_TLK)
