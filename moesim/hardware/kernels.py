@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesim.hardware.gemm import Matrix, Rates, Rows, gemm_seconds, roofline
-from moesim.hardware.profile import Phase, Profile, Roof
+from moesim.hardware.profile import Links, Phase, Profile, Roof
 from moesim.spec.cluster import Gpu
 from moesim.spec.model import DTYPE_BYTES, Dtype, Model
 from traces.jit import jit
@@ -23,6 +23,8 @@ FloatArray = NDArray[np.float64]
 # Dtypes whose weights meet inputs of their own dtype; what narrower ones meet is up to the profile.
 _MULTIPLIED = ("fp32", "bf16", "fp16", "fp8")
 
+_PEAK = Links(nvlink=1, nic=1)
+
 # Queries of a prefill tile, which stream a key once together (FlashAttention-2, arXiv 2307.08691: 128 rows).
 _QUERY_TILE = 128
 
@@ -31,15 +33,15 @@ _QUERY_TILE = 128
 class Kernels:
     """The kernels of one model on one GPU of a group with tensor parallelism ``tp`` in attention.
 
-    ``transfer_s`` are the fixed seconds of each dispatch and each combine. ``clock_G`` is the part of full
-    speed at which each GPU computes; its memory is as fast as ever.
+    ``links`` is what its dispatch mode reaches. ``clock_G`` is the part of full speed at which each GPU
+    computes; its memory is as fast as ever.
     """
 
     model: Model
     gpu: Gpu
     profile: Profile
     tp: int = 1
-    transfer_s: float = 0.0
+    links: Links = _PEAK
     clock_G: FloatArray | float = 1.0
 
     def beside(self, sms: int) -> Kernels:
@@ -51,7 +53,15 @@ class Kernels:
     def launch_s(self, phase: Phase) -> float:
         """Fixed seconds of a phase: launching its kernels, and what else no work explains."""
         launches_s = self.profile.launch * self.profile.kernels.get(phase, 0)
-        return launches_s + self.transfer_s if phase in ("dispatch", "combine") else launches_s
+        if phase == "dispatch":
+            return launches_s + self.links.fixed + self.links.counts
+        return launches_s + self.links.fixed if phase == "combine" else launches_s
+
+    def arrange(self, served_G: FloatArray, copy_bytes: float) -> FloatArray:
+        """Putting the rows of served assignments in order around a dispatch or a combine."""
+        if self.links.arrange is None:
+            return np.zeros(len(served_G))
+        return served_G * (2 * copy_bytes / (self.gpu.memory_bandwidth * self.links.arrange))
 
     def attention(
         self, tokens_G: FloatArray, decode_keys_G: FloatArray, prefill_keys_G: FloatArray

@@ -60,6 +60,9 @@ class Links(Strict):
     Attributes:
         nvlink, nic: shares of the links' bandwidths.
         fixed: seconds of each dispatch and each combine that no byte explains.
+        counts: further seconds of each dispatch, in which counts are exchanged before rows.
+        arrange: share of the memory bandwidth at which served rows are read and written once more: after a
+            dispatch into expert order, before a combine back. None where the transfer kernels hide it.
         sms: multiprocessors that the transfer kernels occupy, which others beside them lack.
         fitted_tokens: tokens a GPU at which these were fitted; far from it they are extrapolated.
     """
@@ -67,6 +70,8 @@ class Links(Strict):
     nvlink: Share
     nic: Share
     fixed: Seconds = 0.0
+    counts: Seconds = 0.0
+    arrange: Share | None = None
     sms: Index = 0
     fitted_tokens: Count | None = None
 

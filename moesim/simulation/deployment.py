@@ -58,7 +58,7 @@ class Deployment:
             scenario.cluster.gpu,
             profile,
             scenario.parallelism.tp,
-            self.links(profile).fixed,
+            self.links(profile),
             1.0 if health is None else health.clock_G,
         )
 

@@ -106,7 +106,6 @@ class _Run:
             for operation in operations
         ]
         self._seconds_OG = [operation.seconds_G.tolist() for operation in operations]
-        self._overhead_O = [operation.overhead_s for operation in operations]
         self._entered_OG = [[0.0] * ranks for _ in operations]
         self._end_OG = [[0.0] * ranks for _ in operations]
         # Only what another lane waits for needs an event of its own.
@@ -122,7 +121,7 @@ class _Run:
             meeting = self._meetings[first]
             if meeting is not None:
                 yield meeting.enter(rank)
-                now = meeting.end_G[rank] + self._overhead_O[first]
+                now = meeting.end_G[rank] + self._seconds_OG[first][rank]
             elif self._conditions.changing:
                 now = env.now + self._conditions.seconds(self._program.operations[first], rank, env.now)
             else:

@@ -53,7 +53,7 @@ class Operation:
     Attributes:
         phase: one of ``traces.timeline.PHASES`` other than ``wait``.
         layer: true layer index; -1 for what belongs to the whole step.
-        busy_G: seconds of kernels on each GPU.
+        busy_G: seconds of kernels on each GPU; of a collective, those around the transfer.
         wire_G: seconds on links inside an operation that is not a collective of the whole group.
         overhead_s: launches and other fixed seconds.
         assignments_G, unique_G: assignments and distinct tokens it handles on each GPU.
@@ -156,10 +156,11 @@ def step_operations(
         if reduces_to_all:
             back = back.then(dispatch_transfer(sent_GG, relayed_GG, copy.combine))
         before_s, after_s = kernels.launch_s("dispatch"), kernels.launch_s("combine")
+        inwards_G, outwards_G = (kernels.arrange(served_G, each) for each in (copy.dispatch, copy.combine))
         operations += [
-            Operation("dispatch", layer, none_G, none_G, before_s, served_G, unique_G, there),
+            Operation("dispatch", layer, inwards_G, none_G, before_s, served_G, unique_G, there),
             Operation("experts", layer, busy_G, none_G, overhead_s, served_G, unique_G),
-            Operation("combine", layer, none_G, none_G, after_s, served_G, unique_G, back),
+            Operation("combine", layer, outwards_G, none_G, after_s, served_G, unique_G, back),
         ]
     return operations
 

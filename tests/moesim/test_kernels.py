@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from moesim.errors import SpecError
 from moesim.hardware.gemm import Matrix, Rates, Rows, gemm_seconds
 from moesim.hardware.kernels import Kernels, group_rows
-from moesim.hardware.profile import DATA_SHEET, Links, Profile, Roof, Tile, load_profile
+from moesim.hardware.profile import DATA_SHEET, Links, Phase, Profile, Roof, Tile, load_profile
 from moesim.spec.cluster import Cluster, load_cluster
 from moesim.spec.model import Model
 from moesim.spec.presets import load_model
@@ -130,8 +130,15 @@ def test_transfer_kernels_reach_what_the_profile_says_of_their_mode() -> None:
     assert profile.links("per_expert", 4) == low_latency
     assert profile.links("per_node", 1) == direct
     assert profile.links("per_node", 2) == Links(nvlink=1, nic=1)
-    assert Kernels(model(), cluster().gpu, profile, 1, 3e-5).launch_s("combine") == 3e-5
-    assert Kernels(model(), cluster().gpu, profile, 1, 3e-5).launch_s("experts") == 0.0
+    counted = low_latency.model_copy(update={"counts": 1e-5})
+    fixed = {
+        phase: Kernels(model(), cluster().gpu, profile, 1, counted).launch_s(phase)
+        for phase in get_args(Phase)
+    }
+    assert {phase: seconds for phase, seconds in fixed.items() if seconds} == {
+        "dispatch": 4e-5,
+        "combine": 3e-5,
+    }
 
 
 def test_a_gpu_without_tokens_does_nothing() -> None:
@@ -305,3 +312,12 @@ def test_a_loop_over_slots_is_a_group_of_one_after_the_other(tokens: list[int], 
         alone = Kernels(model(), cluster().gpu, grouped, clock_G=float(clock_G[at]))
         expected[at] += alone.experts(np.array([[count]], np.int32), np.zeros(1, np.int32), 1)[0, 0]
     np.testing.assert_allclose(found[0], expected, rtol=1e-12)
+
+
+def test_rows_are_read_and_written_once_more_around_a_transfer() -> None:
+    """1000 rows of 14336 bytes at half of 3350 GB/s, both ways; by default transfer kernels hide it."""
+    links = Links(nvlink=1, nic=1, arrange=0.5)
+    served_G = np.array([1000.0, 0.0])
+    found = Kernels(model(), cluster().gpu, PEAK, 1, links).arrange(served_G, 14336)
+    assert found.tolist() == pytest.approx([1000 * 2 * 14336 / (0.5 * 3350e9), 0.0])
+    assert kernels(profile=PEAK).arrange(served_G, 14336).tolist() == [0.0, 0.0]
