@@ -1,0 +1,48 @@
+"""What a layer must compute, token by token and in float64: the oracle of every mode and back end.
+
+Axes: T tokens, K experts per token, E logical experts, H hidden width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from executor.experts.weights import ExpertWeights
+
+
+def reference_layer(
+    x_TH: Tensor,
+    expert_TK: Tensor,
+    weight_TK: Tensor,
+    experts: ExpertWeights,
+    shared: ExpertWeights | None = None,
+) -> Tensor:
+    """float64 [T, H]: for each token the weighted sum of its experts' outputs, plus the shared expert's.
+
+    Args:
+        x_TH: the tokens of all ranks.
+        expert_TK: the logical expert of each assignment; -1 where it was dropped, which then counts nothing.
+        weight_TK: gate weights.
+        experts: one slot for each logical expert, in their order.
+        shared: its only slot is the shared expert.
+    """
+    y_TH = torch.zeros(x_TH.shape, dtype=torch.float64)
+    for token, x_H in enumerate(x_TH.double()):
+        for expert, weight in zip(expert_TK[token].tolist(), weight_TK[token].tolist(), strict=True):
+            if expert >= 0:
+                y_TH[token] += weight * _feed_forward(x_H, experts, expert)
+        if shared is not None:
+            y_TH[token] += _feed_forward(x_H, shared, 0)
+    return y_TH
+
+
+def _feed_forward(x_H: Tensor, weights: ExpertWeights, slot: int) -> Tensor:
+    """down(silu(gate x) · up x), or down(silu(up x))."""
+    inner_N = weights.up_SNH[slot].double() @ x_H
+    if weights.gated:
+        gate_F, up_F = inner_N.chunk(2)
+        inner_N = torch.nn.functional.silu(gate_F) * up_F
+    else:
+        inner_N = torch.nn.functional.silu(inner_N)
+    return weights.down_SHF[slot].double() @ inner_N
