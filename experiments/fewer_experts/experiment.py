@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments.comparison import Comparison, Parameter, Row
 from experiments.fewer_experts.serving import Serving, serve
-from moesim.calibration.fitting import fit
+from moesim.calibration.fitting import Problem, fit
 from moesim.hardware.profile import Profile, load_profile
 from moesim.spec.yaml_source import Source
 from moesim.units import format_rate
@@ -53,13 +53,15 @@ def fewer_experts() -> Comparison:
         for C, row in cells.items():
             row.append(serve(C, k))
     fitted = fit(
-        lambda share_1: np.array(
-            [saved_ms(cells[C], served_by(generic, float(share_1[0]))) for C in _FITTED]
-        ),
-        np.array([measured_saved_ms(C) for C in _FITTED]),
-        start_P=np.array([0.85]),
-        lower_P=np.array([0.3]),
-        upper_P=np.array([1.0]),
+        Problem(
+            lambda share_1: np.array(
+                [saved_ms(cells[C], served_by(generic, float(share_1[0]))) for C in _FITTED]
+            ),
+            np.array([measured_saved_ms(C) for C in _FITTED]),
+            start_P=np.array([0.85]),
+            lower_P=np.array([0.3]),
+            upper_P=np.array([1.0]),
+        )
     )
     share = float(fitted.parameters_P[0])
     profile = served_by(generic, share)

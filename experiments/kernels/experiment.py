@@ -8,7 +8,7 @@ from scipy.optimize import brentq
 
 from experiments.comparison import Comparison, Parameter, Row
 from experiments.kernels import deepgemm, grouped_mm
-from moesim.calibration.fitting import fit
+from moesim.calibration.fitting import Problem, fit
 from moesim.hardware.gemm import Rates
 from moesim.hardware.profile import Roof, load_profile
 from moesim.spec.cluster import load_cluster
@@ -28,13 +28,15 @@ def kernels() -> Comparison:
     bf16 = Rates(h100.flops["bf16"], h100.memory_bandwidth, h100.sms)
 
     fitted = fit(
-        lambda parameters_P: np.array(
-            [deepgemm.tflops(cell, _roof(parameters_P), profile, fp8) for cell in deepgemm.GROUPED]
-        ),
-        np.array([cell.tflops for cell in deepgemm.GROUPED]),
-        start_P=np.array([0.7, 0.85, 0.5, 500.0]),
-        lower_P=np.array([0.3, 0.5, 0.0, 0.0]),
-        upper_P=np.array([1.0, 1.0, 1.0, 2000.0]),
+        Problem(
+            lambda parameters_P: np.array(
+                [deepgemm.tflops(cell, _roof(parameters_P), profile, fp8) for cell in deepgemm.GROUPED]
+            ),
+            np.array([cell.tflops for cell in deepgemm.GROUPED]),
+            start_P=np.array([0.7, 0.85, 0.5, 500.0]),
+            lower_P=np.array([0.3, 0.5, 0.0, 0.0]),
+            upper_P=np.array([1.0, 1.0, 1.0, 2000.0]),
+        )
     )
     roof = _roof(fitted.parameters_P)
     rows = [

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from experiments.comparison import Comparison, Parameter, Row
 from experiments.network.cases import GPUS_PER_NODE, SOURCE, Case, low_latency_cases, normal_cases
-from moesim.calibration.fitting import Fit, fit
+from moesim.calibration.fitting import Fit, Problem, fit
 from moesim.hardware.network import Fabric, Ports
 from moesim.hardware.profile import Links
 from moesim.spec.cluster import Cluster, load_cluster
@@ -27,20 +27,26 @@ def network() -> Comparison:
     cluster = load_cluster(f"h800-1x{GPUS_PER_NODE}", Source(None, None, {}))
     normal = normal_cases()
     fitted_normal = fit(
-        lambda parameters_P: np.array([_cell(case, _normal(case, parameters_P), cluster) for case in normal]),
-        np.array([case.measured for case in normal]),
-        start_P=np.array([0.7, 0.65, 0.9]),
-        lower_P=np.full(3, 0.1),
-        upper_P=np.ones(3),
+        Problem(
+            lambda parameters_P: np.array(
+                [_cell(case, _normal(case, parameters_P), cluster) for case in normal]
+            ),
+            np.array([case.measured for case in normal]),
+            start_P=np.array([0.7, 0.65, 0.9]),
+            lower_P=np.full(3, 0.1),
+            upper_P=np.ones(3),
+        )
     )
     every = low_latency_cases()
     low_latency = [case for case in every if case.gpus <= _FITTED_GPUS]
     fitted_low = fit(
-        lambda parameters_P: np.array([_cell(case, _low(parameters_P), cluster) for case in low_latency]),
-        np.array([case.measured for case in low_latency]),
-        start_P=np.array([0.8, 0.9, 3e-5]),
-        lower_P=np.array([0.1, 0.1, 0.0]),
-        upper_P=np.array([1.0, 1.0, 1e-4]),
+        Problem(
+            lambda parameters_P: np.array([_cell(case, _low(parameters_P), cluster) for case in low_latency]),
+            np.array([case.measured for case in low_latency]),
+            start_P=np.array([0.8, 0.9, 3e-5]),
+            lower_P=np.array([0.1, 0.1, 0.0]),
+            upper_P=np.array([1.0, 1.0, 1e-4]),
+        )
     )
     checks = tuple(
         Row(_name(case), "µs", case.measured, _cell(case, _low(fitted_low.parameters_P), cluster))

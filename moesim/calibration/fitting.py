@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,54 +35,60 @@ class Fit:
     left_out_R: FloatArray
 
 
-def fit(
-    model: Model,
-    measured_R: FloatArray,
-    start_P: FloatArray,
-    lower_P: FloatArray,
-    upper_P: FloatArray,
-    *,
-    group_R: NDArray[np.int64] | None = None,
-    loss: str = "linear",
-) -> Fit:
-    """Least squares of the relative errors of ``model(parameters)`` over rows R, within bounds.
+@dataclass(frozen=True)
+class Problem:
+    """What to fit: predictions for parameters, what was measured, and how far the parameters may go.
 
-    Args:
-        model: predictions for parameters.
-        measured_R: what was measured, above zero.
-        start_P, lower_P, upper_P: where to begin and how far to go.
-        group_R: rows of one group are left out together; by default each row is its own.
-        loss: of ``scipy.optimize.least_squares``; ``soft_l1`` lets errors beyond 10 % pull less.
+    Attributes:
+        measured_R: above zero.
+        start_P, lower_P, upper_P: where to begin, and the bounds.
+        loss: of ``scipy.optimize.least_squares``; with ``soft_l1`` errors beyond 10 % pull less.
     """
 
-    def solve(kept_R: NDArray[np.bool_], from_P: FloatArray) -> tuple[FloatArray, FloatArray]:
+    model: Model
+    measured_R: FloatArray
+    start_P: FloatArray
+    lower_P: FloatArray
+    upper_P: FloatArray
+    loss: str = "linear"
+
+    def solve(self, kept_R: NDArray[np.bool_] | None = None) -> tuple[FloatArray, FloatArray]:
+        """Parameters of the least squares of relative errors over the kept rows, and half their intervals."""
+        kept = slice(None) if kept_R is None else kept_R
+
         def errors(parameters_P: FloatArray) -> FloatArray:
-            wrong_R: FloatArray = model(parameters_P)[kept_R] / measured_R[kept_R] - 1.0
+            wrong_R: FloatArray = (self.model(parameters_P) / self.measured_R - 1.0)[kept]
             return wrong_R
 
         # Maxima over links and roofs have kinks: steps wide enough to see across them.
         found = least_squares(
             errors,
-            from_P,
-            bounds=(lower_P, upper_P),
-            x_scale=upper_P - lower_P,
+            self.start_P,
+            bounds=(self.lower_P, self.upper_P),
+            x_scale=self.upper_P - self.lower_P,
             diff_step=1e-4,
-            loss=loss,
+            loss=self.loss,
             f_scale=0.1,
         )
         return found.x, _interval(found.jac, found.fun, found.active_mask != 0)
 
-    rows = len(measured_R)
-    parameters_P, interval_P = solve(np.ones(rows, bool), start_P)
-    # A solver may not start on a bound.
-    margin_P = 1e-6 * (upper_P - lower_P)
-    inside_P = np.clip(parameters_P, lower_P + margin_P, upper_P - margin_P)
-    group_R = np.arange(rows) if group_R is None else group_R
-    left_out_R = np.empty(rows)
+    def starting(self, parameters_P: FloatArray) -> Problem:
+        """The same from other parameters; a solver may not start on a bound."""
+        margin_P = 1e-6 * (self.upper_P - self.lower_P)
+        inside_P = np.clip(parameters_P, self.lower_P + margin_P, self.upper_P - margin_P)
+        return replace(self, start_P=inside_P)
+
+
+def fit(problem: Problem, group_R: NDArray[np.int64] | None = None) -> Fit:
+    """Solve a problem for all rows, and without each group of rows; by default each row is its own group."""
+    parameters_P, interval_P = problem.solve()
+    again = problem.starting(parameters_P)
+    group_R = np.arange(len(problem.measured_R)) if group_R is None else group_R
+    left_out_R = np.empty(len(problem.measured_R))
     for group in np.unique(group_R):
         own_R = group_R == group
-        left_out_R[own_R] = model(solve(~own_R, inside_P)[0])[own_R]
-    return Fit(parameters_P, interval_P, model(parameters_P), left_out_R)
+        left_out_R[own_R] = problem.model(again.solve(~own_R)[0])[own_R]
+    return Fit(parameters_P, interval_P, problem.model(parameters_P), left_out_R)
 
 
 def _interval(slope_RP: FloatArray, wrong_R: FloatArray, held_P: NDArray[np.bool_]) -> FloatArray:

@@ -10,7 +10,7 @@ import pytest
 
 from experiments.command import run_command
 from experiments.comparison import Comparison, Parameter, Row, summary
-from moesim.calibration.fitting import FloatArray, fit
+from moesim.calibration.fitting import FloatArray, Problem, fit
 
 
 def example() -> Comparison:
@@ -27,11 +27,13 @@ def line(at_R: FloatArray, parameters_P: FloatArray) -> FloatArray:
 def test_a_fit_finds_what_made_the_rows() -> None:
     at_R = np.array([1.0, 2.0, 4.0, 8.0])
     found = fit(
-        lambda parameters_P: line(at_R, parameters_P),
-        line(at_R, np.array([3.0, 0.5])),
-        np.array([1.0, 1.0]),
-        np.zeros(2),
-        np.full(2, 10.0),
+        Problem(
+            lambda parameters_P: line(at_R, parameters_P),
+            line(at_R, np.array([3.0, 0.5])),
+            np.array([1.0, 1.0]),
+            np.zeros(2),
+            np.full(2, 10.0),
+        )
     )
     np.testing.assert_allclose(found.parameters_P, [3.0, 0.5], rtol=1e-6)
     np.testing.assert_allclose(found.left_out_R, found.predicted_R, rtol=1e-6)
@@ -43,11 +45,13 @@ def test_a_row_left_out_does_not_pull_its_own_prediction() -> None:
     truth_R = line(at_R, np.array([3.0, 0.5]))
     measured_R = truth_R * np.where(at_R == 5.0, 1.4, 1.0)
     found = fit(
-        lambda parameters_P: line(at_R, parameters_P),
-        measured_R,
-        np.array([1.0, 1.0]),
-        np.zeros(2),
-        np.full(2, 10.0),
+        Problem(
+            lambda parameters_P: line(at_R, parameters_P),
+            measured_R,
+            np.array([1.0, 1.0]),
+            np.zeros(2),
+            np.full(2, 10.0),
+        )
     )
     assert found.left_out_R[4] == pytest.approx(truth_R[4], rel=1e-6)
     assert found.predicted_R[4] > 1.01 * truth_R[4]
@@ -56,7 +60,9 @@ def test_a_row_left_out_does_not_pull_its_own_prediction() -> None:
 def test_a_fit_stays_inside_its_bounds() -> None:
     at_R = np.array([1.0, 2.0, 3.0])
     found = fit(
-        lambda parameters_P: parameters_P[0] * at_R, 5 * at_R, np.array([0.5]), np.zeros(1), np.ones(1)
+        Problem(
+            lambda parameters_P: parameters_P[0] * at_R, 5 * at_R, np.array([0.5]), np.zeros(1), np.ones(1)
+        )
     )
     assert found.parameters_P[0] == pytest.approx(1.0)
     np.testing.assert_allclose(found.left_out_R, at_R, rtol=1e-3)
