@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from moesim.analysis.cube import Cube
 from placement.placement import Placement
-from traces.timeline import Timeline, WorkTable
+from traces.timeline import PHASES, Timeline, WorkTable
 
 # Below this part of the layer's own time a straggler is not worth a name.
 _NEGLIGIBLE = 0.01
@@ -19,7 +19,10 @@ _NEGLIGIBLE = 0.01
 def stragglers(
     timeline: Timeline, slots: WorkTable, placement: Placement, faulty: Collection[int] = ()
 ) -> list[dict[str, Any]]:
-    """For each MoE layer the rank that is most often the last to finish its experts, and the cause.
+    """For each MoE layer the rank that is most often the last where it counts, and the cause.
+
+    Last to enter the dispatch if most of what ranks wait for each other is lost before it, else last to
+    finish its experts; of equal ones a ``faulty`` rank, then the lowest.
 
     Each entry has:
 
@@ -27,7 +30,7 @@ def stragglers(
     - ``load``, ``time``: its assignments and its experts' seconds, over the mean of ranks.
     - ``lost_s``: seconds of a step that ranks wait in this layer, on average.
     - ``cause``: ``none`` if less than 1 % of the layer's time is lost. If most of it is lost before the
-      dispatch, ``attention`` or ``network``: whether the last rank to enter had more to compute, or left
+      dispatch, ``attention`` or ``network``: whether the last to enter had more to compute, or left
       the layer before late. If most is lost after it, ``network`` if the rank's tokens arrived late, else
       ``weights`` if its excess of activated slots makes up at least half of its excess of time and lies
       closer to it than its excess of assignments, else ``tokens``. ``hardware`` instead, if the rank is
@@ -42,25 +45,30 @@ def stragglers(
     active_WLG = cube.active_slots(slots, placement.slot_gpu_S)
     wait_WLG = cube.seconds("wait")
     after_WLG = cube.values("combine", timeline.start_s_N).max(axis=-1, keepdims=True) - end_WLG
-    begin_WLG = cube.values("attention", timeline.start_s_N)
+    # Where only the MoE part of the layers runs, they begin with the router.
+    attends = (timeline.phase_N == PHASES.index("attention")).any()
+    begin_WLG = cube.values("attention" if attends else "router", timeline.start_s_N)
     before_WLG = np.add.reduce([cube.seconds(phase) for phase in ("attention", "router", "shared_expert")])
     layer_s_L = (end_WLG.max(axis=-1) - begin_WLG.min(axis=-1)).mean(axis=0)
     tokens_LS = _slot_tokens(cube, slots, placement.slots)
+    preferred_G = np.array(sorted(range(cube.ranks), key=lambda rank: (rank not in faulty, rank)))
 
     found = []
     for i, layer in enumerate(cube.layers.tolist()):
-        last_W = end_WLG[:, i].argmax(axis=-1)
+        lost_s = float(wait_WLG[:, i].mean())
+        negligible = lost_s < _NEGLIGIBLE * layer_s_L[i]
+        early = not negligible and float(after_WLG[:, i].mean()) < lost_s / 2
+        last_WG = (begin_WLG + before_WLG)[:, i] if early else end_WLG[:, i]
+        last_W = preferred_G[last_WG[:, preferred_G].argmax(axis=-1)]
         rank = int(np.bincount(last_W).argmax())
         when = np.flatnonzero(last_W == rank)
-        lost_s = float(wait_WLG[:, i].mean())
         last_when = last_W[when]
         late = _excess(arrival_WLG[when, i], last_when), _excess(seconds_WLG[when, i], last_when)
         ratio = [_ratio(values[when, i], rank) for values in (load_WLG, active_WLG, seconds_WLG)]
-        if lost_s < _NEGLIGIBLE * layer_s_L[i]:
+        if negligible:
             cause = "none"
-        elif float(after_WLG[:, i].mean()) < lost_s / 2:
-            entering_W = (begin_WLG + before_WLG)[:, i].argmax(axis=-1)
-            begun, worked = _excess(begin_WLG[:, i], entering_W), _excess(before_WLG[:, i], entering_W)
+        elif early:
+            begun, worked = (_excess(each_WLG[:, i], last_W) for each_WLG in (begin_WLG, before_WLG))
             # After a dense layer nobody comes late from a combine.
             cause = "network" if begun > worked and layer - 1 in cube.layers else "attention"
         elif late[0] > late[1]:

@@ -1,0 +1,78 @@
+"""Means and percentiles over steps and layers, on steps whose lengths are known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moesim.analysis.metrics import step_times, timeline_metrics
+from moesim.hardware.network import Ports
+from moesim.simulation.conditions import Conditions
+from moesim.simulation.engine import simulate
+from moesim.simulation.program import in_sequence
+from moesim.simulation.recording import Recording
+from tests.moesim.programs import SLOW, collective, compute
+from traces.timeline import Timeline
+
+
+def recorded(steps: Sequence[Sequence[float]]) -> Timeline:
+    """A run of two ranks; each step is the seconds that the experts of its layers take."""
+    programs = [
+        in_sequence(
+            [
+                each
+                for layer, seconds in enumerate(layers)
+                for each in (
+                    collective("dispatch", layer, [[0.0, 0.0], [0.0, 0.0]]),
+                    compute("experts", layer, seconds, seconds / 2),
+                    collective("combine", layer, [[0.0, 0.0], [0.0, 0.0]]),
+                )
+            ]
+        )
+        for layers in steps
+    ]
+    recording = Recording("metrics", range(len(steps[0])))
+    for step, clock in enumerate(simulate(programs, 2, Conditions([Ports(SLOW)]))):
+        recording.add_step(step, clock, programs[step].operations)
+    return recording.timeline()
+
+
+def percentile(values: Sequence[float], q: float) -> float:
+    """Between the two ranks around q of the way from the smallest to the largest, linearly."""
+    ordered = sorted(values)
+    place = q / 100 * (len(ordered) - 1)
+    below = int(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
+
+
+def test_percentiles_by_hand() -> None:
+    """Steps of 10, 1, 3 and 2 s: the median lies between 2 and 3, 95 % at 3 + 0.85 · 7."""
+    metrics = timeline_metrics(recorded([[10.0], [1.0], [3.0], [2.0]]), tokens_per_step=8)
+    assert metrics["step_time_s"] == pytest.approx({"mean": 4.0, "p50": 2.5, "p95": 8.95, "p99": 9.79})
+    assert metrics["tokens_per_s"] == pytest.approx(2.0)
+    assert metrics["layer_time_s"] == pytest.approx({"mean": 4.0, "p95": 8.95})
+
+
+lengths = st.floats(0.1, 10.0)
+
+
+@given(
+    steps=st.integers(1, 3).flatmap(lambda n: st.lists(st.lists(lengths, min_size=n, max_size=n), min_size=1))
+)
+def test_percentiles_are_those_of_steps_and_of_all_layers_of_all_steps(steps: list[list[float]]) -> None:
+    timeline = recorded(steps)
+    whole = [sum(layers) for layers in steps]
+    single = [seconds for layers in steps for seconds in layers]
+    np.testing.assert_allclose(step_times(timeline), whole, rtol=1e-9)
+    metrics = timeline_metrics(timeline, tokens_per_step=1)
+    expected = {"mean": sum(whole) / len(whole)} | {f"p{q}": percentile(whole, q) for q in (50, 95, 99)}
+    assert metrics["step_time_s"] == pytest.approx(expected, rel=1e-9)
+    expected = {"mean": sum(single) / len(single), "p95": percentile(single, 95)}
+    assert metrics["layer_time_s"] == pytest.approx(expected, rel=1e-9)
+    # A rank takes half as long in every layer of every step: max over mean is 1 / 0.75.
+    assert metrics["straggler_ratio"]["experts_time"] == pytest.approx(4 / 3, rel=1e-9)
