@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, Self
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from moesim.errors import SpecError
@@ -191,11 +189,6 @@ class Cluster(Strict):
     def gpus(self) -> int:
         """Number of GPUs."""
         return self.nodes * self.gpus_per_node
-
-    @property
-    def node_G(self) -> npt.NDArray[np.int32]:
-        """Node of each GPU, shape [G]."""
-        return np.repeat(np.arange(self.nodes, dtype=np.int32), self.gpus_per_node)
 
 
 def load_cluster(value: Any, source: Source, at: Loc = ()) -> Cluster:

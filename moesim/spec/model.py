@@ -307,14 +307,6 @@ class Model(Strict):
         """Bytes of KV cache for one token in one layer, over all ranks of a tensor-parallel group."""
         return self.attention.kv_values_per_token * DTYPE_BYTES[self.kv_dtype]
 
-    def kv_cache_bytes(self, context: float, tp: int = 1) -> float:
-        """Bytes of KV cache on one of ``tp`` ranks for one sequence of ``context`` tokens, all layers.
-
-        A sliding layer keeps its window only.
-        """
-        tokens = sum(self.attention_context(layer, context) for layer in range(self.layers))
-        return tokens * self.kv_bytes_per_token * self.attention.kv_share(tp)
-
     # What lies in memory.
 
     @property

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 
 from moesim.errors import SpecError
@@ -53,12 +52,6 @@ def test_links_are_those_of_the_data_sheets() -> None:
     assert [c.nic.bandwidth for c in (h800, h100, a100)] == [50e9, 50e9, 25e9]
     assert h800.gpu.flops == h100.gpu.flops
     assert h100.gpu.peak_flops("fp8") == 1979e12
-
-
-def test_a_node_holds_neighbouring_gpus() -> None:
-    node_G = load_cluster("h100-3x2", NOWHERE).node_G
-    assert node_G.dtype == np.int32
-    np.testing.assert_array_equal(node_G, [0, 0, 1, 1, 2, 2])
 
 
 def test_a_machine_without_gpus_can_be_written_inline() -> None:

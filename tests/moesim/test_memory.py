@@ -44,6 +44,14 @@ def test_tensor_parallel_ranks_cache_their_share_for_the_whole_group(tmp_path: P
     assert (two.weights_G < one.weights_G).all()
 
 
+def test_a_sliding_layer_caches_its_window_only(tmp_path: Path) -> None:
+    """Contexts of 16: two layers keep 5 keys, of three layers the second keeps all."""
+    model = tiny_scenario()["model"]
+    model["attention"] |= {"window": 5, "full_every": 2}
+    cache_G = deploy(scenario(tmp_path, model=model)).memory.cache_G
+    np.testing.assert_array_equal(cache_G, [4 * (5 + 16 + 5) * 2 * 2 * 16 * 2] * 4)
+
+
 def test_unequal_ranks_need_unequal_memory(tmp_path: Path) -> None:
     workload = tiny_scenario()["workload"] | {"tokens_per_gpu": [4, 8, 0, 4]}
     cache = deploy(scenario(tmp_path, workload=workload)).memory.cache_G

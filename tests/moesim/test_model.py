@@ -151,14 +151,13 @@ def test_weights_of_a_gpu_are_those_of_its_matrices(model: Model, slots: int, tp
 
 
 @given(models(), st.floats(0, 1e6))
-def test_attention_context_and_cache_agree_with_a_walk_over_keys(model: Model, context: float) -> None:
+def test_attention_context_agrees_with_a_walk_over_keys(model: Model, context: float) -> None:
     a = model.attention
     keys = []
     for layer in range(model.layers):
         full = a.window is None or (a.full_every is not None and layer % a.full_every == a.full_every - 1)
         keys.append(context if full else min(context, a.window or 0))
     assert [model.attention_context(layer, context) for layer in range(model.layers)] == keys
-    assert model.kv_cache_bytes(context) == pytest.approx(sum(keys) * model.kv_bytes_per_token)
 
 
 def test_moe_layers_keep_their_true_indices() -> None:
@@ -188,7 +187,6 @@ def test_tensor_parallel_ranks_share_kv_heads_but_not_the_latent() -> None:
     shares = [toy().attention.kv_share(tp) for tp in (1, 2, 4)]
     assert shares == [1.0, 0.5, 0.5]  # two KV heads: four ranks hold each of them twice
     assert toy(attention=MLA).attention.kv_share(4) == 1.0
-    assert toy().kv_cache_bytes(10, tp=2) == toy().kv_cache_bytes(10) / 2
 
 
 def test_experts_are_dealt_to_gpus_with_the_rest_rounded_up() -> None:

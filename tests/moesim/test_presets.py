@@ -116,14 +116,15 @@ def test_weights_fill_what_the_checkpoint_fills(name: str, size: float) -> None:
 
 def test_the_cache_of_deepseek_v3_is_the_published_one() -> None:
     # arXiv 2505.09343, table 1: 70.272 KB per token in bf16.
-    assert load_model("deepseek-v3", NOWHERE).kv_cache_bytes(1) == 70_272
+    model = load_model("deepseek-v3", NOWHERE)
+    assert model.layers * model.kv_bytes_per_token == 70_272
 
 
 def test_layers_of_deepseek_v3_and_windows_of_gpt_oss() -> None:
     assert load_model("deepseek-v3", NOWHERE).moe_layers == tuple(range(3, 61))
     oss = load_model("gpt-oss-20b", NOWHERE)
     assert [oss.attention_context(layer, 1000.0) for layer in range(4)] == [128.0, 1000.0, 128.0, 1000.0]
-    assert oss.kv_cache_bytes(1000) == 12 * (128 + 1000) * 2 * 8 * 64 * 2
+    assert oss.kv_bytes_per_token == 2 * 8 * 64 * 2
 
 
 @pytest.mark.parametrize("name", preset_names("models"))
