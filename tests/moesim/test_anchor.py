@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,8 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from moesim.errors import SpecError
 from moesim.routing.anchor import anchor_T, path_XT
+from moesim.simulation import steps
+from moesim.simulation.batch import batches
+from moesim.simulation.deployment import Deployment, deploy
+from moesim.simulation.run import run
 from moesim.simulation.work import Work, count_work
+from moesim.spec.scenario import load_scenario
+from tests.moesim.command import moesim
+from tests.moesim.tiny import tiny_scenario, write_scenario
+from traces.timeline import PHASES, WorkTable, read_work
 
 
 @st.composite
@@ -138,3 +151,100 @@ def test_ties_go_to_the_first(weights: list[float] | None, gpu: int) -> None:
     weights_TK = None if weights is None else np.array([weights], np.float32)
     slot_TK, here_T = np.array([[1, 2, 3]], np.int16), np.array([0], np.int32)
     assert anchor_T(slot_TK, weights_TK, here_T, np.arange(4, dtype=np.int32)).tolist() == [gpu]
+
+
+# Whole runs
+
+MOVING = {"mode": "expert_to_expert", "dtype": "fp8", "combine_dtype": "bf16"}
+
+
+def deployment(folder: Path, **changes: Any) -> Deployment:
+    """The tiny scenario, with gate weights that single out any of a token's experts."""
+    path = write_scenario(folder, tiny_scenario(dispatch=MOVING, **changes))
+    made = deploy(load_scenario(str(path)))
+    weights_TLK = np.random.default_rng(7).random(made.replayed.ids_TLK.shape).astype(np.float16)
+    return replace(made, replayed=replace(made.replayed, weights_TLK=weights_TLK))
+
+
+def copies(work: WorkTable) -> dict[tuple[int, int, str, int, int], int]:
+    """Copies by step, layer, phase, source and destination; micro-batches added up."""
+    found: Counter[tuple[int, int, str, int, int]] = Counter()
+    columns = (work.step_N, work.layer_N, work.phase_N, work.source_N, work.destination_N, work.count_N)
+    for step, layer, phase, source, destination, count in zip(
+        *(column.tolist() for column in columns), strict=True
+    ):
+        found[step, layer, PHASES[phase], source, destination] += count
+    return {key: count for key, count in found.items() if key[2] != "experts"}
+
+
+def walked(made: Deployment) -> dict[tuple[int, int, str, int, int], int]:
+    """The same, token by token from the trace: one slot for each expert, two layers, no policy."""
+    scenario, trace, placement = made.scenario, made.replayed, made.placement
+    assert trace.weights_TLK is not None
+    found: Counter[tuple[int, int, str, int, int]] = Counter()
+    ranks = scenario.parallelism.ep
+    for step, tokens in enumerate(batches(trace, scenario.workload, ranks, scenario.seed)):
+        for token, row in enumerate(tokens.row_T.tolist()):
+            home = here = int(np.searchsorted(tokens.offsets_G, token, side="right")) - 1
+            for i, layer in enumerate(trace.meta.layers):
+                gpu_of = dict(zip(placement.slot_expert_LS[i].tolist(), placement.slot_gpu_S, strict=True))
+                gpus = [int(gpu_of[expert]) for expert in trace.ids_TLK[row, i].tolist()]
+                heaviest = int(trace.weights_TLK[row, i].argmax())
+                there = home if layer == trace.meta.layers[-1] else gpus[heaviest]
+                for gpu in set(gpus) - {here}:
+                    found[step, layer, "dispatch", here, gpu] += 1
+                for gpu in set(gpus) - {there}:
+                    found[step, layer, "combine", gpu, there] += 1
+                here = there
+    return dict(found)
+
+
+@pytest.mark.parametrize("overlap", ["none", "two_batch"])
+@pytest.mark.parametrize("block", [1, 1 << 24])
+def test_a_run_moves_each_token_as_a_walk_over_the_trace_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overlap: str, block: int
+) -> None:
+    """However many layers are counted at a time, and in however many micro-batches."""
+    monkeypatch.setattr(steps, "_BLOCK", block)
+    cluster = tiny_scenario()["cluster"]
+    cluster["gpu"]["sms"] = 100
+    made = deployment(tmp_path, overlap=overlap, cluster=cluster, placement="greedy")
+    done = run(made)
+    assert copies(done.work()) == walked(made)
+    # What crosses the cards and what ranks receive is what was counted.
+    work, timeline = done.work(), done.timeline
+    across = (work.source_N >= 0) & (work.source_N // 2 != work.destination_N // 2)
+    assert done.cross_node_bytes == pytest.approx(float(work.bytes_N[across].sum()))
+    for phase in ("dispatch", "combine"):
+        rows, spans = (table.phase_N == PHASES.index(phase) for table in (work, timeline))
+        assert work.bytes_N[rows].sum() == timeline.bytes_N[spans].sum()
+
+
+def test_the_copies_differ_from_those_of_a_token_that_goes_home(tmp_path: Path) -> None:
+    moving = deployment(tmp_path)
+    fixed = moving.scenario.dispatch.model_copy(update={"mode": "per_gpu"})
+    at_home = replace(moving, scenario=moving.scenario.model_copy(update={"dispatch": fixed}))
+    one, other = copies(run(moving).work()), copies(run(at_home).work())
+    first = {key: count for key, count in other.items() if key[1] == 1 and key[2] == "dispatch"}
+    assert first.items() <= one.items()
+    assert one != other
+
+
+def test_the_command_line_compares_reports_and_refuses_it(here: Path) -> None:
+    modes = "dispatch.mode=[per_gpu, expert_to_expert]"
+    done = moesim("whatif", "s.yaml", "--vary", modes, "-o", "out", "--json")
+    assert done.code == 0, done.err
+    points = json.loads(done.out)["points"]
+    assert [point["vary"] for point in points] == [
+        {"dispatch.mode": "per_gpu"},
+        {"dispatch.mode": "expert_to_expert"},
+    ]
+    crossed = [point["metrics"]["cross_node_bytes"] for point in points]
+    assert crossed[0] != crossed[1]
+    done = moesim("run", "s.yaml", "-s", "dispatch.mode=expert_to_expert", "-o", "run")
+    assert done.code == 0, done.err
+    read_work("run/work.parquet").validate()
+    assert "expert to expert dispatch" in Path("run/report.html").read_text(encoding="utf-8")
+    path = write_scenario(here, tiny_scenario(dispatch=MOVING | {"padded": True}), "padded.yaml")
+    with pytest.raises(SpecError, match="belongs to per_expert and per_gpu, not to expert_to_expert"):
+        load_scenario(str(path))
