@@ -14,6 +14,8 @@ from typing import Any
 from moesim.errors import OutputError
 from moesim.report.html import run_page, whatif_page
 from moesim.report.result_file import read_comparison, read_result
+from moesim.report.validation_file import read_validation
+from moesim.report.validation_page import validation_page
 from moesim.simulation.run import Run
 from placement.placement_file import write_placement
 from traces.files import write_text
@@ -21,7 +23,7 @@ from traces.perfetto import write_perfetto
 from traces.timeline import read_timeline, read_work, write_timeline, write_work
 
 # One of these stands in every folder that a run or a what-if wrote or has begun to write.
-_OURS = ("result.json", "whatif.json", "points", "plan.json", "execution.json")
+_OURS = ("result.json", "whatif.json", "points", "plan.json", "execution.json", "validation.json")
 
 
 def write_run(
@@ -57,10 +59,10 @@ def write_comparison(folder: Path, comparison: dict[str, Any]) -> None:
 
 
 def rebuild_report(folder: Path) -> None:
-    """Write ``report.html`` anew from the other files of a run's or a what-if's folder.
+    """Write ``report.html`` anew from the other files of a run's, a what-if's or a validation's folder.
 
     Raises:
-        MoesimError: the folder holds neither, or a file in it breaks its format.
+        MoesimError: the folder holds none of them, or a file in it breaks its format.
     """
     compared = folder / "whatif.json"
     comparison = read_comparison(compared) if compared.exists() else None
@@ -73,8 +75,14 @@ def rebuild_report(folder: Path) -> None:
         page = run_page(result, timeline, work, comparison)
     elif comparison is not None:
         page = whatif_page(comparison)
+    elif (folder / "validation.json").exists():
+        validation = read_validation(folder / "validation.json")
+        page = validation_page(
+            validation,
+            *(read_timeline(folder / f"{name}.parquet") for name in ("measured", "simulated")),
+        )
     else:
-        raise OutputError("holds neither a result.json nor a whatif.json", file=folder)
+        raise OutputError("holds no result.json, whatif.json or validation.json", file=folder)
     write_text(folder / "report.html", page)
 
 

@@ -21,87 +21,87 @@ from traces.files import check_format
 # A comparison of a thousand points takes a few megabytes.
 MAX_BYTES: Final = 1 << 28
 
-_Number = Annotated[float, Field(allow_inf_nan=False)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-_Fraction = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-_Count = Annotated[int, Field(ge=0, strict=True)]
+Fraction = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0, strict=True)]
 # Far above any cluster: a page draws every GPU.
-_Size = Annotated[int, Field(ge=1, le=1 << 14, strict=True)]
+Size = Annotated[int, Field(ge=1, le=1 << 14, strict=True)]
 
 
 class _StepTime(TypedDict):
     mean: _Positive
-    p50: _Number
-    p95: _Number
-    p99: _Number
+    p50: Number
+    p95: Number
+    p99: Number
 
 
 class _Ratios(TypedDict):
-    assignments: _Number
-    experts_time: _Number
-    dispatch_bytes: _Number | None
+    assignments: Number
+    experts_time: Number
+    dispatch_bytes: Number | None
 
 
 class _Memory(TypedDict):
-    max: _Fraction
-    mean: _Fraction
+    max: Fraction
+    mean: Fraction
 
 
 class _Metrics(TypedDict):
     step_time_s: _StepTime
-    tokens_per_s: _Number
-    phase_time_s: dict[str, _Number]
+    tokens_per_s: Number
+    phase_time_s: dict[str, Number]
     straggler_ratio: _Ratios
-    balancedness: _Number
-    dropped: _Fraction
-    rerouted: _Fraction
-    gate_mass_lost: _Number | None
-    cross_node_bytes: _Fraction
+    balancedness: Number
+    dropped: Fraction
+    rerouted: Fraction
+    gate_mass_lost: Number | None
+    cross_node_bytes: Fraction
     gpu_memory_bytes: _Memory
 
 
 class _Attribution(TypedDict):
-    hardware_s: _Number
-    imbalance_s: _Number
-    network_s: _Number
-    overhead_s: _Number
-    ideal_s: _Number
+    hardware_s: Number
+    imbalance_s: Number
+    network_s: Number
+    overhead_s: Number
+    ideal_s: Number
 
 
 class _Straggler(TypedDict):
-    layer: _Count
-    rank: _Count
-    share: _Fraction
-    load: _Fraction
-    time: _Fraction
-    lost_s: _Number
+    layer: Count
+    rank: Count
+    share: Fraction
+    load: Fraction
+    time: Fraction
+    lost_s: Number
     cause: Literal["tokens", "weights", "attention", "network", "hardware", "none"]
-    expert: _Count
-    expert_share: _Fraction
+    expert: Count
+    expert_share: Fraction
 
 
-class _Trace(TypedDict):
+class Trace(TypedDict):
     name: str
     origin: str
-    tokens: _Count
-    requests: _Count
-    skew: _Fraction
+    tokens: Count
+    requests: Count
+    skew: Fraction
     generated: Annotated[bool, Field(strict=True)]
 
 
-class _Named(TypedDict):
+class Named(TypedDict):
     name: str
 
 
 class _Cluster(TypedDict):
-    gpu: _Named
-    nodes: _Size
-    gpus_per_node: _Size
+    gpu: Named
+    nodes: Size
+    gpus_per_node: Size
 
 
 class _Parallelism(TypedDict):
-    ep: _Size
-    tp: _Size
+    ep: Size
+    tp: Size
 
 
 class _Workload(TypedDict):
@@ -109,7 +109,7 @@ class _Workload(TypedDict):
     tokens_per_gpu: Any
 
 
-class _Policy(TypedDict):
+class Policy(TypedDict):
     policy: str
 
 
@@ -119,12 +119,12 @@ class _Dispatch(TypedDict):
 
 class _Scenario(TypedDict):
     name: str
-    model: _Named
+    model: Named
     cluster: _Cluster
     parallelism: _Parallelism
     workload: _Workload
     placement: Any
-    routing: _Policy | list[_Policy]
+    routing: Policy | list[Policy]
     dispatch: _Dispatch
 
 
@@ -132,11 +132,11 @@ class _Result(TypedDict):
     scenario: _Scenario
     metrics: _Metrics
     attribution: _Attribution
-    data_parallel_imbalance_s: NotRequired[_Number]
+    data_parallel_imbalance_s: NotRequired[Number]
     notes: NotRequired[list[str]]
-    bounds: dict[str, _Fraction]
+    bounds: dict[str, Fraction]
     stragglers: list[_Straggler]
-    trace: _Trace
+    trace: Trace
     provenance: dict[str, Any]
 
 
@@ -162,15 +162,20 @@ def read_result(path: str | Path) -> dict[str, Any]:
     Raises:
         MoesimError: naming the file, the field, the rule and the value.
     """
-    return _read(path, "result", _RESULT)
+    return read_checked(path, "result", _RESULT)
 
 
 def read_comparison(path: str | Path) -> dict[str, Any]:
     """What ``whatif --json`` printed, checked as :func:`read_result` does."""
-    return _read(path, "whatif", _COMPARISON)
+    return read_checked(path, "whatif", _COMPARISON)
 
 
-def _read(path: str | Path, thing: str, rules: TypeAdapter[Any]) -> dict[str, Any]:
+def read_checked(path: str | Path, thing: str, rules: TypeAdapter[Any]) -> dict[str, Any]:
+    """A JSON file of format ``moesim.<thing>/1`` that holds to ``rules``.
+
+    Raises:
+        MoesimError: naming the file, the field, the rule and the value.
+    """
     try:
         with Path(path).open("rb") as file:
             raw = file.read(MAX_BYTES + 1)

@@ -83,7 +83,7 @@ def quantity_rows(result: Mapping[str, Any]) -> list[list[str]]:
             quantity.replace("_", " "),
             format_seconds(seconds["measured"]),
             format_seconds(seconds["simulated"]),
-            *_cells(result["error"][quantity], ("median", "p95", "bias")),
+            *_cells(result["error"].get(quantity), ("median", "p95", "bias")),
             *_cells(result["noise"].get(quantity), ("median",)),
         ]
         for quantity, seconds in result["seconds"].items()
