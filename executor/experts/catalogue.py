@@ -15,12 +15,12 @@ from executor.experts.weights import ExpertWeights
 class Experts(Protocol):
     """The feed-forward networks of one rank's slots in one layer."""
 
-    def __call__(self, rows_AH: Tensor, count_S: Tensor) -> Tensor:
+    def __call__(self, rows_AH: Tensor, count_Z: Tensor) -> Tensor:
         """The output of each row's expert, in the order of the rows.
 
         Args:
             rows_AH: one row for each assignment, sorted by local slot.
-            count_S: int64, rows of each local slot; their sum is A.
+            count_Z: int64, rows of each local slot; their sum is A.
 
         Returns:
             A new tensor [A, H].

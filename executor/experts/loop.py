@@ -16,10 +16,10 @@ class LoopExperts:
 
     weights: ExpertWeights
 
-    def __call__(self, rows_AH: Tensor, count_S: Tensor) -> Tensor:
+    def __call__(self, rows_AH: Tensor, count_Z: Tensor) -> Tensor:
         """See :class:`executor.experts.catalogue.Experts`."""
         up_SNH, down_SHF = self.weights.up_SNH, self.weights.down_SHF
-        counts = count_S.tolist()
+        counts = count_Z.tolist()
         out_AH = torch.empty_like(rows_AH)
         # One buffer for all slots: fresh memory would cost page faults for each.
         inner_XN = rows_AH.new_empty(max(counts, default=0), up_SNH.shape[1])

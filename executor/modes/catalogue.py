@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 
 from executor.dispatch import Dispatcher, Local
-from executor.modes.hop import Group
+from executor.modes.hop import Peers
 from executor.modes.moving import Moving
 from executor.modes.stage import Pick, Stage, one_for_each_member, one_for_each_slot, one_for_everybody
 from executor.modes.staged import Staged
@@ -33,15 +33,15 @@ def dispatcher(
         device: of the rows.
     """
 
-    def stage(group: Group, pick: Pick) -> Stage:
+    def stage(peers: Peers, pick: Pick) -> Stage:
         """Slot → member: on a rail the one in the slot's node, elsewhere the slot's own rank."""
-        leads_to = {rank: place for place, rank in enumerate(group.ranks)}
+        leads_to = {rank: place for place, rank in enumerate(peers.ranks)}
         ranks = slot_gpu_S
-        if group is groups.rail and group is not groups.world:
+        if peers is groups.rail and peers is not groups.world:
             per_node = len(groups.node)
             ranks = slot_gpu_S // per_node * per_node + groups.rank % per_node
-        members = [leads_to.get(int(rank), len(group)) for rank in ranks]
-        return Stage(group, torch.tensor([*members, len(group)], device=device), pick, transport, padded)
+        members = [leads_to.get(int(rank), len(peers)) for rank in ranks]
+        return Stage(peers, torch.tensor([*members, len(peers)], device=device), pick, transport, padded)
 
     local = Local.of(slot_gpu_S, groups.rank, device)
     if mode == "per_expert":
@@ -51,6 +51,6 @@ def dispatcher(
     if mode == "expert_to_expert":
         return Moving(stage(groups.world, one_for_each_member), local)
     # A hop inside a group of one would move nothing.
-    ways = [group for group in (groups.rail, groups.node) if len(group) > 1] or [groups.node]
+    ways = [peers for peers in (groups.rail, groups.node) if len(peers) > 1] or [groups.node]
     pick = one_for_each_member if mode == "per_node" else one_for_everybody
     return Staged([stage(way, pick) for way in ways], local, transport, mode == "all_reduce")

@@ -16,7 +16,7 @@ from executor.routing import LayerRouting
 
 
 @dataclass(frozen=True)
-class Group:
+class Peers:
     """Ranks that exchange rows.
 
     Attributes:
@@ -41,7 +41,7 @@ class Hop:
     and rank 1 has one row for rank 0: ``row_C`` is [0, 2, 0, 1], ``sends`` [2, 2], ``receives`` [2, 1].
 
     Attributes:
-        group: who takes part.
+        peers: who takes part.
         meta_BX: what was known of the rows.
         row_C: the row that each copy was taken from, by destination.
         place_C: where each copy stands among the rows sent, where they were padded; else None.
@@ -49,7 +49,7 @@ class Hop:
         own: rows from own[0] up to own[1] are of this rank's tokens, the others are relayed.
     """
 
-    group: Group
+    peers: Peers
     meta_BX: Tensor
     row_C: Tensor
     place_C: Tensor | None

@@ -43,7 +43,7 @@ class Moving:
 
     def combine(self, out_AH: Tensor, arrived: Arrived, shared_TH: Tensor | None) -> Tensor:
         """See :class:`executor.dispatch.Dispatcher`."""
-        group, transport, meta_CX = self.stage.group, self.stage.transport, arrived.meta_CX
+        peers, transport, meta_CX = self.stage.peers, self.stage.transport, arrived.meta_CX
         (hop,) = arrived.hops
         alone_I, at_T = _alone(hop, len(meta_CX), shared_TH is not None)
         goes_B, token_B = torch.cat([meta_CX[:, -2:], hop.meta_BX[alone_I, -2:]]).long().unbind(1)
@@ -52,13 +52,13 @@ class Moving:
         rows_BH = sum_rows(out_AH, place_B[arrived.copy_A], len(order_B), weight_A=arrived.weight_A)
         if shared_TH is not None:
             rows_BH.index_add_(0, place_B[at_T], shared_TH)
-        sends_M = tally(goes_B, len(group))
-        receives_M = transport.exchange(group, sends_M)
+        sends_M = tally(goes_B, len(peers))
+        receives_M = transport.exchange(peers, sends_M)
         sends, receives = tuple(sends_M.tolist()), tuple(receives_M.tolist())
         # These rows do not come back, so that nothing has to be known of them.
-        onward = Hop(group, meta_CX[:0], order_B, None, sends, receives, (0, 0))
+        onward = Hop(peers, meta_CX[:0], order_B, None, sends, receives, (0, len(order_B)))
         y_CH = transport.there(onward, rows_BH)
-        token_C = transport.exchange(group, token_B[order_B], sends, receives)
+        token_C = transport.exchange(peers, token_B[order_B], sends, receives)
         token_U, key_C = torch.unique(token_C, return_inverse=True)
         return sum_rows(y_CH, key_C, len(token_U))
 
@@ -69,11 +69,11 @@ def _alone(hop: Hop, copies: int, shared: bool) -> tuple[Tensor, Tensor]:
     Rows up to ``copies`` are those of the copies that arrived, then come the tokens' own. A token goes alone
     where no slot serves it; with a shared expert also where none does here, for that output must go along.
     """
-    group = hop.group
-    T, sent = len(hop.meta_BX), sum(hop.sends[: group.me])
-    here_O = hop.row_C[sent : sent + hop.sends[group.me]]
+    me = hop.peers.me
+    T, sent = len(hop.meta_BX), sum(hop.sends[:me])
+    here_O = hop.row_C[sent : sent + hop.sends[me]]
     at_T = torch.full((T,), -1, device=here_O.device)
-    first = sum(hop.receives[: group.me])
+    first = sum(hop.receives[:me])
     at_T[here_O] = torch.arange(first, first + len(here_O), device=here_O.device)
     alone_T = at_T < 0
     if not shared:

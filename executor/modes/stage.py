@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from executor.modes.gather import sum_rows, tally
-from executor.modes.hop import Group, Hop, Rows
+from executor.modes.hop import Hop, Peers, Rows
 from executor.modes.transport import Transport
 
 
@@ -96,7 +96,7 @@ class Stage:
     """Rows to members of a group, and back.
 
     Attributes:
-        group: the members.
+        peers: the members of the group.
         member_S: int64 [S + 1], the member that leads to each slot; M for a slot that none leads to, and for
             the last entry, which stands for no slot.
         pick: which copies are sent.
@@ -104,7 +104,7 @@ class Stage:
         padded: whether all pairs exchange as many copies as the fullest pair of two.
     """
 
-    group: Group
+    peers: Peers
     member_S: Tensor
     pick: Pick
     transport: Transport
@@ -112,7 +112,7 @@ class Stage:
 
     def pack(self, rows: Rows) -> Packed:
         """Put the copies into the order of their destinations. No communication."""
-        B, members = len(rows.x_BH), len(self.group)
+        B, members = len(rows.x_BH), len(self.peers)
         member_BK = self.member_S[rows.slot_BK]
         reached_BM = torch.zeros(B, members + 1, dtype=torch.bool, device=member_BK.device)
         reached_BM = reached_BM.scatter_(1, member_BK, True)[:, :members]
@@ -121,15 +121,15 @@ class Stage:
         told = [picked.copies_M, assignments_M, reached_BM.sum(0)]
         if self.padded:
             others_M = picked.copies_M.clone()
-            others_M[self.group.me] = 0
+            others_M[self.peers.me] = 0
             told.append(others_M.max().expand(members))
         x_CH = rows.x_BH.index_select(0, picked.row_C)
         return Packed(rows, picked, x_CH, torch.stack(told, dim=1), tuple(picked.copies_M.tolist()))
 
     def send(self, packed: Packed) -> Received:
         """Tell every member what comes, then send it."""
-        group, me, picked = self.group, self.group.me, packed.picked
-        told = self.transport.exchange(group, packed.told_MY).tolist()
+        peers, me, picked = self.peers, self.peers.me, packed.picked
+        told = self.transport.exchange(peers, packed.told_MY).tolist()
         sends, receives = packed.sends, tuple(count[0] for count in told)
         x_CH, meta_CX, place_C = packed.x_CH, picked.meta_CX, None
         if self.padded:
@@ -139,9 +139,9 @@ class Stage:
             x_CH = x_CH.new_zeros(sum(sends), x_CH.shape[1]).index_copy_(0, place_C, x_CH)
             # A padding row has no slot.
             meta_CX = meta_CX.new_full((sum(sends), meta_CX.shape[1]), -1).index_copy_(0, place_C, meta_CX)
-        hop = Hop(group, packed.rows.meta_BX, picked.row_C, place_C, sends, receives, packed.rows.own)
+        hop = Hop(peers, packed.rows.meta_BX, picked.row_C, place_C, sends, receives, packed.rows.own)
         x_DH = self.transport.there(hop, x_CH)
-        meta_DX = self.transport.exchange(group, meta_CX, sends, receives)
+        meta_DX = self.transport.exchange(peers, meta_CX, sends, receives)
         first = sum(receives[:me])
         own = (first, first + receives[me])
         rows = Rows(x_DH, meta_DX, picked.choices, own, (*packed.rows.hops, hop))

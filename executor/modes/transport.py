@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch.distributed as dist
 from torch import Tensor
 
-from executor.modes.hop import Group, Hop
+from executor.modes.hop import Hop, Peers
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class Groups:
     """
 
     rank: int
-    world: Group
-    rail: Group
-    node: Group
+    world: Peers
+    rail: Peers
+    node: Peers
 
     @classmethod
     def make(cls, ranks: int, ranks_per_node: int) -> Groups:
@@ -36,26 +36,26 @@ class Groups:
         Rank r stands in node r // ranks_per_node.
         """
         if ranks == 1:
-            alone = Group(None, (0,), 0)
+            alone = Peers(None, (0,), 0)
             return cls(0, alone, alone, alone)
         rank, everyone = dist.get_rank(), range(ranks)
-        world = Group(dist.group.WORLD, tuple(everyone), rank)
+        world = Peers(dist.group.WORLD, tuple(everyone), rank)
         nodes = [everyone[first : first + ranks_per_node] for first in everyone[::ranks_per_node]]
         rails = [everyone[place::ranks_per_node] for place in range(ranks_per_node)]
         return cls(rank, world, _mine(rails, rank, world), _mine(nodes, rank, world))
 
 
-def _mine(groups: Sequence[Sequence[int]], rank: int, world: Group) -> Group:
+def _mine(groups: Sequence[Sequence[int]], rank: int, world: Peers) -> Peers:
     """The one of some groups, which together are all ranks, that holds this rank."""
     (ranks,) = (tuple(group) for group in groups if rank in group)
     me = ranks.index(rank)
     if len(groups) == 1:
         return world
     if len(ranks) == 1:
-        return Group(None, ranks, me)
+        return Peers(None, ranks, me)
     lists = [list(group) for group in groups]
     process, _ = dist.new_subgroups_by_enumeration(lists)  # type: ignore[no-untyped-call]
-    return Group(process, ranks, me)
+    return Peers(process, ranks, me)
 
 
 class Transport:
@@ -70,7 +70,7 @@ class Transport:
 
     def exchange(
         self,
-        group: Group,
+        peers: Peers,
         rows_XY: Tensor,
         sends: Sequence[int] | None = None,
         receives: Sequence[int] | None = None,
@@ -80,19 +80,19 @@ class Transport:
         Args:
             sends, receives: rows for and from each rank; by default equally many.
         """
-        if group.process is None:
+        if peers.process is None:
             return rows_XY
         size = len(rows_XY) if receives is None else sum(receives)
         got_XY = rows_XY.new_empty((size, *rows_XY.shape[1:]))
-        dist.all_to_all_single(got_XY, rows_XY, receives, sends, group=group.process)
+        dist.all_to_all_single(got_XY, rows_XY, receives, sends, group=peers.process)
         return got_XY
 
     def there(self, hop: Hop, rows_CH: Tensor) -> Tensor:
         """The copies of a hop, on their way out."""
-        self.received += sum(hop.receives) - hop.receives[hop.group.me]
-        return self.exchange(hop.group, rows_CH, hop.sends, hop.receives)
+        self.received += sum(hop.receives) - hop.receives[hop.peers.me]
+        return self.exchange(hop.peers, rows_CH, hop.sends, hop.receives)
 
     def back(self, hop: Hop, rows_DH: Tensor) -> Tensor:
         """One row for each copy of a hop, to where it came from."""
-        self.received += sum(hop.sends) - hop.sends[hop.group.me]
-        return self.exchange(hop.group, rows_DH, hop.receives, hop.sends)
+        self.received += sum(hop.sends) - hop.sends[hop.peers.me]
+        return self.exchange(hop.peers, rows_DH, hop.receives, hop.sends)
