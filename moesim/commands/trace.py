@@ -1,4 +1,4 @@
-"""``moesim trace``: look at routing traces, and bring them in."""
+"""``moesim trace``: look at routing traces, bring them in, record them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from moesim.commands.terminal import AsJson, show
+from moesim.commands.terminal import AsJson, progress, show
 
-app = typer.Typer(help="Look at routing traces and convert them.", no_args_is_help=True)
+app = typer.Typer(help="Look at routing traces, convert and record them.", no_args_is_help=True)
 
 RecordedModel = Annotated[
     str | None, typer.Option("--model", help="Preset or config.json of the model that was recorded.")
@@ -64,6 +64,44 @@ def trace_convert(
 
     hints = named_hints(model, experts, origin=origin, licence=licence)
     convert_trace(file, out, hints, layout=from_)
+    _say(out)
+
+
+@app.command("record")
+def trace_record(
+    model: Annotated[
+        Path, typer.Option("--model", metavar="PATH", help="Folder of a Hugging Face model and tokenizer.")
+    ],
+    text: Annotated[
+        list[Path], typer.Option("--text", metavar="FILE", help="Text to read; may be repeated.")
+    ],
+    out: Annotated[Path, typer.Option("-o", metavar="OUT", help="The trace to write, in Parquet.")],
+    candidates: Annotated[
+        int, typer.Option("--candidates", min=0, metavar="C", help="Also the C best experts' scores.")
+    ] = 0,
+    length: Annotated[
+        int, typer.Option("--length", min=1, metavar="N", help="Tokens of a request: texts are cut.")
+    ] = 1024,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, metavar="N", help="Tokens to record of each text.")
+    ] = None,
+    origin: Annotated[str, typer.Option("--origin", help="Where model and text come from.")] = "",
+    licence: Annotated[str, typer.Option("--licence", help="The licence of the recording.")] = "",
+) -> None:
+    """Run texts through a model and record what its routers choose; needs torch and transformers."""
+    from moesim.record import record_texts
+
+    record_texts(
+        model,
+        text,
+        out,
+        candidates=candidates,
+        length=length,
+        limit=limit,
+        origin=origin,
+        licence=licence,
+        progress=progress,
+    )
     _say(out)
 
 
