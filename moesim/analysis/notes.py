@@ -19,6 +19,7 @@ def notes(deployment: Deployment, run_s: float, tokens_per_step: float) -> list[
     return [
         *_idle_faults(deployment, run_s),
         *_extrapolated(deployment, tokens_per_step / scenario.parallelism.ep),
+        *_moving(deployment),
         *_prompts(deployment),
         *_fitted_requests(deployment),
     ]
@@ -57,6 +58,15 @@ def _extrapolated(deployment: Deployment, tokens_per_gpu: float) -> list[str]:
             "differently here. Compare dispatch modes with that in mind."
         )
     return found
+
+
+def _moving(deployment: Deployment) -> list[str]:
+    if deployment.scenario.dispatch.mode != "expert_to_expert":
+        return []
+    return [
+        "Tokens stay where their experts were, but attention is costed at home and nothing carries tokens to "
+        "it and back: a bound for systems that work so, which also have to say where the KV cache is."
+    ]
 
 
 def _prompts(deployment: Deployment) -> list[str]:

@@ -25,7 +25,7 @@ What stays on its own GPU is never a copy. But for ``expert_to_expert``, combine
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, get_args
 
 import numpy as np
@@ -98,8 +98,6 @@ def count_work(
     >>> work.tokens_LS.tolist(), work.sent_LGG.tolist()
     ([[1, 1]], [[[0, 1], [0, 0]]])
     """
-    if mode == "expert_to_expert":
-        return _count_moving(slot_LTK, offsets_G, slot_gpu_S, gpus_per_node, path)
     L, _, K = slot_LTK.shape
     G, S, P = len(offsets_G) - 1, len(slot_gpu_S), gpus_per_node
     work = Work(
@@ -108,20 +106,29 @@ def count_work(
         np.zeros((L, G), np.int32),
         np.zeros((L, G, G), np.int32),
         np.zeros((L, G, G), np.int32),
+        np.zeros((L, G, G), np.int32) if mode == "expert_to_expert" else None,
     )
-    _count_layers(
-        np.ascontiguousarray(slot_LTK, np.int16).reshape(L, -1),
-        K,
-        offsets_G,
-        slot_gpu_S.astype(np.int32),
-        (slot_gpu_S // P).astype(np.int32),
-        P,
-        MODES.index(mode),
-        work.tokens_LS,
-        work.unique_LG,
-        work.sent_LGG,
-        work.relayed_LGG,
-    )
+    slots, gpu_S = np.ascontiguousarray(slot_LTK, np.int16), slot_gpu_S.astype(np.int32)
+    if work.returned_LGG is not None:
+        if path is None:
+            home_T = np.repeat(np.arange(G, dtype=np.int32), np.diff(offsets_G))
+            path = path_XT(slots, None, home_T, gpu_S)
+            path[-1] = home_T
+        _count_moving(slots, path, gpu_S, work.tokens_LS, work.unique_LG, work.sent_LGG, work.returned_LGG)
+    else:
+        _count_layers(
+            slots.reshape(L, -1),
+            K,
+            offsets_G,
+            gpu_S,
+            gpu_S // np.int32(P),
+            P,
+            MODES.index(mode),
+            work.tokens_LS,
+            work.unique_LG,
+            work.sent_LGG,
+            work.relayed_LGG,
+        )
     np.add.at(work.served_LG.T, slot_gpu_S, work.tokens_LS.T)
     if mode in ("all_gather", "all_reduce"):
         work.sent_LGG[:], work.relayed_LGG[:] = _to_every_gpu(np.diff(offsets_G), P)
@@ -129,35 +136,6 @@ def count_work(
         most_L11 = work.sent_LGG.max(axis=(1, 2), keepdims=True)
         work.sent_LGG[:] = most_L11 * (1 - np.eye(G, dtype=np.int32))
     return work
-
-
-def _count_moving(
-    slot_LTK: NDArray[np.int16],
-    offsets_G: NDArray[np.int64],
-    slot_gpu_S: NDArray[np.int32],
-    P: int,
-    path: NDArray[np.int32] | None,
-) -> Work:
-    """Layer by layer as ``per_gpu``, once from where the tokens are and once from where they go."""
-    G = len(offsets_G) - 1
-    if path is None:
-        home_T = np.repeat(np.arange(G, dtype=np.int32), np.diff(offsets_G))
-        path = path_XT(slot_LTK, None, home_T, slot_gpu_S)
-        path[-1] = home_T
-
-    def from_where(slot_TK: NDArray[np.int16], at_T: NDArray[np.int32]) -> Work:
-        order_T = np.argsort(at_T, kind="stable")
-        ends_G = np.searchsorted(at_T[order_T], np.arange(G + 1))
-        return count_work(slot_TK[None, order_T], ends_G, slot_gpu_S, P, "per_gpu")
-
-    works = []
-    for slot_TK, here_T, there_T in zip(slot_LTK, path, path[1:], strict=False):
-        work = from_where(slot_TK, here_T)
-        returned_LGG = from_where(slot_TK, there_T).sent_LGG.transpose(0, 2, 1).copy()
-        leaves_T = (slot_TK < 0).all(axis=1) & (here_T != there_T)
-        np.add.at(returned_LGG[0], (here_T[leaves_T], there_T[leaves_T]), 1)
-        works.append(replace(work, returned_LGG=returned_LGG))
-    return Work.join(works)
 
 
 def _to_every_gpu(tokens_G: NDArray[np.int64], P: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
@@ -239,3 +217,40 @@ def _count_layers(
                             relayed_LGG[layer, entry, gpu] += distinct_G[gpu]
                     sent_LGG[layer, home, entry] = distinct_N[node]
             sent_LGG[layer, home, home] = 0
+
+
+@jit
+def _count_moving(
+    slot_LTK: Any,
+    path: Any,
+    gpu_S: Any,
+    tokens_LS: Any,
+    unique_LG: Any,
+    sent_LGG: Any,
+    returned_LGG: Any,
+) -> None:
+    """Fill the arrays of ``Work`` for tokens that are on ``path[layer]`` before a layer."""
+    L, T, K = slot_LTK.shape
+    seen_G = np.empty(unique_LG.shape[1], np.int32)
+    for layer in range(L):
+        seen_G[:] = -1
+        for token in range(T):
+            here, there = path[layer, token], path[layer + 1, token]
+            served = False
+            for k in range(K):
+                slot = slot_LTK[layer, token, k]
+                if slot < 0:
+                    continue
+                served = True
+                tokens_LS[layer, slot] += 1
+                gpu = gpu_S[slot]
+                if seen_G[gpu] == token:
+                    continue
+                seen_G[gpu] = token
+                unique_LG[layer, gpu] += 1
+                if gpu != here:
+                    sent_LGG[layer, here, gpu] += 1
+                if gpu != there:
+                    returned_LGG[layer, gpu, there] += 1
+            if here != there and not served:
+                returned_LGG[layer, here, there] += 1

@@ -34,6 +34,12 @@ def test_what_the_profile_was_not_fitted_on_is_named(tmp_path: Path) -> None:
     assert "Transfers in mode per_gpu were fitted at 4096 tokens a GPU, this run has 4" in found
 
 
+def test_what_moving_tokens_leaves_out_is_named(tmp_path: Path) -> None:
+    moving = tiny_scenario()["dispatch"] | {"mode": "expert_to_expert"}
+    assert "attention is costed at home" in notes(tmp_path, dispatch=moving)
+    assert "attention is costed at home" not in notes(tmp_path)
+
+
 def test_where_requests_come_from_is_named(tmp_path: Path) -> None:
     assert "after the first 50% of the trace" in notes(tmp_path)
     prefill = tiny_scenario()["workload"] | {"phase": "prefill"}
