@@ -1,0 +1,56 @@
+"""What torchrun says to a rank in its environment."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Self
+
+from executor.errors import PlanError
+from executor.plan import Plan
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Which rank this process is.
+
+    Attributes:
+        local_rank, local_ranks: its place in its node, and how many ranks that has.
+        agent: the process that started the ranks of the node, or this one itself.
+    """
+
+    rank: int = 0
+    ranks: int = 1
+    local_rank: int = 0
+    local_ranks: int = 1
+    agent: int = 0
+
+    @classmethod
+    def from_environment(cls) -> Self:
+        """As torchrun set it; a process that it did not start is the only rank."""
+        if "TORCHELASTIC_RUN_ID" not in os.environ:
+            return cls(agent=os.getpid())
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+        rank, ranks, local_rank, local_ranks = (int(os.environ[name]) for name in names)
+        return cls(rank, ranks, local_rank, local_ranks, os.getppid())
+
+    @property
+    def first_rank(self) -> int:
+        """The first one of the node."""
+        return self.rank - self.local_rank
+
+    def check(self, plan: Plan, *, serial: bool) -> None:
+        """Refuse another number of processes than the plan has ranks, or than 1 where they run in turns.
+
+        Raises:
+            PlanError: saying how to start it.
+        """
+        wanted, why = plan.ranks, f"the plan is for {plan.ranks} ranks"
+        if serial:
+            wanted, why = 1, "--serial runs all ranks in one process"
+        if self.ranks != wanted:
+            raise PlanError(
+                f"{why}: start as many with torchrun --nproc-per-node {wanted}, or on all nodes together",
+                field="ranks",
+                got=self.ranks,
+            )

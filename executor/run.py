@@ -1,0 +1,75 @@
+"""Running a plan on one rank, and writing what all of them measured."""
+
+from __future__ import annotations
+
+import json
+
+import torch
+
+from executor.counting import count_plan, join_work
+from executor.launch import Launch
+from executor.modes.transport import Groups
+from executor.options import Options
+from executor.patience import START_S
+from executor.plan import Plan
+from executor.process_group import Group, device_of, joined
+from executor.progress import Mark
+from executor.recording import timeline
+from executor.serial import measure_in_turns
+from executor.together import Patience, measure_together
+from traces.files import write_text
+from traces.timeline import WorkTable, write_timeline, write_work
+
+
+def run(plan: Plan, options: Options, launch: Launch, mark: Mark, patience: Patience) -> None:
+    """Run a plan; rank 0 writes the timeline when all have ended.
+
+    Args:
+        plan, options: the same on every rank.
+        launch: what torchrun says of this one.
+        mark: told how far this rank has come.
+
+    Raises:
+        PlanError: the plan does not fit the ranks, their devices or their memory.
+        OutputError: the timeline cannot be written.
+    """
+    launch.check(plan, serial=options.serial)
+    torch.set_num_threads(options.threads)
+    device = device_of(options.device, launch)
+    mark.enter("joining")
+    with joined(launch, device) as group, torch.inference_mode():
+        counts: list[WorkTable] = []
+        if options.serial:
+            tables = measure_in_turns(plan, options, device, mark, patience)
+        else:
+            groups = Groups.make(plan.ranks, plan.ranks_per_node)
+            tables = measure_together(plan, options, group, groups, launch.local_ranks, mark, patience)
+            if options.count:
+                patience(START_S)
+                mark.enter("counting")
+                counts = group.gather(count_plan(plan, groups, device))
+        mark.enter("writing")
+        if group.rank == 0:
+            if counts:
+                write_work(join_work(counts), options.out / "work.parquet")
+            write_text(options.out / "run.json", _describe(options, group))
+            # The timeline comes last: where it is, all is.
+            measured = timeline(plan.name, tables, together=not options.serial)
+            write_timeline(measured, options.out / "timeline.parquet")
+        # Nobody is done before the files are there.
+        group.barrier()
+
+
+def _describe(options: Options, group: Group) -> str:
+    gpu = group.device.type == "cuda"
+    value = {
+        "format": "moesim.run/1",
+        "device": torch.cuda.get_device_name(group.device) if gpu else "cpu",
+        "backend": options.backend,
+        "threads": options.threads,
+        "repeats": options.repeats,
+        "warmup": options.warmup,
+        "serial": options.serial,
+        "torch": str(torch.__version__),
+    }
+    return json.dumps(value, indent=1) + "\n"

@@ -1,0 +1,105 @@
+"""All ranks at once, as in a real system: every repeat, step and layer of a plan, measured on each rank."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from executor.clock import aligned, measure_offsets
+from executor.memory import check_memory
+from executor.modes.transport import Groups
+from executor.moe_layer import TORCH_DTYPES, plan_layers
+from executor.options import Options
+from executor.patience import phase_s, preparation_s
+from executor.plan import Plan
+from executor.process_group import Group
+from executor.progress import Mark
+from executor.routing import route
+from executor.spans import COLUMNS, clock_on
+
+Patience = Callable[[float], None]
+"""Told how many seconds any rank may stay in one phase from now on."""
+
+
+def measure_together(
+    plan: Plan,
+    options: Options,
+    group: Group,
+    groups: Groups,
+    local_ranks: int,
+    mark: Mark,
+    patience: Patience,
+) -> list[NDArray[np.int64]]:
+    """The spans of every rank on rank 0's clock, as ``executor.spans.COLUMNS`` says; empty on other ranks.
+
+    Ranks meet only where a real system makes them: inside dispatch and combine, and at the end of a step,
+    before which the schedulers of all ranks must agree on the next batch.
+
+    Args:
+        group, groups: all ranks, and those that dispatch uses.
+        local_ranks: of this node, which share its memory.
+        mark: told how far this rank has come.
+
+    Raises:
+        PlanError: the weights do not fit into memory.
+    """
+    device = group.device
+    check_memory(plan, group.rank, device, local_ranks)
+    patience(preparation_s(plan))
+    mark.enter("routing")
+    routed = [route(plan, plan.step(step)) for step in range(plan.steps)]
+    rows = range(len(plan.model.layers))
+    routing = [[step.layer(row, group.rank, device) for row in rows] for step in routed]
+    x_XH = inputs(plan, max(len(choice.token_T) for step in routing for choice in step), device)
+    # Only when every rank has asked for its memory does one take it.
+    group.barrier()
+    mark.enter("making of weights")
+    spans = clock_on(device, mark.enter)
+    layers = plan_layers(plan, groups, backend=options.backend, device=device, spans=spans)
+    mark.enter("comparison of clocks")
+    before = measure_offsets(group)
+    group.barrier()
+    # On a GPU the first pass compiles kernels and connects ranks.
+    settled = options.passes.start + (device.type == "cuda")
+    with no_garbage_collection():
+        for repeat in options.passes:
+            if repeat == settled:
+                patience(phase_s(plan, device.type))
+            for step, choices in enumerate(routing):
+                for index, layer, choice in zip(plan.model.layers, layers, choices, strict=True):
+                    spans.begin(repeat, step, index)
+                    layer(x_XH[: len(choice.token_T)], choice)
+                mark.enter("end", repeat, step)
+                group.barrier()
+    mark.enter("comparison of clocks")
+    after = measure_offsets(group)
+    tables = group.gather(spans.table())
+    if before is not None and after is not None:
+        times = [COLUMNS.index("start_ns"), COLUMNS.index("end_ns")]
+        for rank, table_NC in enumerate(tables):
+            table_NC[:, times] = aligned(table_NC[:, times], rank, before, after)
+    return tables
+
+
+def inputs(plan: Plan, rows: int, device: torch.device) -> Tensor:
+    """Normal rows that every layer can be given: what they hold does not change how long it takes."""
+    dtype = TORCH_DTYPES[plan.dtype]
+    generator = torch.Generator(device).manual_seed(plan.seed)
+    return torch.randn(rows, plan.model.hidden, generator=generator, dtype=dtype, device=device)
+
+
+@contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """Nothing that runs inside the block is interrupted by Python's collector of cycles."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
