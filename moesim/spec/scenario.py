@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import copy
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field, model_validator
 
 from moesim.errors import MoesimError, SpecError
@@ -23,6 +21,7 @@ from moesim.spec.override import Override, blame
 from moesim.spec.presets import load_model, preset_names, preset_source
 from moesim.spec.workload import Dispatch, Overlap, Parallelism, PlacementChoice, TraceSource, Workload
 from moesim.spec.yaml_source import Loc, Source, read_yaml
+from moesim.spec.yaml_text import to_yaml
 from placement.placement import MAX_SLOTS
 from placement.solvers import SOLVERS
 
@@ -162,22 +161,7 @@ class Scenario(Strict):
 
     def to_yaml(self) -> str:
         """``resolved`` as YAML."""
-        return yaml.dump(self.resolved(), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes text that begins like a number: ``1e5`` is text to PyYAML (YAML 1.1), a number to YAML 1.2."""
-
-
-def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    if not text.isprintable():
-        style: str | None = '"'  # with escapes: PyYAML would write U+0085 bare, where it is a line break
-    else:
-        style = "'" if re.match(r"[-+.]*[0-9]", text) else None
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
-
-
-_Dumper.add_representer(str, _represent_text)
+        return to_yaml(self.resolved())
 
 
 def load_scenario(name: str, overrides: Sequence[Override] = ()) -> Scenario:
