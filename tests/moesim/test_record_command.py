@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
-from moesim.cli import app
 from moesim.errors import TraceError
 from moesim.record import record_texts
+from tests.moesim.command import moesim
 from tests.traces.tiny_models import tiny_model
 from traces.record import record
 from traces.routing import read_trace
@@ -65,21 +64,10 @@ def test_texts_become_requests_of_their_category(saved: Path, texts: list[Path],
 @pytest.mark.executor
 def test_the_command_says_what_it_wrote(saved: Path, texts: list[Path], tmp_path: Path) -> None:
     out = tmp_path / "t.parquet"
-    arguments = [
-        "--model",
-        str(saved),
-        "--text",
-        str(texts[0]),
-        "--limit",
-        "12",
-        "--length",
-        "8",
-        "-o",
-        str(out),
-    ]
-    result = CliRunner().invoke(app, ["trace", "record", *arguments])
-    assert result.exit_code == 0
-    assert f"{out}: 12 tokens of 2 requests, 3 layers, 8 experts, top-2" in result.stdout.replace("\n", "")
+    text = ("--text", texts[0], "--limit", 12, "--length", 8)
+    done = moesim("trace", "record", "--model", saved, *text, "-o", out)
+    assert done.code == 0
+    assert done.out == f"{out}: 12 tokens of 2 requests, 3 layers, 8 experts, top-2\n"
 
 
 def test_what_is_no_model_is_refused(texts: list[Path], tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import math
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, ClassVar
@@ -23,8 +24,11 @@ from traces.routing import WINDOW_TOKENS
 Array = npt.NDArray[Any]
 
 MAGIC = b"\x93NUMPY"
-DAMAGED = (ValueError, TypeError, OverflowError, SyntaxError, EOFError, MemoryError, RecursionError)
-"""What numpy raises for a damaged header, and Python's parser, which numpy uses for it."""
+DAMAGED = (
+    *(ValueError, TypeError, OverflowError, SyntaxError, EOFError, MemoryError, RecursionError),
+    tokenize.TokenError,
+)
+"""What numpy raises for a damaged header, and Python's own parser, which numpy lets read it."""
 
 _WINDOW_BYTES = 1 << 26
 
