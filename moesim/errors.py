@@ -11,7 +11,11 @@
     ├── SpecError               moesim.spec: a YAML file, preset or option
     │   └── UnitError           moesim.units: a quantity with a wrong or missing unit
     ├── MemoryFitError          moesim.simulation: the model does not fit the GPUs
-    └── PolicyError             moesim.routing: a policy that lacks what it needs
+    ├── CalibrationError        moesim.calibration: measurements that no profile follows from; exit code 1
+    ├── PolicyError             moesim.routing: a policy that lacks what it needs
+    ├── PlanError               executor: a plan, or one that does not fit where it is to run
+    ├── RankError               executor: a rank that failed; exit code 1
+    └── ExecutionError          moesim.execution: a real run that did not end well; mostly exit code 1
 
 Only ``moesim.cli`` turns them into a line and an exit code.
 """
@@ -34,11 +38,27 @@ class MemoryFitError(MoesimError):
     """The model, its KV cache and its buffers need more memory than a GPU has."""
 
 
+class CalibrationError(MoesimError):
+    """Measurements from which no profile follows: no fault of the input."""
+
+    exit_code = 1
+
+
 class PolicyError(MoesimError):
     """A routing policy whose parameters or inputs do not suffice."""
 
 
+class ExecutionError(MoesimError):
+    """A real run that could not start, or did not end well."""
+
+    def __init__(self, rule: str, *, exit_code: int = 1) -> None:
+        super().__init__(rule)
+        self.exit_code = exit_code
+
+
 __all__ = [
+    "CalibrationError",
+    "ExecutionError",
     "LoadTableError",
     "MemoryFitError",
     "MoesimError",

@@ -17,6 +17,9 @@ Model = Callable[[FloatArray], FloatArray]
 
 _CONFIDENCE = 0.95
 
+SOFT = 0.1
+"""Relative error beyond which the loss ``soft_l1`` grows like the error rather than its square."""
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -42,7 +45,7 @@ class Problem:
     Attributes:
         measured_R: above zero.
         start_P, lower_P, upper_P: where to begin, and the bounds.
-        loss: of ``scipy.optimize.least_squares``; with ``soft_l1`` errors beyond 10 % pull less.
+        loss: of ``scipy.optimize.least_squares``; with ``soft_l1`` errors beyond ``SOFT`` pull less.
     """
 
     model: Model
@@ -68,7 +71,7 @@ class Problem:
             x_scale=self.upper_P - self.lower_P,
             diff_step=1e-4,
             loss=self.loss,
-            f_scale=0.1,
+            f_scale=SOFT,
         )
         return found.x, _interval(found.jac, found.fun, found.active_mask != 0)
 

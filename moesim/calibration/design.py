@@ -1,0 +1,123 @@
+"""What a calibration runs: one shape of experts under loads that are few and many, even and skewed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from moesim.hardware.profile import load_profile
+from moesim.simulation.deployment import Deployment, deploy
+from moesim.spec.base import validate
+from moesim.spec.cluster import Cluster
+from moesim.spec.model import DTYPE_BYTES, Dtype, Model
+from moesim.spec.presets import load_model
+from moesim.spec.scenario import Scenario
+from moesim.spec.workload import DispatchMode
+from moesim.spec.yaml_source import Source
+
+_NOWHERE = Source(None, None, {})
+
+# The experts of the preset scenario cpu-ep2.
+_MODEL = {
+    "name": "cpu-moe",
+    "hidden": 512,
+    "layers": 24,
+    "vocab": 32_000,
+    "attention": {"heads": 8, "kv_heads": 8, "head_dim": 64},
+    "experts": {"count": 32, "top_k": 4, "width": 1024},
+}
+
+# Layers have weights of their own, so that caches serve what they would in a run.
+_LAYERS = 4
+_MEMORY = 0.4
+"""Share of a rank's memory that weights may take."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """One plan: tokens of each rank and the skew of their routing, with a dispatch mode."""
+
+    mode: DispatchMode
+    tokens: int
+    skew: float
+
+    @property
+    def name(self) -> str:
+        """Of its folder.
+
+        >>> Load("per_gpu", 64, 1.5).name
+        'per_gpu-64-1.5'
+        """
+        return f"{self.mode}-{self.tokens}-{self.skew:g}"
+
+
+# Single tokens to a prefill chunk; even routing, a usual one, and one that leaves few slots active.
+LOADS = tuple(
+    Load("per_gpu", tokens, skew) for tokens in (1, 4, 16, 64, 128, 256) for skew in (0.3, 1.0, 2.5)
+)
+# The other modes differ in what they send, not in what they compute.
+OTHER_LOADS = tuple(
+    Load(mode, tokens, 1.0) for mode in ("per_expert", "all_gather", "all_reduce") for tokens in (4, 64, 256)
+)
+
+
+def calibrated_model(name: str | None, dtype: Dtype, ranks: int, memory: float) -> Model:
+    """Experts of a model's shape, as many layers and experts of them as fit, shared experts apart.
+
+    Args:
+        name: a preset, or a config.json; by default the experts of ``cpu-ep2``.
+        memory: bytes of each rank.
+
+    Raises:
+        SpecError: no such model, or not even one slot fits.
+    """
+    model = load_model(_MODEL if name is None else name, _NOWHERE, ("--model",))
+    experts = model.experts
+    own = model.hidden * experts.width * (3 if experts.gated else 2) * DTYPE_BYTES[dtype]
+    fitting = int(memory * _MEMORY / own)
+    slots = -(-experts.count // ranks)
+    layers = max(1, min(_LAYERS, fitting // slots))
+    slots = min(slots, fitting // layers)
+    count = slots * ranks
+    if count < experts.top_k:
+        raise _NOWHERE.error(
+            f"has experts of {own / 2**30:.1f} GiB, of which too few fit", ("--model",), got=name
+        )
+    return validate(
+        Model,
+        model.model_dump()
+        | {
+            "layers": layers,
+            "first_dense": 0,
+            "moe_every": 1,
+            "dense_width": None,
+            "experts": {
+                "count": count,
+                "top_k": experts.top_k,
+                "width": experts.width,
+                "gated": experts.gated,
+            },
+            **dict.fromkeys(("weight_dtype", "expert_dtype", "kv_dtype", "activation_dtype"), dtype),
+        },
+    )
+
+
+def deployment(load: Load, model: Model, cluster: Cluster) -> Deployment:
+    """The plan of one load, with generated routing that is different in each layer."""
+    dtype = model.activation_dtype
+    scenario = {
+        "name": load.name,
+        "model": model,
+        "cluster": cluster,
+        "profile": load_profile("generic", _NOWHERE, ()),
+        "parallelism": {"ep": cluster.gpus},
+        "trace": {"synth": {"requests": 64, "tokens_per_request": 64, "skew": load.skew, "persistence": 0.0}},
+        "workload": {
+            "phase": "decode",
+            "tokens_per_gpu": load.tokens,
+            "context": 1,
+            "steps": 1,
+            "part": "moe",
+        },
+        "dispatch": {"mode": load.mode, "dtype": dtype, "combine_dtype": dtype},
+    }
+    return deploy(validate(Scenario, scenario))

@@ -1,0 +1,99 @@
+"""What the microbenchmarks found out about the machine, and the cluster that it makes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from moesim.errors import CalibrationError
+from moesim.spec.base import validate
+from moesim.spec.cluster import Cluster, Gpu, preset_system
+from moesim.spec.model import Dtype
+from moesim.spec.presets import preset_names, preset_source
+from traces.files import check_format
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One node, of which each rank is a "GPU".
+
+    Attributes:
+        device: the maker's name of a GPU, or of the processor whose cores the ranks are.
+        kind: ``cpu`` or ``cuda``.
+        memory: bytes of each rank.
+        flops, bandwidth, launch_s, exchange_s: medians over ranks, all measured at the same time; see
+            ``executor.measure.Peaks``.
+    """
+
+    kind: str
+    device: str
+    memory: int
+    sms: int
+    torch: str
+    flops: float
+    bandwidth: float
+    launch_s: float
+    exchange_s: float
+
+    @classmethod
+    def read(cls, file: Path) -> Machine:
+        """From ``machine.json``.
+
+        Raises:
+            CalibrationError: it is no such file.
+        """
+        try:
+            value: dict[str, Any] = json.loads(file.read_bytes())
+            check_format(value.get("format"), "machine", 1, file=file, error=CalibrationError)
+            peaks = {name: np.median([rank[name] for rank in value["peaks"]]) for name in value["peaks"][0]}
+            kind, device, version = (str(value[name]) for name in ("kind", "device", "torch"))
+            return cls(kind, device, int(value["memory"]), int(value["sms"]), version, **peaks)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            raise CalibrationError(f"cannot be read: {error!r}", file=file) from error
+
+    def preset(self) -> str | None:
+        """The GPU preset of this device, whose data sheet then serves.
+
+        >>> Machine("cuda", "NVIDIA A100-SXM4-80GB", 0, 0, "", 1, 1, 1, 1).preset()
+        'a100'
+        """
+        words = self.device.lower().replace("-", " ").split()
+        # Presets are of boards with NVLink; cards of the same chip are slower.
+        if self.kind == "cpu" or {"pcie", "nvl"} & set(words):
+            return None
+        return next((name for name in preset_names("gpus") if name in words), None)
+
+    def gpu(self, dtype: Dtype) -> Gpu:
+        """What a rank promises: by the data sheet where there is one, else as measured."""
+        preset = self.preset()
+        if preset is not None:
+            source = preset_source("gpus", preset)
+            return validate(Gpu, source.value, source=source)
+        link = {"bandwidth": self.bandwidth, "source": "no faster than memory"}
+        return validate(
+            Gpu,
+            {
+                "name": self.device if self.kind == "cuda" else f"{self.device} core",
+                "memory": self.memory,
+                "memory_bandwidth": self.bandwidth,
+                "flops": {dtype: self.flops},
+                "sms": self.sms,
+                "nvlink": link,
+                "source": "measured by moesim calibrate, all ranks at once",
+            },
+        )
+
+    def cluster(self, gpu: Gpu, ranks: int) -> Cluster:
+        """One node of so many."""
+        preset = self.preset()
+        system = {} if preset is None else preset_system(preset)
+        nic = system.get("nic", gpu.nvlink.model_dump())
+        return validate(
+            Cluster,
+            {"name": f"{ranks} × {gpu.name}", "gpu": gpu, "gpus_per_node": ranks, "nic": nic}
+            | {key: system[key] for key in ("intra_node", "gpus_per_switch", "host") if key in system},
+        )
