@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 from tests.traces.mutations import damaged_bytes
 from tests.traces.random_traces import random_trace
 from traces.errors import MoesimError
-from traces.interop import detect, importer
+from traces.interop import IMPORTERS, LOAD_IMPORTERS, detect, importer
 from traces.interop.hints import Hints
 from traces.interop.recording import Recording
 
@@ -184,3 +184,17 @@ def test_cut_anywhere(tmp_path: Path, name: str) -> None:
         outcomes[outcome(layout, source)] += 1
     assert outcomes.keys() <= ({"read", "refused"} if name in ("csv", "jsonl") else {"refused"})
     assert outcomes["refused"] > 70
+
+
+@pytest.mark.parametrize("name", [*IMPORTERS, *LOAD_IMPORTERS])
+def test_a_huge_file_of_something_else_is_refused_early(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A terabyte of zeros, of which no importer may read much."""
+    monkeypatch.setattr("traces.memory.physical_memory", lambda: 2**33)
+    path = tmp_path / "huge"
+    with path.open("wb") as file:
+        file.truncate(2**40)
+    assert detect(path) is None
+    with pytest.raises(MoesimError, match="huge"):
+        importer(name).open(path, HINTS)

@@ -39,20 +39,26 @@ class Responses:
     )
 
     def detects(self, path: Path) -> bool:
-        try:
-            if not path.is_file():
-                return False
-            with path.open("rb") as file:
-                head = file.read(_GLANCE)
-        except OSError:
-            return False
+        head = _head(path) if path.is_file() else b""  # a pipe would block
         if head.lstrip()[:1] == b"{":
             return f'"{_KEY}"'.encode() in head
         return len(head) >= 64 and _BASE64.issuperset(head)
 
     def open(self, path: Path, hints: Hints) -> Recording:
         require_file(path, "responses of a server", TraceError)
+        head = _head(path)
+        if head.lstrip()[:1] != b"{" and not _BASE64.issuperset(head):
+            raise TraceError("is neither JSON nor base64", file=path, line=1)
         return from_requests(_parts(path, hints), hints, file=path, origin="routed experts of a server")
+
+
+def _head(path: Path) -> bytes:
+    """The first bytes of a file; none where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(_GLANCE)
+    except OSError:
+        return b""
 
 
 def _parts(path: Path, hints: Hints) -> Iterator[Part]:
