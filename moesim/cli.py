@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from moesim import __version__
-from moesim.commands import presets, simulate, trace
+from moesim.commands import execute, presets, simulate, trace
 from traces.errors import MoesimError
 
 app = typer.Typer(
@@ -23,7 +23,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for _command in (simulate.demo, simulate.run, simulate.whatif, simulate.report, presets.presets):
+for _command in (
+    simulate.demo,
+    simulate.run,
+    simulate.whatif,
+    simulate.report,
+    execute.execute,
+    presets.presets,
+):
     app.command()(_command)
 app.add_typer(trace.app, name="trace")
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from moesim.errors import SpecError
@@ -91,8 +92,11 @@ def cpu_ranks(scenario: Scenario, ranks: int, *, serial: bool = False) -> list[O
     return _one_node("this machine's CPU", gpu, ranks, {"bandwidth": rate})
 
 
-def local_gpus(scenario: Scenario, ranks: int) -> list[Override]:
-    """A node of so many of the scenario's GPUs: what this machine has is taken to be of their kind."""
+def local_gpus(scenario: Scenario, ranks: int, *, serial: bool = False) -> list[Override]:
+    """A node of so many of the scenario's GPUs, of whose kind those of this machine are taken to be.
+
+    One GPU that stands for all of them in turns has as much memory as each.
+    """
     cluster = scenario.cluster
     gpu, nic = cluster.gpu.model_dump(mode="json"), cluster.nic.model_dump(mode="json")
     return _one_node(f"{ranks} GPUs of this machine", gpu, ranks, nic)
@@ -150,7 +154,15 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:59] + "…"
 
 
-def crowded(ranks: int) -> str | None:
+def crowded(processes: int) -> str | None:
     """A remark where CPU ranks outnumber the cores."""
     cores = os.cpu_count() or 1
-    return f"{ranks} ranks share {cores} cores, and slow each other down" if ranks > cores else None
+    if processes <= cores:
+        return None
+    return f"{processes} ranks share {cores} cores, and slow each other down"
+
+
+MACHINES: Mapping[str, Callable[..., Sequence[Override]]] = MappingProxyType(
+    {"cpu": cpu_ranks, "cuda": local_gpus}
+)
+"""This machine's ranks, by device."""

@@ -1,0 +1,62 @@
+"""A real run in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from moesim.report.question import placement, plural, policy
+from moesim.units import format_seconds
+from traces.timeline import PHASES
+
+
+def execution_tables(result: Mapping[str, Any]) -> list[RenderableType]:
+    """What ``moesim execute`` prints: what ran, its metrics, each rank's seconds."""
+    parts: list[RenderableType] = [Text(_ran(result)), Text(_answer(result), style="bold"), _ranks(result)]
+    return [Padding(part, (0, 0, 1, 0)) for part in parts]
+
+
+def _ran(result: Mapping[str, Any]) -> str:
+    scenario, run = result["scenario"], result["run"]
+    turns = ", one after the other" if run["serial"] else ""
+    return (
+        f"{scenario['model']['name']} on {plural(result['ranks'], run['device'] + ' rank')}{turns}, "
+        f"{placement(scenario['placement'])}, {policy(scenario['routing'])}, "
+        f"{scenario['dispatch']['mode'].replace('_', ' ')} dispatch; experts by {run['backend']}; "
+        f"{plural(run['repeats'], 'repeat')} of {plural(scenario['workload']['steps'], 'step')}"
+    )
+
+
+def _answer(result: Mapping[str, Any]) -> str:
+    metrics = result["metrics"]
+    ratio = metrics["straggler_ratio"]
+    times = ""
+    if "layer_time_s" in metrics:
+        layer, step = metrics["layer_time_s"], metrics["step_time_s"]
+        times = (
+            f"A layer takes {format_seconds(layer['mean'])} (p95 {format_seconds(layer['p95'])}), "
+            f"a step {format_seconds(step['mean'])}. "
+        )
+    return (
+        f"{times}The straggler ratio of expert time is {ratio['experts_time']:.3f}, that of assignments "
+        f"{ratio['assignments']:.3f}; balancedness {metrics['balancedness']:.3f}."
+    )
+
+
+def _ranks(result: Mapping[str, Any]) -> Table:
+    """Seconds of a step by phase."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", caption_justify="left")
+    table.caption = "seconds of a step; medians over the repeats"
+    table.add_column("rank")
+    rows = result["per_rank"]
+    shown = [phase for phase in PHASES if phase in rows[0]["seconds"]]
+    for phase in shown:
+        table.add_column(phase.replace("_", " "), justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(str(row["rank"]), *(format_seconds(row["seconds"][phase]) for phase in shown))
+    return table
