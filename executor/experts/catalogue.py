@@ -8,6 +8,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from executor.experts.grouped_mm import GroupedMmExperts
 from executor.experts.loop import LoopExperts
 from executor.experts.weights import ExpertWeights
 
@@ -27,4 +28,13 @@ class Experts(Protocol):
         """
 
 
-BACKENDS: Mapping[str, Callable[[ExpertWeights], Experts]] = MappingProxyType({"loop": LoopExperts})
+def _triton(weights: ExpertWeights) -> Experts:
+    # Triton exists for Linux only.
+    from executor.experts.triton import TritonExperts
+
+    return TritonExperts(weights)
+
+
+BACKENDS: Mapping[str, Callable[[ExpertWeights], Experts]] = MappingProxyType(
+    {"loop": LoopExperts, "grouped_mm": GroupedMmExperts, "triton": _triton}
+)

@@ -1,0 +1,1 @@
+"""Triton kernels, each beside the naive form that its tests compare it with."""
