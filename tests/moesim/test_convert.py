@@ -12,10 +12,11 @@ import yaml
 
 from moesim.convert import convert_trace, named_hints
 from moesim.errors import MoesimError
-from tests.moesim.command import files
+from tests.moesim.command import files, moesim, refused
 from tests.moesim.tiny import tiny_scenario
 from tests.traces.random_traces import random_trace, same
-from traces.interop import load_any
+from traces.interop import IMPORTERS, load_any
+from traces.load_table_file import read_load_table
 from traces.routing import RoutingTrace, read_trace
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -100,3 +101,31 @@ def test_the_gpt_oss_recording(shared: Path) -> None:
     assert (trace.tokens, len(trace.request_offsets) - 1) == (70_558, 212)
     assert (meta.model, meta.experts, meta.top_k, meta.layers) == ("gpt-oss-20b", 32, 4, tuple(range(24)))
     assert same(trace, load_any(source, hints))
+
+
+def test_counts_become_a_load_table_and_the_command_says_so() -> None:
+    Path("counts.json").write_text(json.dumps({"logical_count": [[0] * 8, [1] * 8, [2] * 8]}))
+    done = moesim("trace", "convert", "counts.json", "--model", "model.yaml", "-o", "loads.parquet")
+    assert done.code == 0
+    assert done.out == "loads.parquet: a load table of 1 windows, 2 layers, 8 experts\n"
+    table = read_load_table("loads.parquet")
+    assert (table.model, table.layers, table.load_LE.tolist()) == ("tiny", (1, 2), [[1] * 8, [2] * 8])
+
+
+def test_a_trace_is_converted_without_holding_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pieces are asked for one by one, as they are written."""
+    np.save("long.npy", np.tile(TRACE.ids_TLK, (9, 1, 1)))
+    monkeypatch.setattr("traces.interop.npy._WINDOW_BYTES", 100)
+    opened = IMPORTERS["npy"].open(Path("long.npy"), named_hints("model.yaml"))
+    lengths = [piece.tokens for piece in opened.pieces]
+    assert set(lengths) == {100 // 4, sum(lengths) % 25}
+    done = moesim("trace", "convert", "long.npy", "--model", "model.yaml", "-o", "long.parquet")
+    assert done.out == "long.parquet: 648 tokens of 1 requests, 2 layers, 8 experts, top-2\n"
+
+
+def test_info_reads_files_of_others_directly() -> None:
+    np.save("request.npy", TRACE.ids_TLK[:12])
+    found = json.loads(moesim("trace", "info", "request.npy", "--model", "model.yaml", "--json").out)
+    assert (found["meta"]["model"], found["tokens"], found["meta"]["layers"]) == ("tiny", 12, [1, 2])
+    said = refused("trace", "info", "request.npy")
+    assert "request.npy: does not tell the number of experts: name it (--experts N" in said

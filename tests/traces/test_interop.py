@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 
 from tests.traces.random_traces import random_trace, same
 from traces.errors import TraceError
-from traces.interop import IMPORTERS, detect, importer, load_any, open_source
+from traces.interop import IMPORTERS, LOAD_IMPORTERS, detect, importer, load_any, open_source
 from traces.interop.hints import Hints
 from traces.routing import RoutingTrace, read_trace, write_trace
 from traces.trace_file import TraceFile
@@ -287,6 +288,13 @@ def test_importers_by_name() -> None:
     assert importer("npz") is IMPORTERS["npz"]
     with pytest.raises(TraceError, match=r"from: unknown format, known are: npz, npz-requests, .*trtllm"):
         importer("zip")
+
+
+def test_the_documentation_names_every_importer_and_no_other() -> None:
+    page = (Path(__file__).parents[2] / "docs/importers.md").read_text(encoding="utf-8")
+    tokens, counts = page.split("## Counts")
+    for part, known in ((tokens, IMPORTERS), (counts, LOAD_IMPORTERS)):
+        assert {*re.findall(r"^\| `([a-z-]+)` \| `convert ", part, re.MULTILINE)} == {*known}
 
 
 def test_detecting_never_waits_for_a_pipe(tmp_path: Path) -> None:
