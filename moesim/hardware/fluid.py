@@ -47,10 +47,9 @@ class Flows:
 class Fluid:
     """Flows share every link on their paths max-min fairly; new rates whenever one starts or ends.
 
-    A GPU's flows start when it enters and their receiver has left the collective before, of which it takes
-    nothing more. The second hop is a relay, pipelined with the first: its flows start
-    when the entry GPU has entered and the first of the flows that feed it has started, run at their own fair
-    share, and arrive no earlier than the last byte at the port that feeds them, plus their own latency. A
+    A flow starts when its sender has entered and its receiver has left the collective before. The second hop
+    is a relay, pipelined with the first: its flows start when, further, the first of the flows that feed the
+    entry GPU has started, run at their own fair share, and arrive no earlier than the last byte at the port that feeds them, plus their own latency. A
     GPU leaves when all that it sends and receives has arrived, all that its senders send over the same kind
     of link has (their kernels send in the order of the batch, see ``ports``), and every GPU has entered. So
     no GPU leaves earlier than with ``ports``, unless traffic takes another GPU's card
