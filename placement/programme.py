@@ -24,6 +24,9 @@ Variables = npt.NDArray[np.object_]
 
 BACKENDS = ("highs", "cbc")
 
+TOLERANCE = 1e-6
+"""Of both backends, on rows and whole numbers: programmes should be scaled to about 1."""
+
 _TICK_S = 0.1  # how long Ctrl-C may wait
 _MOST_NODES = 2**31 - 1  # of a C int
 
@@ -100,7 +103,7 @@ def values(variables: Variables) -> npt.NDArray[np.float64]:
 
 
 def solve_programme(programme: pulp.LpProblem, effort: Effort) -> Outcome:
-    """Minimise, within the solver's tolerances: 1e-6 on integers and rows, so scale these to about 1.
+    """Minimise, within ``TOLERANCE``.
 
     Raises:
         PlacementError: the backend is not installed.

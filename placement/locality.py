@@ -1,0 +1,210 @@
+"""The solver ``locality``: experts that are chosen together on one node, at a stated price in balance.
+
+A token is sent once to each node on which it has an expert, so what its way costs is the number of those
+nodes, and inside a node the number of GPUs. Where experts of *neighbouring layers* lie matters to no byte as
+long as tokens go home after every layer.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from placement.errors import PlacementError
+from placement.evaluation import copy_cost
+from placement.gathering import Layer, gather
+from placement.levelling import level
+from placement.one_pass import greedy
+from placement.placement import EMPTY, Placement
+from placement.problem import Problem
+from placement.rules import FIXED, FORBIDDEN, held_EG, moves_L, rule_EG
+from placement.solution import NO_CLOCK, Limits, Report, Solution, solution
+
+Ints = npt.NDArray[np.int64]
+
+BALANCE_LOST = 0.01
+"""By how much the largest load may exceed that of ``swap``, as a fraction."""
+
+_MOST_TOKENS = 16_384  # of the sample: more change little and take longer in proportion
+_SWEEPS = 30  # a handful suffice
+_NO_HOME = -1
+_WITHOUT_PRICE = 2**62
+
+# Shares of a node's limit that are filled, so that its GPUs can still be levelled: the first that succeeds.
+_NODE_FILLS = (0.999, 0.99)
+
+
+def locality(
+    problem: Problem,
+    *,
+    seed: int = 0,
+    limits: Limits = NO_CLOCK,
+    report: Report | None = None,
+    balance_lost: float = BALANCE_LOST,
+) -> Solution:
+    """Start from ``swap``; exchange experts between nodes, level the GPUs of each node, then exchange inside.
+
+    The first exchanges look at the load of nodes alone, which leaves them far more freedom than that of
+    GPUs. Where rules hold single positions, or levelling fails, they keep to the limits of GPUs from the
+    start. With groups, which must stay on their nodes, only exchanges inside nodes are left.
+
+    Args:
+        balance_lost: by how much the largest load of a GPU may exceed that of ``swap``, in every window.
+
+    Raises:
+        PlacementError: the problem has no sampled tokens.
+    """
+    started = time.perf_counter()
+    if problem.sample_TLK is None:
+        raise PlacementError("locality needs sampled tokens: give a routing trace", field="solver")
+    if not 0 <= balance_lost < np.inf:
+        raise PlacementError("must be finite and not negative", field="balance_lost", got=balance_lost)
+    base = greedy(problem, seed=seed, limits=limits)
+    tables = _Tables.of(problem, base.placement)
+    slot_expert_LS = base.placement.slot_expert_LS.copy()
+    spare = _WITHOUT_PRICE
+    if problem.max_moves is not None:
+        spare = problem.max_moves - int(moves_L(problem, base.placement).sum())
+    done = 0
+    try:
+        for row in range(len(slot_expert_LS)):
+            if limits.seconds is not None and time.perf_counter() - started > limits.seconds:
+                break
+            # What one layer leaves of its part, the next ones share.
+            budget = spare if problem.max_moves is None else spare // (len(slot_expert_LS) - row)
+            gathering = _Gathering(problem, base.placement, row, tables, balance_lost)
+            gpu_C, spent = gathering.run(budget)
+            slot_expert_LS[row] = _into_slots(slot_expert_LS[row], base.placement.slot_gpu_S, gpu_C)
+            spare -= spent
+            done += 1
+    except KeyboardInterrupt:
+        pass  # the layers that are done stay
+    placement = replace(base.placement, slot_expert_LS=slot_expert_LS, origin="locality")
+    limit_reached = base.limit_reached or done < len(slot_expert_LS)
+    return solution(problem, placement, "locality", started, limit_reached=limit_reached)
+
+
+@dataclass(frozen=True)
+class _Tables:
+    """What all layers are looked up in.
+
+    Attributes:
+        ids_TLK: the sample, or an even part of it.
+        home_T: the node at home of its tokens; −1 where it is unknown.
+        cost_WLE: what a copy of an expert costs.
+        copies_LE, slots_LER: how many copies of an expert there are, and in which slots.
+    """
+
+    ids_TLK: Ints
+    home_T: Ints
+    cost_WLE: npt.NDArray[np.float64]
+    copies_LE: npt.NDArray[np.int32]
+    slots_LER: npt.NDArray[np.int32]
+
+    @classmethod
+    def of(cls, problem: Problem, base: Placement) -> _Tables:
+        assert problem.sample_TLK is not None  # the solver has checked it
+        stride = -(-len(problem.sample_TLK) // _MOST_TOKENS)
+        ids_TLK = problem.sample_TLK[::stride]
+        home_T = np.full(len(ids_TLK), _NO_HOME)
+        if problem.home_T is not None:
+            home_T = problem.home_T[::stride].copy()
+        return cls(ids_TLK, home_T, copy_cost(problem, base.replicas_LE), *base.replica_table())
+
+    def copy_TK(self, row: int) -> Ints:
+        """int64 [T, K], the slot that serves each of a token's experts: copies take turns, token by token."""
+        ids_TK = self.ids_TLK[:, row]
+        turn_TK = np.arange(len(ids_TK))[:, None] % self.copies_LE[row, ids_TK]
+        slot_TK: Ints = self.slots_LER[row, ids_TK, turn_TK].astype(np.int64)
+        return slot_TK
+
+
+class _Gathering:
+    """One layer: its copies, one in each slot, and what they may do."""
+
+    def __init__(
+        self, problem: Problem, base: Placement, row: int, tables: _Tables, balance_lost: float
+    ) -> None:
+        self.problem, self.home_T = problem, tables.home_T
+        # Writable copies: compiled code would be compiled again for read-only arrays.
+        self.node_G, speed_G = problem.node_G.copy(), problem.speed_G.copy()
+        self.gpu_C = base.slot_gpu_S.astype(np.int64)
+        expert_C = base.slot_expert_LS[row].astype(np.int64)
+        cost_WC = np.where(expert_C == EMPTY, 0.0, tables.cost_WLE[:, row, expert_C])
+        load_WG = np.stack([np.bincount(self.gpu_C, cost_C, problem.gpus) for cost_C in cost_WC])
+        rule = rule_EG(problem, row)
+        pinned_C = (expert_C != EMPTY) & (rule[expert_C, self.gpu_C] == FIXED)
+        before_EG = np.zeros(rule.shape, dtype=np.bool_)
+        if problem.previous is not None:
+            before_EG = held_EG(problem.previous, row)
+        limit_W = (1.0 + balance_lost) * (load_WG / speed_G).max(axis=1)
+        self.layer = Layer(
+            tables.copy_TK(row),
+            expert_C,
+            cost_WC,
+            speed_G,
+            limit_W,
+            rule != FORBIDDEN,
+            pinned_C,
+            before_EG,
+        )
+        # Rules of single GPUs cannot be kept by looking at nodes.
+        self.by_node = problem.max_moves is None and not problem.forbidden and not pinned_C.any()
+
+    def run(self, budget: int) -> tuple[Ints, int]:
+        """(gpu_C, spent): the new GPU of each copy, and how much of the budget it took."""
+        problem, node_G, spent = self.problem, self.node_G, 0
+        gpu_C = None
+        if problem.nodes > 1 and problem.groups == 1:
+            gpu_C = self._by_node() if self.by_node else None
+            if gpu_C is None:
+                gpu_C, everywhere_G = self.gpu_C.copy(), np.zeros_like(node_G)
+                spent = gather(self.layer, gpu_C, node_G, everywhere_G, self.home_T, budget, _SWEEPS)
+        if gpu_C is None:
+            gpu_C = self.gpu_C.copy()
+        each_G, no_home_T = np.arange(problem.gpus), np.full_like(self.home_T, _NO_HOME)
+        spent += gather(self.layer, gpu_C, each_G, node_G, no_home_T, budget - spent, _SWEEPS)
+        return gpu_C, spent
+
+    def _by_node(self) -> Ints | None:
+        """The GPU of each copy after exchanges that look at nodes alone; None where levelling fails."""
+        problem, layer, node_G = self.problem, self.layer, self.node_G
+        anywhere_EN = np.ones((problem.experts, problem.nodes), dtype=np.bool_)
+        each_N = np.arange(problem.nodes)
+        for fill in _NODE_FILLS:
+            of_nodes = layer._replace(
+                speed_G=np.bincount(node_G, problem.speed_G).astype(np.float64),
+                limit_W=layer.limit_W * fill,
+                allowed_EG=anywhere_EN,
+                before_EG=anywhere_EN,
+            )
+            node_C = node_G[self.gpu_C]
+            gather(of_nodes, node_C, each_N, np.zeros_like(each_N), self.home_T, _WITHOUT_PRICE, _SWEEPS)
+            gpu_C = self._seats(node_C)
+            if level(layer, gpu_C, node_G):
+                return gpu_C
+        return None
+
+    def _seats(self, node_C: Ints) -> Ints:
+        """The GPU of each copy: its own where it stays on its node, else one that another left."""
+        node_G, gpu_C = self.node_G, self.gpu_C.copy()
+        gone_N = np.flatnonzero(node_C != node_G[gpu_C])
+        left_N = gpu_C[gone_N]
+        comes_N = gone_N[np.argsort(node_C[gone_N], kind="stable")]
+        gpu_C[comes_N] = left_N[np.argsort(node_G[left_N], kind="stable")]
+        return gpu_C
+
+
+def _into_slots(
+    slot_expert_S: npt.NDArray[np.int16], slot_gpu_S: npt.NDArray[np.int32], gpu_C: Ints
+) -> npt.NDArray[np.int16]:
+    """int16 [S]: what stays on its GPU keeps its slot, the rest fills the slots that others left."""
+    moved_S = slot_expert_S.copy()
+    gone_N = np.flatnonzero(gpu_C != slot_gpu_S)
+    comes_N = gone_N[np.argsort(gpu_C[gone_N], kind="stable")]
+    free_N = gone_N[np.argsort(slot_gpu_S[gone_N], kind="stable")]
+    moved_S[free_N] = slot_expert_S[comes_N]
+    return moved_S
