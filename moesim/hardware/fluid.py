@@ -49,11 +49,11 @@ class Fluid:
 
     A flow starts when its sender has entered and its receiver has left the collective before. The second hop
     is a relay, pipelined with the first: its flows start when, further, the first of the flows that feed the
-    entry GPU has started, run at their own fair share, and arrive no earlier than the last byte at the port that feeds them, plus their own latency. A
-    GPU leaves when all that it sends and receives has arrived, all that its senders send over the same kind
-    of link has (their kernels send in the order of the batch, see ``ports``), and every GPU has entered. So
-    no GPU leaves earlier than with ``ports``, unless traffic takes another GPU's card
-    (``cross_rail: nvlink``).
+    entry GPU has started, run at their own fair share, and arrive no earlier than the last byte at the port
+    that feeds them, plus their own latency. A GPU leaves when all that it sends and receives has arrived, all
+    that its senders send over the same kind of link has (their kernels send in the order of the batch, see
+    ``ports``), and every GPU has entered. So no GPU leaves earlier than with ``ports``, unless traffic takes
+    another GPU's card (``cross_rail: nvlink``).
     """
 
     routes: Routes
