@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from moesim import __version__
-from moesim.commands import execute, presets, simulate, trace
+from moesim.commands import execute, presets, simulate, trace, validate
 from traces.errors import MoesimError
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ for _command in (
     simulate.whatif,
     simulate.report,
     execute.execute,
+    validate.validate,
     presets.presets,
 ):
     app.command()(_command)

@@ -30,13 +30,15 @@ def overrides(texts: list[str] | None) -> list[Override]:
     return [Override.parse(text) for text in texts or []]
 
 
-def command_line(name: str, scenario: str, set_: list[str] | None, vary: list[str] | None = None) -> str:
+def command_line(
+    name: str, scenario: str, set_: list[str] | None, vary: list[str] | None = None, *others: str
+) -> str:
     """The command that repeats this run; where the files went does not matter to it."""
     import shlex
 
     options = [part for text in set_ or [] for part in ("-s", text)]
     options += [part for text in vary or [] for part in ("--vary", text)]
-    return shlex.join(["moesim", name, scenario, *options])
+    return shlex.join(["moesim", name, scenario, *options, *others])
 
 
 @contextlib.contextmanager

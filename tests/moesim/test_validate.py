@@ -1,0 +1,216 @@
+"""``moesim validate``: launches until medians hold, what it says, what it writes, what it refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from moesim.execution import validation
+from moesim.execution.execute import Execution, RunOptions
+from moesim.execution.on_network import on_simulated_network
+from moesim.execution.repeats import join_repeats
+from moesim.execution.validation import MOST_LAUNCHES
+from moesim.simulation.deployment import Deployment
+from moesim.simulation.run import run
+from moesim.spec.scenario import load_scenario
+from tests.moesim.command import files, moesim, refused
+from tests.moesim.validation_scenario import write_profile, write_small
+from traces.timeline import PHASES, Timeline, read_timeline
+
+KERNELS = [PHASES.index(phase) for phase in ("router", "shared_expert", "experts")]
+ASKED = ["validate", "small.yaml", "--ranks", "2", "--profile", "p.yaml"]
+
+
+@dataclasses.dataclass
+class StandIn:
+    """Measures what is simulated, but for experts ``slower`` and a spread between repeats and launches."""
+
+    slower: float = 1.0
+    noise: float = 0.0
+    counts: bool = True
+    asked: list[RunOptions] = dataclasses.field(default_factory=list)
+
+    def __call__(self, deployment: Deployment, options: RunOptions, folder: Path) -> Execution:
+        rng = np.random.default_rng(len(self.asked))
+        self.asked.append(options)
+        simulated = run(deployment)
+        kernels = simulated.timeline.select(np.isin(simulated.timeline.phase_N, KERNELS))
+        seconds_N = kernels.end_s_N - kernels.start_s_N
+        slower_N = np.where(kernels.phase_N == PHASES.index("experts"), self.slower, 1.0)
+        repeats = []
+        for repeat in range(options.repeats):
+            factor_N = slower_N * np.exp(self.noise * rng.standard_normal(len(kernels)))
+            taken = dataclasses.replace(
+                kernels,
+                repeat_N=np.full_like(kernels.repeat_N, repeat),
+                end_s_N=kernels.start_s_N + seconds_N * factor_N,
+            )
+            repeats.append(taken if options.serial else on_simulated_network(deployment, taken))
+        work = simulated.work()
+        if not self.counts:
+            work = dataclasses.replace(work, count_N=work.count_N + 1)
+        said = {"device": "cpu", "backend": "loop", "threads": 1, "torch": "2", "repeats": options.repeats}
+        return Execution(join_repeats(repeats), work if options.count else None, said)
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StandIn:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    write_profile(tmp_path)
+    write_small(tmp_path)
+    made = StandIn()
+    monkeypatch.setattr(validation, "execute", made)
+    return made
+
+
+def result(*arguments: str) -> dict[str, Any]:
+    done = moesim(*ASKED, "--json", *arguments)
+    assert done.code == 0, done
+    assert done.out.count("\n") == 1
+    found: dict[str, Any] = json.loads(done.out)
+    return found
+
+
+def test_one_launch_is_enough_where_medians_hold(stand_in: StandIn) -> None:
+    stand_in.slower = 1.25
+    found = result()
+    assert found.keys() >= {
+        "ranks",
+        "device",
+        "verdict",
+        "error",
+        "per_rank",
+        "straggler_ratio",
+        "rank_order_tau",
+        "counts_equal",
+    }
+    assert found["error"].keys() >= {"step", "layer", "experts", "dispatch", "combine"}
+    assert found["straggler_ratio"].keys() == {"measured", "simulated"}
+    assert (found["format"], found["ranks"], found["device"]) == ("moesim.validation/1", 2, "cpu")
+    assert (found["verdict"], found["counts_equal"], found["rank_order_tau"]) == ("ok", True, 1.0)
+    assert found["error"]["experts"] == pytest.approx({"median": 0.2, "p95": 0.2, "bias": -0.2})
+    assert found["error"]["router"]["median"] == pytest.approx(0, abs=1e-9)
+    assert [options.count for options in stand_in.asked] == [True]
+    assert found["provenance"]["launches"] == 1
+    assert found["scenario"]["workload"]["part"] == "moe"
+    assert found["scenario"]["cluster"]["name"] == "measured"
+
+
+def test_it_launches_again_until_it_gives_up(stand_in: StandIn) -> None:
+    stand_in.noise = 0.5
+    found = result()
+    assert found["verdict"] == "noisy"
+    assert [options.count for options in stand_in.asked] == [True] + [False] * (MOST_LAUNCHES - 1)
+    assert found["repeats"] == sum(options.repeats for options in stand_in.asked)
+
+
+def test_more_launches_make_medians_hold(stand_in: StandIn) -> None:
+    stand_in.noise = 0.05
+    found = result()
+    assert found["verdict"] == "ok"
+    assert 1 < len(stand_in.asked) < MOST_LAUNCHES
+
+
+def test_counts_that_differ_are_said(stand_in: StandIn) -> None:
+    stand_in.counts = False
+    assert result()["counts_equal"] is False
+
+
+def test_ranks_in_turns_are_put_on_the_simulated_network(stand_in: StandIn) -> None:
+    stand_in.slower = 1.25
+    found = result("--serial")
+    assert [(options.serial, options.count) for options in stand_in.asked] == [(True, False)]
+    assert found["counts_equal"] is None
+    assert found["simulated_phases"] == ["dispatch", "combine"]
+    assert found["error"]["experts"]["bias"] == pytest.approx(-0.2)
+    assert 0 < found["error"]["layer"]["median"] < 0.2
+    # In turns, each of the ranks has the memory that two of them share.
+    shared = result()["scenario"]["cluster"]["gpu"]["memory"]
+    assert found["scenario"]["cluster"]["gpu"]["memory"] == 2 * shared
+
+
+def test_what_it_writes(stand_in: StandIn, tmp_path: Path) -> None:
+    done = moesim(*ASKED, "-o", "out")
+    assert done.code == 0
+    assert "report: out/report.html" in done.err
+    assert max(len(line) for line in done.out.splitlines()) <= 80
+    written = files(tmp_path / "out")
+    assert written.keys() >= {
+        "scenario.yaml",
+        "validation.json",
+        "measured.parquet",
+        "simulated.parquet",
+        "plan/plan.json",
+        "profile.yaml",
+        "report.html",
+    }
+    measured = read_timeline(tmp_path / "out" / "measured.parquet")
+    assert len(np.unique(measured.repeat_N)) == sum(options.repeats for options in stand_in.asked)
+    # The files are enough for the page, for the simulation, and for another validation.
+    page = written["report.html"]
+    assert moesim("report", "out").code == 0
+    assert files(tmp_path / "out")["report.html"] == page
+    again = run_of("out/scenario.yaml")
+    np.testing.assert_array_equal(again.end_s_N, read_timeline("out/simulated.parquet").end_s_N)
+    assert yaml.safe_load((tmp_path / "out" / "profile.yaml").read_text())["name"] == "measured"
+    assert moesim("validate", "out/scenario.yaml", *ASKED[2:4], "--profile", "out/profile.yaml").code == 0
+    assert moesim(*ASKED, "-o", "out").code == 0
+
+
+def run_of(file: str) -> Timeline:
+    from moesim.simulation.deployment import deploy
+
+    return run(deploy(load_scenario(file))).timeline
+
+
+def test_another_number_of_ranks_than_was_measured_is_noted(stand_in: StandIn) -> None:
+    found = json.loads(moesim("validate", "small.yaml", "--ranks", "4", *ASKED[4:], "--json").out)
+    assert found["ranks"] == 4
+    assert any("measured with 2 ranks at once, this run has 4" in note for note in found["notes"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--profile", "generic"], "does not describe the machine it was measured on"),
+        (["--profile", "nope.yaml"], "nope.yaml: "),
+        (["-s", "model.expert_dtype=fp64"], "model.expert_dtype"),
+        (["-o", "small.yaml"], "small.yaml: is not a folder"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(stand_in: StandIn, arguments: list[str], message: str) -> None:
+    assert message in refused(*ASKED, *arguments)
+    assert not stand_in.asked
+
+
+def test_experts_that_do_not_fit_are_refused(stand_in: StandIn) -> None:
+    machine = yaml.safe_load(Path("p.yaml").read_text())["machine"]
+    machine["gpu"]["memory"] = "100 KB"
+    write_profile(Path(), "little.yaml", machine=machine)
+    done = moesim(*ASKED[:-1], "little.yaml")
+    assert (done.code, done.out) == (2, "")
+    assert "more than" in done.err.splitlines()[-1]
+    assert not stand_in.asked
+
+
+@pytest.mark.executor
+@pytest.mark.parametrize("options", [[], ["--serial"]])
+def test_a_real_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]) -> None:
+    pytest.importorskip("torch")
+    monkeypatch.chdir(tmp_path)
+    write_profile(tmp_path)
+    write_small(tmp_path, placement={"solver": "greedy", "slots": 10})
+    monkeypatch.setattr(validation, "MOST_LAUNCHES", 1)
+    found = result(*options)
+    assert found["counts_equal"] is (None if options else True)
+    assert found["repeats"] == validation.REPEATS
+    for quantity in ("router", "experts", "layer"):
+        assert 0 < found["seconds"][quantity]["measured"] < 1
+        assert found["error"][quantity]["median"] > 0
