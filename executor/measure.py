@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -35,10 +35,6 @@ class Peaks:
     bandwidth: float
     launch_s: float
     exchange_s: float
-
-    def to_dict(self) -> dict[str, float]:
-        """Plain values."""
-        return asdict(self)
 
 
 def measure_peaks(group: Group, dtype: torch.dtype) -> Peaks:

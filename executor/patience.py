@@ -6,9 +6,7 @@ import numpy as np
 
 from executor.memory import DTYPE_BYTES, weight_bytes
 from executor.plan import Plan
-
-START_S = 120.0
-"""To import torch, to meet the other ranks, to compile."""
+from executor.supervised import START_S
 
 _LEAST_S = 10.0
 """A machine may pause a process for seconds, however short the phase."""

@@ -10,13 +10,13 @@ from executor.counting import count_plan, join_work
 from executor.launch import Launch
 from executor.modes.transport import Groups
 from executor.options import Options
-from executor.patience import START_S
 from executor.plan import Plan
 from executor.process_group import Group, device_of, joined
 from executor.progress import Mark
 from executor.recording import timeline
 from executor.serial import measure_in_turns
-from executor.together import Patience, measure_together
+from executor.supervised import START_S, Patience
+from executor.together import measure_together
 from traces.files import write_text
 from traces.timeline import WorkTable, write_timeline, write_work
 

@@ -23,7 +23,8 @@ from executor.plan import Plan
 from executor.progress import Mark
 from executor.routing import LayerRouting, RoutedStep, route
 from executor.spans import Spans, clock_on
-from executor.together import Patience, inputs, no_garbage_collection
+from executor.supervised import Patience
+from executor.together import inputs, no_garbage_collection
 
 
 def measure_in_turns(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -22,9 +22,7 @@ from executor.process_group import Group
 from executor.progress import Mark
 from executor.routing import route
 from executor.spans import COLUMNS, clock_on
-
-Patience = Callable[[float], None]
-"""Told how many seconds any rank may stay in one phase from now on."""
+from executor.supervised import Patience
 
 
 def measure_together(

@@ -1,0 +1,179 @@
+"""The layers of several plans, run in turns on one rank and measured like those of a single one."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor
+
+from executor.clock import aligned, measure_offsets
+from executor.launch import Launch
+from executor.measure import measure_peaks
+from executor.memory import check_memory
+from executor.microbench import MACHINE, Spec
+from executor.modes.catalogue import dispatcher
+from executor.modes.transport import Groups, Transport
+from executor.moe_layer import TORCH_DTYPES, MoELayer, plan_layers
+from executor.patience import preparation_s
+from executor.plan import Plan, read_plan
+from executor.process_group import Group, device_of, joined
+from executor.progress import Mark
+from executor.recording import timeline
+from executor.routing import LayerRouting, route
+from executor.spans import COLUMNS, CudaSpans, HostSpans, clock_on
+from executor.supervised import Patience
+from executor.together import inputs, no_garbage_collection
+from traces.files import write_text
+from traces.memory import physical_memory
+from traces.timeline import write_timeline
+
+_LEAST_REPEATS = 5
+_WARMUP = 1
+_TIMES = [COLUMNS.index("start_ns"), COLUMNS.index("end_ns")]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A plan that is ready to run on this rank, on its own clock."""
+
+    plan: Plan
+    layers: Sequence[MoELayer]
+    routing: Sequence[Sequence[LayerRouting]]
+    spans: HostSpans | CudaSpans
+
+    def run(self, repeat: int, x_XH: Tensor, group: Group, mark: Mark) -> None:
+        """Every step once."""
+        for step, choices in enumerate(self.routing):
+            for index, layer, choice in zip(self.plan.model.layers, self.layers, choices, strict=True):
+                self.spans.begin(repeat, step, index)
+                layer(x_XH[: len(choice.token_T)], choice)
+            mark.enter("end", repeat, step)
+            group.barrier()
+
+
+def measure(spec: Spec, benches: Sequence[Bench], group: Group, mark: Mark) -> None:
+    """All plans in turns, until the time is over."""
+    rows = max(len(choice.token_T) for bench in benches for step in bench.routing for choice in step)
+    x_XH = inputs(benches[0].plan, rows, group.device)
+    group.barrier()
+    begun_s = time.monotonic()
+    with no_garbage_collection():
+        repeat = -_WARMUP
+        while repeat < _LEAST_REPEATS or goes_on(time.monotonic() - begun_s < spec.seconds, group):
+            for bench in benches:
+                bench.run(repeat, x_XH, group, mark)
+            repeat += 1
+
+
+def prepare(spec: Spec, plans: Sequence[Plan], group: Group, mark: Mark) -> list[Bench]:
+    """The weights of the first plan serve all of them."""
+    groups = Groups.make(group.ranks, plans[0].ranks_per_node)
+    layers = plan_layers(plans[0], groups, backend=spec.backend, device=group.device)
+    benches = []
+    for plan in plans:
+        spans, transport = clock_on(group.device, mark.enter), Transport()
+        sending = dispatcher(
+            plan.mode, groups, plan.slot_gpu_S, transport, padded=plan.padded, device=group.device
+        )
+        own = [replace(layer, dispatcher=sending, transport=transport, spans=spans) for layer in layers]
+        routed = [route(plan, plan.step(step)) for step in range(plan.steps)]
+        rows = range(len(layers))
+        routing = [[step.layer(row, group.rank, group.device) for row in rows] for step in routed]
+        benches.append(Bench(plan, own, routing, spans))
+    return benches
+
+
+def goes_on(mine: bool, group: Group) -> bool:
+    """Rank 0's answer, on every rank."""
+    if group.control is None:
+        return mine
+    answer = torch.tensor([mine])
+    dist.broadcast(answer, 0, group=group.control)
+    return bool(answer)
+
+
+def device_name(device: torch.device) -> str:
+    """What the maker calls it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.machine()
+
+
+def run(spec: Spec, out: Path, launch: Launch, mark: Mark, patience: Patience) -> None:
+    """Measure on this rank; rank 0 writes when all have ended.
+
+    Raises:
+        PlanError: the plans do not fit the ranks, their devices or their memory.
+        OutputError: the results cannot be written.
+    """
+    plans = [read_plan(folder) for folder in spec.plans]
+    launch.check(plans[0], serial=False)
+    torch.set_num_threads(spec.threads)
+    device = device_of(spec.device, launch)
+    mark.enter("joining")
+    with joined(launch, device) as group, torch.inference_mode():
+        check_memory(plans[0], launch.rank, device, launch.local_ranks)
+        mark.enter("measuring of peaks")
+        peaks = measure_peaks(group, TORCH_DTYPES[plans[0].dtype])
+        patience(preparation_s(plans[0]))
+        mark.enter("making of weights")
+        benches = prepare(spec, plans, group, mark)
+        before = measure_offsets(group)
+        measure(spec, benches, group, mark)
+        mark.enter("writing")
+        after = measure_offsets(group)
+        reached = group.gather(asdict(peaks))
+        tables = [group.gather(bench.spans.table()) for bench in benches]
+        if before is not None and after is not None:
+            for folder, of_ranks in zip(spec.plans, tables, strict=True):
+                recorded = [_recorded(table_NC) for table_NC in of_ranks]
+                for rank, table_NC in enumerate(recorded):
+                    table_NC[:, _TIMES] = aligned(table_NC[:, _TIMES], rank, before, after)
+                write_timeline(timeline(folder.name, recorded), out / f"{folder.name}.parquet")
+            write_text(out / MACHINE, json.dumps(_describe(device, launch, reached), indent=1) + "\n")
+        # Nobody is done before the files are there.
+        group.barrier()
+
+
+def _describe(device: torch.device, launch: Launch, peaks: list[dict[str, float]]) -> dict[str, Any]:
+    return {
+        "format": "moesim.machine/1",
+        "kind": device.type,
+        "device": device_name(device),
+        "memory": _memory(device, launch),
+        "sms": _multiprocessors(device),
+        "torch": str(torch.__version__),
+        "peaks": peaks,
+    }
+
+
+def _recorded(table_NC: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Without the warm-up."""
+    return table_NC[table_NC[:, COLUMNS.index("repeat")] >= 0]
+
+
+def _memory(device: torch.device, launch: Launch) -> int:
+    """Bytes for each rank."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return physical_memory() // launch.local_ranks
+
+
+def _multiprocessors(device: torch.device) -> int:
+    """Of a GPU; a rank on CPU counts as one."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
