@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pickle
 import zipfile
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from traces.errors import LoadTableError, MoesimError, TraceError
 from traces.interop import IMPORTERS, LOAD_IMPORTERS, detect, importer, load_any, open_source
@@ -436,3 +439,60 @@ def test_cut_anywhere_a_file_is_refused(tmp_path: Path, content: Any, name: str)
         assert detect(path) is None
         with pytest.raises(MoesimError):
             found.open(path, Hints())
+
+
+# Requests, against a server that knows them.
+
+
+@st.composite
+def served(draw: st.DrawFn) -> tuple[list[dict[str, Any]], dict[int, list[int]]]:
+    """Passes of a server in the recorder's layout, and the passes of each request's tokens by position.
+
+    Prompts have lengths that differ by more than anything is decoded, so that no two requests ever wait
+    for the same position: then they can be told apart with certainty.
+    """
+    count = draw(st.integers(1, 4))
+    # Prompt r ends at 20 (r + 1); chunks are of at most 20 tokens, so a long prompt takes several.
+    remaining = {request: 20 * (request + 1) for request in draw(st.permutations(range(count)))}
+    done = dict.fromkeys(remaining, 0)
+    to_decode = {request: draw(st.integers(0, 5)) for request in remaining}
+    passes: dict[int, list[int]] = {request: [] for request in remaining}
+    records: list[dict[str, Any]] = []
+    running: list[int] = []
+    number = 0
+    while remaining or running:
+        number += 1
+        if remaining and (not running or draw(st.booleans())):
+            request = next(iter(remaining))
+            length = min(20, remaining[request])
+            positions = list(range(done[request], done[request] + length))
+            records.append(token_record(number, positions, [[0, 1]] * length, extend=[length]))
+            done[request] += length
+            passes[request] += [number] * length
+            remaining[request] -= length
+            if not remaining[request]:
+                del remaining[request]
+                running.append(request)
+        elif running := [request for request in running if to_decode[request]]:
+            positions = [done[request] for request in running]
+            records.append(token_record(number, positions, [[2, 1]] * len(running)))
+            for request in running:
+                done[request] += 1
+                to_decode[request] -= 1
+                passes[request].append(number)
+    return records, passes
+
+
+@settings(max_examples=30)
+@given(served())
+def test_requests_that_positions_tell_apart_are_found_again(
+    tmp_path_factory: pytest.TempPathFactory, example: tuple[list[dict[str, Any]], dict[int, list[int]]]
+) -> None:
+    records, passes = example
+    trace = load_any(save(tmp_path_factory.mktemp("served") / "t.pt", per_token(*records)))
+    assert trace.step_T is not None
+    offsets = trace.request_offsets
+    found = [trace.step_T[a:b].tolist() for a, b in pairwise(offsets)]
+    assert sorted(found) == sorted(passes.values())
+    for a, b in pairwise(offsets):
+        assert trace.position_T[a:b].tolist() == list(range(b - a))

@@ -84,7 +84,9 @@ def test_raw_choices_are_tokens_with_step_and_rank(tmp_path: Path) -> None:
     assert trace.source_rank_T is not None
     assert trace.source_rank_T.tolist() == [0] * 3 + [1] * 5
     assert trace.step_T.tolist() == [50, 51, 51, 50, 50, 51, 51, 51]
-    assert trace.request_T.tolist() == list(range(8))  # nobody knows which tokens belong together
+    # Nobody knows which tokens belong together: a batch stands as one request.
+    assert trace.request_T.tolist() == [0, 1, 1, 2, 2, 3, 3, 3]
+    assert trace.position_T.tolist() == [0, 0, 1, 0, 1, 0, 1, 2]
     expected = np.concatenate([choices(rank)[f"{i}_5"] for rank in range(2) for i in ITERATIONS])
     assert np.array_equal(trace.ids_TLK[:, 1], expected)
 

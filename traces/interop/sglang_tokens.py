@@ -6,7 +6,7 @@ Axes: L all hidden layers, T tokens of a forward pass, P physical experts (slots
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
@@ -72,35 +72,39 @@ class _Requests:
 
     def __init__(self, new: Iterator[int]) -> None:
         self._new = new
-        self._decoding: dict[int, deque[int]] = defaultdict(deque)
-        self._prefilled: dict[int, deque[int]] = defaultdict(deque)
+        # Requests by the position that they wait for, in order; a prompt's last chunk stands in both.
+        self._decoding: dict[int, dict[int, None]] = defaultdict(dict)
+        self._prefilled: dict[int, dict[int, None]] = defaultdict(dict)
 
     def decode(self, position_T: list[int]) -> list[int]:
         """A token of each running request; one that has none has ended."""
-        before, self._decoding = self._decoding, defaultdict(deque)
+        before, self._decoding = self._decoding, defaultdict(dict)
         requests = []
         for position in position_T:
-            waiting = before[position]
-            request = waiting.popleft() if waiting else next(self._new)
-            self._decoding[position + 1].append(request)
+            request = self._first(before[position], self._prefilled[position])
+            self._decoding[position + 1][request] = None
             requests.append(request)
         return requests
 
     def prefill(self, starts: list[int], lengths: list[int]) -> list[int]:
         """A chunk of each request; one may continue what the prefill before it left unfinished."""
-        before, self._prefilled = self._prefilled, defaultdict(deque)
+        before, self._prefilled = self._prefilled, defaultdict(dict)
         requests = []
         for start, length in zip(starts, lengths, strict=True):
-            waiting = before[start]
-            if waiting:
-                request = waiting.popleft()
-                self._decoding[start].remove(request)
-            else:
-                request = next(self._new)
-            self._decoding[start + length].append(request)
-            self._prefilled[start + length].append(request)
+            request = self._first(before[start], self._decoding[start])
+            self._decoding[start + length][request] = None
+            self._prefilled[start + length][request] = None
             requests.append(request)
         return requests
+
+    def _first(self, waiting: dict[int, None], also: dict[int, None]) -> int:
+        """The request that waits longest, which then waits no more; a new one where none does."""
+        request = next(iter(waiting), None)
+        if request is None:
+            return next(self._new)
+        del waiting[request]
+        also.pop(request, None)
+        return request
 
 
 def _passes(records: list[Record]) -> Iterator[_Pass]:

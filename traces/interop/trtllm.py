@@ -68,8 +68,8 @@ class TrtllmCounts:
 class TrtllmTokens:
     """Experts that each token selected, of each iteration and rank.
 
-    Which tokens belong to one request is not recorded: every token becomes a request of its own, with its
-    iteration as its step and the rank as its source.
+    Which tokens belong to one request is not recorded: the tokens of a rank in an iteration stand as one
+    request, in the order of their batch, with the iteration as their step and the rank as their source.
     """
 
     summary: ClassVar[str] = (
@@ -90,7 +90,7 @@ class TrtllmTokens:
 
 
 def _pieces(ranks: list[Path], iterations: list[int], meta: TraceMeta) -> Iterator[RoutingTrace]:
-    done = 0
+    request = done = 0
     for number, file in enumerate(ranks):
         with _RankFile(file, TraceError) as rank:
             if _grid(rank.keys, file, TraceError) != (iterations, meta.layers):
@@ -108,12 +108,12 @@ def _pieces(ranks: list[Path], iterations: list[int], meta: TraceMeta) -> Iterat
                     meta=meta,
                     ids_TLK=to_ids(np.stack(parts, axis=1), meta, file=file, first_token=done),
                     weights_TLK=None,
-                    request_T=np.arange(done, done + tokens, dtype=np.int32),
-                    position_T=np.zeros(tokens, np.int32),
+                    request_T=np.full(tokens, request, np.int32),
+                    position_T=np.arange(tokens, dtype=np.int32),
                     step_T=np.full(tokens, iteration, np.int32),
                     source_rank_T=np.full(tokens, number, np.int32),
                 )
-                done += tokens
+                request, done = request + 1, done + tokens
 
 
 class _RankFile:
