@@ -230,7 +230,10 @@ class _Layer:
 
     def _cost(self, held: Bools) -> float:
         expert_N, gpu_N = np.nonzero(held)
-        lone = Placement(expert_N[None], gpu_N, self.problem.experts, self.problem.gpus, self.alone.layers)
+        slot_expert_LS, slot_gpu_S = expert_N[None].astype(np.int16), gpu_N.astype(np.int32)
+        lone = Placement(
+            slot_expert_LS, slot_gpu_S, self.problem.experts, self.problem.gpus, self.alone.layers
+        )
         price = self.problem.objective.per_move
         return float(cost_L(self.alone, lone)[0]) + (price * self._moves(held) if price > 0 else 0.0)
 

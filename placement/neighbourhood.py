@@ -116,11 +116,11 @@ class LayerRules:
         place_E = np.full(problem.experts, -1)
         place_E[expert_F] = np.arange(len(expert_F))
         free_G = np.isin(np.arange(problem.gpus), gpu_H)
-        outside = held & ~free_G
+        outside: Bools = held & ~free_G
         on_EN = np.stack(
             [outside[:, problem.node_G == node].any(axis=1) for node in range(problem.nodes)], axis=1
         )
-        needs_TN = on_EN[ids_TK].any(axis=1)
+        needs_TN: Bools = on_EN[ids_TK].any(axis=1)
         if problem.home_T is not None:
             needs_TN[np.arange(len(ids_TK)), problem.home_T] = True
         # One experts' pattern with one set of needed nodes is one row.
