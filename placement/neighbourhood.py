@@ -120,7 +120,7 @@ class LayerRules:
         on_EN = np.stack(
             [outside[:, problem.node_G == node].any(axis=1) for node in range(problem.nodes)], axis=1
         )
-        needs_TN: Bools = on_EN[ids_TK].any(axis=1)
+        needs_TN = np.logical_or.reduce(on_EN[ids_TK], axis=1)
         if problem.home_T is not None:
             needs_TN[np.arange(len(ids_TK)), problem.home_T] = True
         # One experts' pattern with one set of needed nodes is one row.
