@@ -8,26 +8,30 @@ from executor.routing import route
 from moesim.analysis.counts import same_counts
 from moesim.simulation.operations import Bytes
 from moesim.simulation.recording import Recording
-from moesim.simulation.work import count_work
+from moesim.simulation.work import Work, count_work
 from traces.timeline import WorkTable
+
+
+def simulated_work(plan: Plan, number: int) -> Work:
+    """What the simulator counts in a step."""
+    step = plan.step(number)
+    routed = route(plan, step)
+    return count_work(
+        routed.slot_LTK,
+        step.offsets_G,
+        plan.slot_gpu_S,
+        plan.ranks_per_node,
+        plan.mode,  # type: ignore[arg-type]  # a literal of the simulator
+        pad=plan.padded,
+        path=routed.rank_XT if plan.mode == "expert_to_expert" else None,
+    )
 
 
 def equals_simulated(plan: Plan, counted: WorkTable) -> bool:
     """Whether counts are those of the simulation of the same plan."""
     recording = Recording(plan.name, plan.model.layers)
     for number in range(plan.steps):
-        step = plan.step(number)
-        routed = route(plan, step)
-        work = count_work(
-            routed.slot_LTK,
-            step.offsets_G,
-            plan.slot_gpu_S,
-            plan.ranks_per_node,
-            plan.mode,  # type: ignore[arg-type]  # a literal of the simulator
-            pad=plan.padded,
-            path=routed.rank_XT if plan.mode == "expert_to_expert" else None,
-        )
-        recording.add_work([work])
+        recording.add_work([simulated_work(plan, number)])
     copy_bytes = plan.model.hidden * TORCH_DTYPES[plan.dtype].itemsize
-    simulated = recording.work(Bytes(copy_bytes, copy_bytes), reduces_to_all=plan.mode == "all_reduce")
-    return same_counts(counted, simulated)
+    copy = Bytes(copy_bytes, copy_bytes)
+    return same_counts(counted, recording.work(copy, reduces_to_all=plan.mode == "all_reduce"))

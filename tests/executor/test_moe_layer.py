@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import pickle
-import subprocess
-import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,18 +14,18 @@ from hypothesis import strategies as st
 
 from executor.counting import count_plan, join_work
 from executor.modes.transport import Groups
-from executor.moe_layer import plan_layers
+from executor.moe_layer import TORCH_DTYPES, plan_layers
 from executor.plan import MODES, Plan
 from executor.routing import route
+from executor.spans import NoSpans
+from tests.executor.gloo import run_gloo
 from tests.executor.lockstep import run_ranks
 from tests.executor.plans import expected, small_plan, step_inputs
-from tests.executor.simulated import equals_simulated
+from tests.executor.simulated import equals_simulated, simulated_work
 from traces.timeline import WorkTable
 
 pytestmark = pytest.mark.executor
 
-ROOT = Path(__file__).parents[2]
-LIMIT_S = 120
 # Of values around 1 that were rounded a few times on the way.
 TOLERANCE = {"fp32": 2e-6, "bf16": 5e-2, "fp16": 6e-3}
 
@@ -93,22 +92,94 @@ def test_every_mode_computes_what_the_loop_does_and_sends_what_the_simulator_cou
     assert equals_simulated(plan, counted)
 
 
-@pytest.mark.parametrize(("ranks", "cases"), [(2, 34), (4, 24)])
-def test_real_processes(ranks: int, cases: int, tmp_path: Path) -> None:
-    """The same over gloo, in every dtype, with ranks per node of 1, 2 and 4."""
-    out = tmp_path / "found.pickle"
-    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-    done = subprocess.run(
-        [sys.executable, *launch, str(Path(__file__).with_name("gloo_ranks.py")), str(out)],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_S,
-    )
-    assert done.returncode == 0, done.stderr
-    found = pickle.loads(out.read_bytes())
-    assert len(found) == cases
-    for name, (plan, error, counted) in found.items():
-        assert error <= TOLERANCE[plan.dtype], name
-        assert equals_simulated(plan, counted), name
+class Noted(NoSpans):
+    """Keeps what the layer says of its phases."""
+
+    def __init__(self) -> None:
+        self.phases: list[str] = []
+        self.counts: list[tuple[int, int, int]] = []
+
+    def phase(self, name: str) -> AbstractContextManager[None]:
+        self.phases.append(name)
+        return nullcontext()
+
+    def count(self, *, assignments: int, unique_tokens: int, bytes: int) -> None:  # noqa: A002  # the column
+        self.counts.append((assignments, unique_tokens, bytes))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@given(data=st.data())
+@settings(max_examples=8)
+def test_spans_say_what_the_simulator_says(mode: str, data: st.DataObject) -> None:
+    plan = data.draw(plans(mode).filter(lambda plan: plan.model.shared_width == 0))
+    routed, work = route(plan, plan.step(0)), simulated_work(plan, 0)
+    x_TH = step_inputs(plan, routed)
+
+    def noted(groups: Groups) -> Noted:
+        spans = Noted()
+        for row, layer in enumerate(plan_layers(plan, groups, spans=spans)):
+            layer(x_TH[routed.tokens(row, groups.rank)], routed.layer(row, groups.rank))
+        return spans
+
+    for rank, spans in enumerate(run_ranks(plan.ranks, plan.ranks_per_node, noted)):
+        assert spans.phases == ["router", "dispatch", "experts", "combine"] * 2
+        for row in range(2):
+            there_GG = work.sent_LGG[row] + work.relayed_LGG[row]
+            back_GG = there_GG.T if work.returned_LGG is None else work.returned_LGG[row]
+            if mode == "all_reduce":
+                back_GG = back_GG + there_GG
+            served, unique = int(work.served_LG[row, rank]), int(work.unique_LG[row, rank])
+            copy_bytes = plan.model.hidden * 4
+            assert spans.counts[4 * row : 4 * row + 4] == [
+                (0, len(routed.tokens(row, rank)), 0),
+                (served, unique, there_GG[:, rank].sum() * copy_bytes),
+                (served, unique, 0),
+                (served, unique, back_GG[:, rank].sum() * copy_bytes),
+            ]
+
+
+def cases(ranks: int) -> Iterator[tuple[str, Plan]]:
+    """Every mode, padded ones too, over nodes of every size; dtypes, drops and shared experts in turn."""
+    drop = {"policy": "drop", "capacity_factor": 0.6}
+    turns = [("fp32", None, 0), ("bf16", drop, 4), ("fp16", drop, 0)]
+    modes = [(mode, False) for mode in MODES] + [("per_expert", True), ("per_gpu", True)]
+    for seed, (mode, padded) in enumerate(modes):
+        for size in (size for size in (1, 2, 4) if ranks % size == 0):
+            dtype, routing, shared = turns[(seed + size) % len(turns)]
+            known: dict[str, Any] = {"padded": padded, "routing": routing, "shared_width": shared}
+            name = f"{mode}, padded: {padded}, {size} ranks per node, {dtype}"
+            yield name, small_plan(ranks, size, mode, seed=seed, dtype=dtype, **known)
+    for mode in MODES:
+        alone = [0] * (ranks - 1) + [3]
+        yield f"{mode}, idle ranks", small_plan(ranks, ranks, mode, seed=1, tokens=alone)
+        yield f"{mode}, one expert", small_plan(ranks, ranks, mode, seed=2, one_expert=True, spare_slots=0)
+        yield f"{mode}, top 8", small_plan(ranks, ranks, mode, seed=3, top_k=8, experts=9)
+
+
+def of_this_rank(ranks: int) -> dict[str, tuple[float, WorkTable]]:
+    """For each case the largest error of a layer here, infinite for another shape, and the counts."""
+    groups_of = {size: Groups.make(ranks, size) for size in (1, 2, 4) if ranks % size == 0}
+    found = {}
+    for name, plan in cases(ranks):
+        groups, dtype = groups_of[plan.ranks_per_node], TORCH_DTYPES[plan.dtype]
+        routed = route(plan, plan.step(0))
+        x_TH = step_inputs(plan, routed).to(dtype)
+        worst = 0.0
+        for row, layer in enumerate(plan_layers(plan, groups)):
+            y_TH = layer(x_TH[routed.tokens(row, groups.rank)], routed.layer(row, groups.rank))
+            wanted_TH = expected(plan, routed, row, x_TH, dtype)[routed.tokens(row + 1, groups.rank)]
+            fits = y_TH.shape == wanted_TH.shape and y_TH.dtype == dtype
+            errors = (y_TH - wanted_TH).abs().flatten().tolist() if fits else [float("inf")]
+            worst = max(worst, *errors, 0.0)
+        found[name] = (worst, count_plan(plan, groups))
+    return found
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_real_processes(ranks: int, tmp_path: Path) -> None:
+    """The same over gloo, in every dtype, with 1, 2 and 4 ranks per node."""
+    by_rank = run_gloo(ranks, tmp_path, of_this_rank, ranks)
+    for name, plan in cases(ranks):
+        errors, tables = zip(*(found[name] for found in by_rank), strict=True)
+        assert max(errors) <= TOLERANCE[plan.dtype], name
+        assert equals_simulated(plan, join_work(tables)), name

@@ -1,0 +1,147 @@
+"""The back ends against a loop over rows, and weights that replicas share."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from executor.errors import PlanError
+from executor.experts.catalogue import BACKENDS
+from executor.experts.loop import SharedExpert
+from executor.experts.weights import ExpertWeights
+from executor.plan import MoeShape
+
+pytestmark = pytest.mark.executor
+
+# Inputs, inner values and outputs are each rounded once.
+TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 3e-2, torch.float16: 4e-3}
+
+
+def assert_close(found: Tensor, wanted: Tensor, tolerance: float) -> None:
+    torch.testing.assert_close(found.cpu().double(), wanted.double(), rtol=tolerance, atol=tolerance)
+
+
+def shape(hidden: int = 16, width: int = 8, *, gated: bool = True) -> MoeShape:
+    return MoeShape("m", hidden, width, gated, 8, 2, width, (0, 1))
+
+
+def naive(weights: ExpertWeights, rows_AH: Tensor, counts: list[int]) -> Tensor:
+    """float64, row by row."""
+    slots = [slot for slot, count in enumerate(counts) for _ in range(count)]
+    out_AH = torch.zeros(rows_AH.shape, dtype=torch.float64)
+    for row, slot in enumerate(slots):
+        inner_N = weights.up_SNH[slot].double() @ rows_AH[row].double()
+        width = weights.down_SHF.shape[2]
+        inner_F = inner_N[:width] * torch.sigmoid(inner_N[:width])
+        if weights.gated:
+            inner_F *= inner_N[width:]
+        out_AH[row] = weights.down_SHF[slot].double() @ inner_F
+    return out_AH
+
+
+@pytest.mark.parametrize("backend", ["loop", "grouped_mm"])
+@pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
+@given(
+    counts=st.lists(st.sampled_from([0, 1, 2, 6, 43]), min_size=1, max_size=5),
+    gated=st.booleans(),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=15)
+def test_a_back_end_equals_the_loop_over_rows(
+    backend: str, dtype: torch.dtype, counts: list[int], gated: bool, seed: int
+) -> None:
+    experts = range(len(counts))
+    weights = ExpertWeights.random(shape(gated=gated), 0, experts, seed=seed, dtype=dtype)
+    rows_AH = torch.randn(sum(counts), 16, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    before_AH = rows_AH.clone()
+    out_AH = BACKENDS[backend](weights)(rows_AH, torch.tensor(counts))
+    assert (out_AH.dtype, out_AH.shape) == (dtype, rows_AH.shape)
+    assert_close(out_AH, naive(weights, rows_AH, counts), TOLERANCE[dtype])
+    assert torch.equal(rows_AH, before_AH)
+
+
+@pytest.mark.parametrize("gated", [True, False])
+def test_the_shared_expert_takes_every_row(gated: bool) -> None:
+    weights = ExpertWeights.random_shared(shape(gated=gated), 0, seed=1)
+    x_TH = torch.randn(5, 16)
+    out_TH = SharedExpert(weights)(x_TH)
+    assert_close(out_TH, naive(weights, x_TH, [5]), TOLERANCE[torch.float32])
+
+
+def test_replicas_hold_the_same_weights_wherever_they_are() -> None:
+    here = ExpertWeights.random(shape(), 1, [3, -1, 5, 3], seed=7)
+    there = ExpertWeights.random(shape(), 1, [5], seed=7)
+    assert torch.equal(here.up_SNH[0], here.up_SNH[3])
+    assert torch.equal(here.up_SNH[2], there.up_SNH[0])
+    assert torch.equal(here.down_SHF[2], there.down_SHF[0])
+    assert not here.up_SNH[1].any()
+    assert not here.down_SHF[1].any()
+
+
+def test_weights_differ_by_expert_layer_seed_and_matrix() -> None:
+    square = shape(8, 8, gated=False)
+    matrices = [
+        matrix
+        for seed, layer in ((0, 0), (0, 1), (1, 0))
+        for weights in (
+            ExpertWeights.random(square, layer, [0, 1], seed=seed),
+            ExpertWeights.random_shared(square, layer, seed=seed),
+        )
+        for matrix in (*weights.up_SNH, *weights.down_SHF)
+    ]
+    assert len({tuple(matrix.flatten().tolist()) for matrix in matrices}) == len(matrices) == 18
+
+
+def test_weights_have_the_variance_of_one_over_their_inputs() -> None:
+    weights = ExpertWeights.random(shape(256, 64), 0, range(8), seed=0)
+    assert weights.up_SNH.std().item() == pytest.approx(256**-0.5, rel=0.02)
+    assert weights.down_SHF.std().item() == pytest.approx(64**-0.5, rel=0.02)
+
+
+def test_grouped_mm_refuses_rows_that_torch_would() -> None:
+    with pytest.raises(PlanError, match=r"model\.width: .*multiple of 16 bytes.* \(got 12\)"):
+        BACKENDS["grouped_mm"](ExpertWeights.random(shape(16, 12), 0, [0], seed=0, dtype=torch.bfloat16))
+
+
+def test_triton_without_a_gpu_is_refused() -> None:
+    pytest.importorskip("triton")
+    with pytest.raises(PlanError, match=r"backend: .*needs a GPU"):
+        BACKENDS["triton"](ExpertWeights.random(shape(), 0, [0], seed=0))
+
+
+def test_the_triton_kernel_in_the_interpreter() -> None:
+    """Its own process: Triton looks for the interpreter's flag when it is imported."""
+    pytest.importorskip("triton")
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("grouped_gemm_checks.py"))],
+        env=os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["15", "products", "2", "layers"]
+
+
+@pytest.mark.gpu
+def test_back_ends_on_a_gpu() -> None:
+    """bf16 too, which the interpreter cannot multiply."""
+    counts = [70, 0, 1, 129]
+    for dtype, tolerance in TOLERANCE.items():
+        made = {"seed": 1, "dtype": dtype, "device": "cuda"}
+        weights = ExpertWeights.random(shape(64, 48), 0, range(4), **made)  # type: ignore[arg-type]
+        rows_AH = torch.randn(sum(counts), 64, device="cuda").to(dtype)
+        on_host = ExpertWeights(weights.up_SNH.cpu(), weights.down_SHF.cpu(), gated=True)
+        wanted_AH = naive(on_host, rows_AH.cpu(), counts)
+        for backend in BACKENDS.values():
+            out_AH = backend(weights)(rows_AH, torch.tensor(counts, device="cuda"))
+            assert_close(out_AH, wanted_AH, 4 * tolerance)
