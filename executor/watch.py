@@ -100,7 +100,7 @@ class Watcher:
         self._seen[record.rank] = record
         if not is_stopped(record.pid):
             self._moving_s[record.rank] = now_s
-        elif now_s - self._moving_s.get(record.rank, now_s) > _STOPPED_S:
+        elif now_s - self._moving_s.setdefault(record.rank, now_s) > _STOPPED_S:
             return Verdict(record, "has been stopped by a signal")
         limit_s = max(self._progress.patience_s, _FACTOR * self._longest_s)
         if now_s - record.beat_s > limit_s:

@@ -55,8 +55,9 @@ def launch(ranks: int, module: str, arguments: Sequence[str | Path], out: Path) 
     if importlib.util.find_spec("torch") is None:
         raise ExecutionError("running for real needs torch: pip install 'moesim[executor]'", exit_code=2)
     line = shlex.split(torchrun(ranks, module, arguments))
-    command = [sys.executable, "-m", "torch.distributed.run", *line[1:]]
-    with tempfile.TemporaryFile() as log:
+    with tempfile.TemporaryDirectory(prefix="moesim-") as own, (Path(own) / "log").open("w+b") as log:
+        # torchrun would leave its folder behind.
+        command = [sys.executable, "-m", "torch.distributed.run", "--log-dir", own, *line[1:]]
         # Of its own session, so that Ctrl-C reaches this process alone, which then ends the others.
         with _interruptible():
             agent = subprocess.Popen(
@@ -128,5 +129,5 @@ def _failure(out: Path, log: str, exit_code: int) -> ExecutionError:
             message += f": ended by {ended[1]}{killed}"
         return ExecutionError(message, exit_code=found["exit_code"])
     faults = re.findall(r"^[\w.]*(?:Error|Exception): .+", log, re.MULTILINE)
-    said = faults[-1] if faults else f"exit code {exit_code}"
-    return ExecutionError(f"torchrun could not run the ranks: {said}")
+    ended = f"exit code {exit_code}" if exit_code > 0 else f"ended by {signal.Signals(-exit_code).name}"
+    return ExecutionError(f"torchrun could not run the ranks: {faults[-1] if faults else ended}")
