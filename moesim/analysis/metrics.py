@@ -9,12 +9,10 @@ from numpy.typing import NDArray
 
 from moesim.analysis.critical_path import critical_path
 from moesim.analysis.cube import Cube, max_over_mean
+from placement.balancedness import sglang
 from traces.timeline import PHASES, Timeline
 
 FloatArray = NDArray[np.float64]
-
-# SGLang adds this to both, so that a layer without tokens counts as balanced (0.5.23, expert_distribution).
-_EPSILON = 1e-5
 
 
 def timeline_metrics(timeline: Timeline, tokens_per_step: float) -> dict[str, Any]:
@@ -42,7 +40,7 @@ def timeline_metrics(timeline: Timeline, tokens_per_step: float) -> dict[str, An
             "experts_time": max_over_mean(cube.seconds("experts")),
             "dispatch_bytes": max_over_mean(cube.values("dispatch", timeline.bytes_N)),
         },
-        "balancedness": balancedness(assignments_WLG),
+        "balancedness": sglang(assignments_WLG),
     }
 
 
@@ -69,9 +67,3 @@ def layer_times(timeline: Timeline, cube: Cube) -> FloatArray:
     end = np.maximum.accumulate(end, axis=1)
     layer_s: FloatArray = np.diff(end, axis=1)[:, cube.layers]
     return layer_s
-
-
-def balancedness(assignments_XLG: FloatArray) -> float:
-    """SGLang's: (mean + 1e-5) / (max + 1e-5) over GPUs, then the mean over layers and steps."""
-    mean_XL, max_XL = assignments_XLG.mean(axis=-1), assignments_XLG.max(axis=-1)
-    return float(((mean_XL + _EPSILON) / (max_XL + _EPSILON)).mean())

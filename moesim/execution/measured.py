@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from moesim import __version__
 from moesim.analysis.cube import Cube, max_over_mean
-from moesim.analysis.metrics import balancedness, timeline_metrics
+from moesim.analysis.metrics import timeline_metrics
 from moesim.execution.execute import Execution
 from moesim.simulation.deployment import Deployment
+from placement.balancedness import sglang
 from traces.timeline import PHASES, Timeline
 
 
@@ -61,7 +62,7 @@ def _alone(repeat: Timeline) -> dict[str, Any]:
             "assignments": max_over_mean(assignments_WLG),
             "experts_time": max_over_mean(cube.seconds("experts")),
         },
-        "balancedness": balancedness(assignments_WLG),
+        "balancedness": sglang(assignments_WLG),
     }
 
 

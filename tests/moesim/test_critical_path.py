@@ -8,9 +8,10 @@ from hypothesis import given
 
 from moesim.analysis.critical_path import critical_path
 from moesim.analysis.cube import Cube, max_over_mean
-from moesim.analysis.metrics import balancedness, layer_times, step_times, timeline_metrics
+from moesim.analysis.metrics import layer_times, step_times, timeline_metrics
 from moesim.simulation.operations import Operation
 from moesim.simulation.recording import Recording
+from placement.balancedness import sglang
 from tests.moesim.programs import LAYERS, chains, run
 from traces.timeline import PHASES, Timeline
 
@@ -79,6 +80,6 @@ def test_metrics_of_the_hand_worked_step() -> None:
 
 def test_balancedness_is_sglangs() -> None:
     load = np.array([[[3.0, 1.0], [2.0, 2.0]]])
-    assert balancedness(load) == pytest.approx(((2 + 1e-5) / (3 + 1e-5) + 1) / 2, rel=1e-15)
-    assert balancedness(np.zeros((1, 1, 4))) == 1.0
+    assert sglang(load) == pytest.approx(((2 + 1e-5) / (3 + 1e-5) + 1) / 2, rel=1e-15)
+    assert sglang(np.zeros((1, 1, 4))) == 1.0
     assert max_over_mean(load) == pytest.approx((1.5 + 1.0) / 2)
