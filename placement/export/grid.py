@@ -1,0 +1,53 @@
+"""What serving systems can hold: as many slots on every GPU, in GPU order, an expert in each of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from placement.errors import PlacementError
+from placement.placement import EMPTY, Placement
+
+
+def check_slots(slot_gpu_S: npt.NDArray[np.integer], gpus: int, system: str) -> None:
+    """Refuse slots that a system cannot have, before anything is placed on them.
+
+    Raises:
+        PlacementError: GPUs hold unequal numbers, or the slots of one are not contiguous.
+    """
+    held_G = np.bincount(slot_gpu_S, minlength=gpus)
+    slots, fewest = len(slot_gpu_S), int(held_G.min())
+    if fewest != held_G.max():
+        raise PlacementError(
+            f"{system} holds equally many slots on each of {gpus} GPUs, not {fewest} to {held_G.max()}; "
+            f"{-(-slots // gpus) * gpus} slots divide",
+            field="slots",
+            got=slots,
+        )
+    expected_S = np.repeat(np.arange(gpus), fewest)
+    if not np.array_equal(slot_gpu_S, expected_S):
+        slot = int(np.argmax(slot_gpu_S != expected_S))
+        raise PlacementError(
+            f"{system} counts slots GPU by GPU, so that this one is on GPU {expected_S[slot]}; write the "
+            "placement with its slots in that order",
+            field=f"slot_gpu[{slot}]",
+            got=slot_gpu_S[slot],
+        )
+
+
+def check_full(placement: Placement, system: str) -> None:
+    """Refuse a placement that a system cannot hold.
+
+    Raises:
+        PlacementError: as :func:`check_slots`, or a slot is empty.
+    """
+    check_slots(placement.slot_gpu_S, placement.gpus, system)
+    empty_LS = placement.slot_expert_LS == EMPTY
+    if empty_LS.any():
+        row, slot = (int(index) for index in np.unravel_index(empty_LS.argmax(), empty_LS.shape))
+        raise PlacementError(
+            f"{system} holds an expert in every slot; name fewer slots, or a solver that fills them all, "
+            "such as greedy",
+            field=f"slot_expert, layer {placement.layers[row]}, slot {slot}",
+            got="empty",
+        )
