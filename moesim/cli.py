@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from moesim import __version__
-from moesim.commands import execute, presets, simulate, trace, validate
+from moesim.commands import calibrate, execute, presets, simulate, trace, validate
 from traces.errors import MoesimError
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ for _command in (
     simulate.run,
     simulate.whatif,
     simulate.report,
+    calibrate.calibrate,
     execute.execute,
     validate.validate,
     presets.presets,

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
+from moesim.execution.plan import write_plan
 from moesim.hardware.profile import load_profile
+from moesim.output import to_json
 from moesim.simulation.deployment import Deployment, deploy
 from moesim.spec.base import validate
 from moesim.spec.cluster import Cluster
@@ -13,6 +17,8 @@ from moesim.spec.presets import load_model
 from moesim.spec.scenario import Scenario
 from moesim.spec.workload import DispatchMode
 from moesim.spec.yaml_source import Source
+from traces.files import write_text
+from traces.memory import physical_memory
 
 _NOWHERE = Source(None, None, {})
 
@@ -30,6 +36,27 @@ _MODEL = {
 _LAYERS = 4
 _MEMORY = 0.4
 """Share of a rank's memory that weights may take."""
+_GPU_MEMORY = 40 << 30
+"""What every GPU of a data centre has."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to calibrate.
+
+    Attributes:
+        model: a preset or config.json whose experts are measured; by default the shape of ``cpu-ep2``.
+        seconds: how long the plans are repeated.
+        threads: of each rank, on CPU.
+    """
+
+    device: Literal["cpu", "cuda"] = "cpu"
+    ranks: int = 2
+    backend: str = "loop"
+    dtype: Dtype = "fp32"
+    model: str | None = None
+    seconds: float = 60.0
+    threads: int = 1
 
 
 @dataclass(frozen=True)
@@ -121,3 +148,41 @@ def deployment(load: Load, model: Model, cluster: Cluster) -> Deployment:
         "dispatch": {"mode": load.mode, "dtype": dtype, "combine_dtype": dtype},
     }
     return deploy(validate(Scenario, scenario))
+
+
+def write_spec(settings: Settings, folder: Path) -> list[Deployment]:
+    """Plans and ``spec.json`` for ``executor.microbench``, and what the plans were written from.
+
+    Raises:
+        MoesimError: no such model, or its experts do not fit into memory.
+    """
+    cluster = _stand_in(settings)
+    model = calibrated_model(settings.model, settings.dtype, settings.ranks, cluster.gpu.memory)
+    loads = (*LOADS, *OTHER_LOADS) if settings.ranks > 1 else LOADS
+    deployments = [deployment(load, model, cluster) for load in loads]
+    for each in deployments:
+        write_plan(each, folder / each.scenario.name)
+    spec = {
+        "format": "moesim.microbench/1",
+        "plans": [each.scenario.name for each in deployments],
+        "device": settings.device,
+        "backend": settings.backend,
+        "threads": settings.threads,
+        "seconds": settings.seconds,
+    }
+    write_text(folder / "spec.json", to_json(spec))
+    return deployments
+
+
+def _stand_in(settings: Settings) -> Cluster:
+    """A cluster for plans, of which only the ranks count, and on CPU the memory that they share."""
+    rate = 1e9
+    gpu = {
+        "name": settings.device,
+        "memory": physical_memory() // settings.ranks if settings.device == "cpu" else _GPU_MEMORY,
+        "memory_bandwidth": rate,
+        "flops": {settings.dtype: rate},
+        "sms": 1,
+        "nvlink": {"bandwidth": rate},
+    }
+    return validate(Cluster, {"gpu": gpu, "gpus_per_node": settings.ranks, "nic": {"bandwidth": rate}})

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from moesim.calibration.fitting import SOFT, Fit, Problem, fit
 from moesim.calibration.observed import Observed
+from moesim.calibration.quantity import Quantity
 from moesim.hardware.kernels import Kernels
 from moesim.hardware.profile import DATA_SHEET, Profile, Roof, Tile
 from moesim.spec.cluster import Gpu
@@ -99,6 +100,24 @@ class ExpertFit:
     measured_X: FloatArray
     gpu: Gpu
     profile: Profile
+
+    def quantities(self, dtype: Dtype) -> list[Quantity]:
+        """The parameters, rates in full."""
+        roof = self.profile.grouped_gemm
+        full = {
+            "arithmetic": (roof.compute * self.gpu.flops[dtype], "FLOP/s"),
+            "memory": (roof.memory * self.gpu.memory_bandwidth, "B/s"),
+            "fixed": (self.profile.launch, "s"),
+        }
+        lines = []
+        for name, parameter, half in zip(
+            self.shape.names, self.fit.parameters_P.tolist(), self.fit.interval_P.tolist(), strict=True
+        ):
+            value, unit = full.get(name, (parameter, ""))
+            lines.append(Quantity.fitted(f"experts: {name}", value, unit, parameter, half))
+        if self.shape.height is not None:
+            lines.append(Quantity("experts: height of a tile", self.shape.height))
+        return lines
 
 
 def fit_experts(

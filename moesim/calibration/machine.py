@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from moesim.calibration.quantity import Quantity
 from moesim.errors import CalibrationError
 from moesim.spec.base import validate
 from moesim.spec.cluster import Cluster, Gpu, preset_system
@@ -54,6 +55,15 @@ class Machine:
             return cls(kind, device, int(value["memory"]), int(value["sms"]), version, **peaks)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise CalibrationError(f"cannot be read: {error!r}", file=file) from error
+
+    def quantities(self, dtype: Dtype) -> list[Quantity]:
+        """What was measured by itself."""
+        lines = [
+            Quantity(f"peak: a large GEMM in {dtype}", self.flops, "FLOP/s"),
+            Quantity("peak: copying", self.bandwidth, "B/s"),
+            Quantity("launch", self.launch_s, "s"),
+        ]
+        return lines + ([Quantity("exchange of counts", self.exchange_s, "s")] if self.exchange_s else [])
 
     def preset(self) -> str | None:
         """The GPU preset of this device, whose data sheet then serves.

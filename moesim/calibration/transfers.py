@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from moesim.calibration.fitting import Fit, Problem, fit
 from moesim.calibration.observed import COLLECTIVES, Observed
+from moesim.calibration.quantity import Quantity
 from moesim.hardware.network import Fabric, Ports
 from moesim.hardware.profile import Links
 from moesim.simulation.operations import Transfer
@@ -41,17 +42,29 @@ class TransferFit:
     """The fit to the collectives of all modes.
 
     Attributes:
-        names: of the parameters: nanoseconds for each byte on a port, and for each byte of served rows that
-            is put in order; milliseconds of each collective and of each exchange of counts, for each mode.
+        fit: of nanoseconds for each byte on a port, and for each byte of served rows that is put in order;
+            for each mode, of milliseconds of each collective and of each exchange of counts.
         bandwidth: of a rank's port, bytes per second.
         links: by mode.
     """
 
-    names: tuple[str, ...]
     fit: Fit
     measured_X: FloatArray
     bandwidth: float
     links: dict[DispatchMode, Links]
+
+    def quantities(self) -> list[Quantity]:
+        """The parameters; rows are read and written to put them in order."""
+        named: list[tuple[str, float, str]] = [("transfers: link, one way", self.bandwidth, "B/s")]
+        named.append(("transfers: rows in order", 2.0 / (self.fit.parameters_P[1] * _NS), "B/s"))
+        for mode, links in self.links.items():
+            named += [(f"{mode}: fixed", links.fixed, "s"), (f"{mode}: counts", links.counts, "s")]
+        return [
+            Quantity.fitted(*line, parameter, half)
+            for line, parameter, half in zip(
+                named, self.fit.parameters_P.tolist(), self.fit.interval_P.tolist(), strict=True
+            )
+        ]
 
 
 def fit_transfers(
@@ -92,7 +105,6 @@ def fit_transfers(
     least = 2.0 / gpu.memory_bandwidth / _NS
     fastest = 1e-3 if measured else 1.0 / gpu.nvlink.bandwidth / _NS
     fixed = np.ones(2 * len(modes))
-    names: tuple[str, ...] = ("ns a byte sent", "ns a byte served")
     problem = Problem(
         predict,
         seconds_X,
@@ -114,8 +126,7 @@ def fit_transfers(
         )
         for mode, each, counts in zip(modes, fixed_ms[::2], fixed_ms[1::2], strict=True)
     }
-    names += tuple(f"ms {what}, {mode}" for mode in modes for what in ("fixed", "counts"))
-    return TransferFit(names, found_fit, seconds_X, bandwidth, links)
+    return TransferFit(found_fit, seconds_X, bandwidth, links)
 
 
 def _collectives(plan: Observed, phase: str) -> list[_Collective]:

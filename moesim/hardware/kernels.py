@@ -98,8 +98,8 @@ class Kernels:
 
     def router(self, tokens_G: FloatArray) -> FloatArray:
         """The gate's GEMM; its top-k and sort are launches."""
-        model = self.model
-        return self._dense(tokens_G, model.experts.count, model.hidden, model.activation_dtype)
+        model, roof = self.model, self.profile.router
+        return self._dense(tokens_G, model.experts.count, model.hidden, model.activation_dtype, roof)
 
     def shared_expert(self, tokens_G: FloatArray) -> FloatArray:
         """The experts that every token visits on its home GPU."""
@@ -156,11 +156,13 @@ class Kernels:
             seconds_X = seconds_X + bytes_X / (self.gpu.memory_bandwidth * roof.memory)
         return seconds_X
 
-    def _dense(self, tokens_G: FloatArray, n: float, k: float, dtype: Dtype) -> FloatArray:
+    def _dense(
+        self, tokens_G: FloatArray, n: float, k: float, dtype: Dtype, roof: Roof | None = None
+    ) -> FloatArray:
         """A GEMM over all tokens."""
         outputs = DTYPE_BYTES[self.model.activation_dtype]
         matrix = Matrix(n, k, self._input_bytes(dtype), DTYPE_BYTES[dtype], outputs)
-        return self._gemm(Rows.of(tokens_G, self.profile), matrix, dtype, self.profile.gemm)
+        return self._gemm(Rows.of(tokens_G, self.profile), matrix, dtype, roof or self.profile.gemm)
 
     def _gemm(self, rows: Rows, matrix: Matrix, dtype: Dtype, roof: Roof) -> FloatArray:
         return gemm_seconds(rows, matrix, roof, self.profile, self._rates(dtype))

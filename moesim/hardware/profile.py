@@ -84,6 +84,7 @@ class Profile(Strict):
         fitted_gpus: beginnings of the names of GPUs that they were fitted on, where ``gpu`` is ``any``.
         dtypes: weight dtypes that they hold for; none named for all.
         gemm, grouped_gemm, attention: roofs of dense GEMMs, expert GEMMs, and attention scores.
+        router: roof of the gate with all else that a router does row by row; that of ``gemm`` without it.
         tiles: heights a GEMM can use. Rows are padded to whole tiles, and a launch uses the height that
             takes it the least time.
         widths: widths a tile can have. A wave of tiles, one for each multiprocessor, counts whole however
@@ -118,6 +119,7 @@ class Profile(Strict):
     gemm: Roof
     grouped_gemm: Roof
     attention: Roof
+    router: Roof | None = None
     tiles: Annotated[tuple[Tile, ...], Field(min_length=1, max_length=_MAX_SHAPES)]
     widths: Annotated[tuple[Count, ...], Field(max_length=_MAX_SHAPES)] = ()
     loop: Flag = False

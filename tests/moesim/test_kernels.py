@@ -321,3 +321,12 @@ def test_rows_are_read_and_written_once_more_around_a_transfer() -> None:
     found = Kernels(model(), cluster().gpu, PEAK, 1, links).arrange(served_G, 14336)
     assert found.tolist() == pytest.approx([1000 * 2 * 14336 / (0.5 * 3350e9), 0.0])
     assert kernels(profile=PEAK).arrange(served_G, 14336).tolist() == [0.0, 0.0]
+
+
+def test_a_router_may_have_a_roof_of_its_own() -> None:
+    slow = PEAK.model_copy(update={"router": Roof(compute=0.1, memory=1)})
+    tokens_G = np.array([10_000.0])
+    gate = 2 * 10_000 * 256 * 7168 / cluster().gpu.flops["bf16"]
+    assert kernels(profile=slow).router(tokens_G)[0] == pytest.approx(10 * gate)
+    assert kernels(profile=PEAK).router(tokens_G)[0] < 2 * gate
+    assert kernels(profile=slow).head(tokens_G)[0] == kernels(profile=PEAK).head(tokens_G)[0]

@@ -1,0 +1,86 @@
+"""The profile that follows from a calibration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from moesim.calibration.calibrate import Calibration
+from moesim.calibration.design import Settings
+from moesim.hardware.profile import Profile, load_profile
+from moesim.spec.yaml_source import Source
+
+_NOWHERE = Source(None, None, {})
+
+_ASSUMED = "assumed, as in generic"
+
+
+def assemble(done: Calibration, settings: Settings, *, name: str, command: str, date: str) -> Profile:
+    """The profile of the machine that was measured.
+
+    Args:
+        name: of the profile.
+        command: that repeats the calibration.
+        date: of the measurement, YYYY-MM-DD.
+    """
+    generic = load_profile("generic", _NOWHERE, ())
+    experts, machine = done.experts, done.machine
+    roof = experts.profile.grouped_gemm
+    fitted: dict[str, Any] = {
+        "name": name,
+        "origin": f"{command}: torch {machine.torch}, {_ranks(settings.ranks)} of {machine.device}",
+        "date": date,
+        "fitted_gpus": (),
+        "dtypes": (settings.dtype,),
+        **dict.fromkeys(("gemm", "grouped_gemm", "attention"), roof),
+        "router": done.router.roof,
+        "tiles": experts.profile.tiles,
+        "widths": (),
+        "loop": experts.profile.loop,
+        "inputs": {},
+        "fused_activation": False,
+        "launch": machine.launch_s,
+        "kernels": generic.kernels
+        | {
+            "router": done.router.launches,
+            "experts": round(experts.profile.launch / machine.launch_s),
+            "dispatch": 0,
+            "combine": 0,
+        },
+        "residuals": {what: round(each.left_out[0], 4) for what, each in done.quality.items()},
+        **_links(done, settings),
+    }
+    measured = f"{len(done.plans)} loads of experts like those of {settings.model or 'cpu-ep2'}"
+    sources = {
+        "gemm": "as grouped_gemm",
+        "grouped_gemm": f"fitted to {measured}, back end {settings.backend}; peaks: all ranks at once",
+        "router": "fitted to the same loads",
+        "attention": "assumed: as grouped_gemm",
+        "tiles": "fitted with grouped_gemm",
+        "launch": "measured: the smallest operation, many in a row",
+        "kernels": "router and experts fitted, transfers as dispatch says, others assumed as in generic",
+        "dispatch": f"fitted to the same loads; a node has {_ranks(settings.ranks)}",
+        "nvlink": "for modes that dispatch does not name",
+        "nic": "not measured: one machine",
+        "step": _ASSUMED,
+        "memory": _ASSUMED,
+    }
+    if done.transfers is None:
+        sources |= dict.fromkeys(("dispatch", "nvlink", "nic"), f"{_ASSUMED}: a single rank sends nothing")
+    # Through plain values, so that every rule of the schema is checked.
+    plain = generic.model_copy(update=fitted | {"sources": sources}).model_dump(mode="json")
+    return load_profile(plain, _NOWHERE, ())
+
+
+def _links(done: Calibration, settings: Settings) -> dict[str, Any]:
+    """What depends on how ranks are joined: the machine itself, too."""
+    gpu, links = done.experts.gpu, {}
+    if done.transfers is not None:
+        links = {"nvlink": 1.0, "nic": 1.0, "dispatch": done.transfers.links}
+        if done.machine.preset() is None:
+            link = {"bandwidth": done.transfers.bandwidth, "source": "fitted by moesim calibrate"}
+            gpu = gpu.model_copy(update={"nvlink": gpu.nvlink.model_copy(update=link)})
+    return {**links, "gpu": gpu.name, "machine": done.machine.cluster(gpu, settings.ranks)}
+
+
+def _ranks(number: int) -> str:
+    return "one rank" if number == 1 else f"{number} ranks at once"

@@ -1,0 +1,80 @@
+"""A calibration from settings to its file."""
+
+from __future__ import annotations
+
+import datetime
+import shlex
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from moesim.calibration.assembly import assemble
+from moesim.calibration.calibrate import calibrate
+from moesim.calibration.design import Settings
+from moesim.errors import OutputError
+from moesim.hardware.profile import Profile
+from traces.files import write_text
+
+
+def calibrated(settings: Settings, out: Path | None = None) -> tuple[Profile, dict[str, Any]]:
+    """Measure this machine: its profile, and what ``moesim calibrate --json`` prints.
+
+    Args:
+        out: the file that the profile is named after.
+
+    Raises:
+        MoesimError: a setting is at fault, the ranks failed, or the machine was too noisy.
+    """
+    done = calibrate(settings)
+    name = "calibrated" if out is None else out.stem
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    profile = assemble(done, settings, name=name, command=command_line(settings), date=today)
+    return profile, {
+        "format": "moesim.calibration/1",
+        "profile": profile.model_dump(mode="json"),
+        "quantities": [asdict(line) for line in done.quantities(settings.dtype)],
+        "quality": {what: asdict(quality) for what, quality in done.quality.items()},
+    }
+
+
+def command_line(settings: Settings) -> str:
+    """The command that repeats a calibration.
+
+    >>> command_line(Settings(model="mixtral-8x7b"))
+    'moesim calibrate --device cpu --ranks 2 --backend loop --dtype fp32 --seconds 60 --model mixtral-8x7b'
+    """
+    given = [
+        *("--device", settings.device),
+        *("--ranks", str(settings.ranks)),
+        *("--backend", settings.backend),
+        *("--dtype", settings.dtype),
+        *("--seconds", f"{settings.seconds:g}"),
+        *(() if settings.model is None else ("--model", settings.model)),
+    ]
+    return shlex.join(["moesim", "calibrate", *given])
+
+
+def check_target(file: Path) -> None:
+    """Refuse a file that could not be written, before a minute of measuring.
+
+    Raises:
+        OutputError: it is a folder, is not named as YAML, or its folder is missing.
+    """
+    if file.is_dir():
+        raise OutputError("is a folder, a file was expected", file=file)
+    if file.suffix not in (".yaml", ".yml"):
+        raise OutputError("must end in .yaml, by which a profile is known", file=file)
+    if not file.parent.is_dir():
+        raise OutputError("is in a folder that does not exist", file=file)
+
+
+def write_profile(profile: Profile, file: Path) -> None:
+    """Write it as YAML that ``load_profile`` reads.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    plain = profile.model_dump(mode="json", exclude_none=True)
+    write_text(file, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=110))

@@ -1,0 +1,64 @@
+"""``moesim calibrate``: what this machine reaches, as a profile."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from moesim.commands.execute import Device
+from moesim.commands.terminal import AsJson, progress, show
+
+
+def calibrate(
+    out: Annotated[
+        Path | None, typer.Option("-o", metavar="PROFILE", help="Write the profile to this YAML file.")
+    ] = None,
+    device: Device = "cpu",
+    ranks: Annotated[
+        int | None,
+        typer.Option("--ranks", min=1, max=64, metavar="N", help="Measured at once. [default: 2, 1 on cuda]"),
+    ] = None,
+    backend: Annotated[
+        Literal["loop", "grouped_mm", "triton"],
+        typer.Option("--backend", help="What multiplies the experts' matrices."),
+    ] = "loop",
+    dtype: Annotated[
+        Literal["fp32", "bf16", "fp16"], typer.Option("--dtype", help="Of weights and activations.")
+    ] = "fp32",
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            metavar="MODEL",
+            help="Experts like those of this preset or config.json. [default: as cpu-ep2]",
+        ),
+    ] = None,
+    seconds: Annotated[
+        float, typer.Option("--seconds", min=1, max=3600, help="How long the layers are repeated.")
+    ] = 60.0,
+    as_json: AsJson = False,
+) -> None:
+    """Measure this machine with the executor's own layers, and fit a profile to it.
+
+    `-s profile=PROFILE` and `validate --profile PROFILE` take what -o writes.
+    """
+    from moesim.calibration.design import Settings
+    from moesim.calibration.files import calibrated, check_target, write_profile
+    from moesim.execution.scenario import crowded
+    from moesim.report.calibration_table import calibration_tables
+
+    if out is not None:
+        check_target(out)
+    ranks = ranks or (2 if device == "cpu" else 1)
+    if device == "cpu" and (crowd := crowded(ranks)):
+        print(f"moesim: note: {crowd}", file=sys.stderr)
+    with progress("measuring", 1):
+        profile, found = calibrated(Settings(device, ranks, backend, dtype, model, seconds), out)
+    if out is not None:
+        write_profile(profile, out)
+    show(found, lambda: calibration_tables(found), as_json, None)
+    if out is not None:
+        print(f"profile: {out}", file=sys.stderr)
