@@ -106,7 +106,18 @@ def deploy(scenario: Scenario) -> Deployment:
     """
     _check_size(scenario)
     trace = load_trace(scenario)
-    _check_shape(trace, scenario.model, scenario.trace.file)
+    check_shape(trace, scenario.model, scenario.trace.file)
+    return assemble(scenario, trace, *_place(scenario, trace))
+
+
+def assemble(
+    scenario: Scenario, trace: RoutingTrace, placement: Placement, replayed: RoutingTrace
+) -> Deployment:
+    """A deployment of what is in hand: a trace and a placement of the model's shape.
+
+    Raises:
+        MoesimError: the policy lacks what it needs, or the model does not fit the memory.
+    """
     policy = policy_from(scenario.routing)
     if policy.needs_weights and trace.weights_TLK is None:
         raise PolicyError(
@@ -114,7 +125,6 @@ def deploy(scenario: Scenario) -> Deployment:
             field="routing.policy",
             got=policy.name,
         )
-    placement, replayed = _place(scenario, trace)
     first = next(batches(replayed, scenario.workload, scenario.parallelism.ep, scenario.seed))
     needed = memory(scenario, placement, first)
     check_memory(scenario, needed)
@@ -175,7 +185,12 @@ def _check_size(scenario: Scenario) -> None:
     )
 
 
-def _check_shape(trace: RoutingTrace, model: Model, file: str | None) -> None:
+def check_shape(trace: RoutingTrace, model: Model, file: str | None) -> None:
+    """Refuse a trace of another model.
+
+    Raises:
+        TraceError: its layers, experts or experts per token differ.
+    """
     wanted = (len(model.moe_layers), model.experts.count, model.experts.top_k)
     found = (len(trace.meta.layers), trace.meta.experts, trace.meta.top_k)
     for name, want, have in zip(("MoE layers", "experts", "experts per token"), wanted, found, strict=True):
