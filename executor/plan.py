@@ -21,6 +21,7 @@ from moesim.routing.catalogue import policy_from
 from moesim.routing.replicas import REPLICA_CHOICES
 from traces.errors import MoesimError
 from traces.files import check_format
+from traces.interop.npy import DAMAGED
 
 MODES = ("per_expert", "per_gpu", "per_node", "all_gather", "all_reduce", "expert_to_expert")
 DTYPES = ("fp32", "bf16", "fp16")
@@ -297,7 +298,7 @@ class _Arrays:
             array = np.lib.format.open_memmap(file, mode="r")
         except OSError as error:
             raise PlanError(f"cannot be read: {error.strerror or error}", file=file) from error
-        except (ValueError, EOFError, OverflowError) as error:
+        except DAMAGED as error:
             raise PlanError(f"is not a .npy array: {error}", file=file) from error
         fits = len(array.shape) == len(shape) and all(
             want in (None, have) for want, have in zip(shape, array.shape, strict=True)

@@ -15,7 +15,7 @@ from executor.process_group import Group, device_of, joined
 from executor.progress import Mark
 from executor.recording import timeline
 from executor.serial import measure_in_turns
-from executor.supervised import START_S, Patience
+from executor.supervised import Patience
 from executor.together import measure_together
 from traces.files import write_text
 from traces.timeline import WorkTable, write_timeline, write_work
@@ -45,7 +45,6 @@ def run(plan: Plan, options: Options, launch: Launch, mark: Mark, patience: Pati
             groups = Groups.make(plan.ranks, plan.ranks_per_node)
             tables = measure_together(plan, options, group, groups, launch.local_ranks, mark, patience)
             if options.count:
-                patience(START_S)
                 mark.enter("counting")
                 counts = group.gather(count_plan(plan, groups, device))
         mark.enter("writing")

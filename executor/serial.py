@@ -94,6 +94,7 @@ def _measure_rank(
     with no_garbage_collection():
         for repeat in options.passes:
             if repeat == settled:
+                mark.enter("begin")
                 patience(phase_s(plan, device.type))
             for step, in_step in enumerate(turns):
                 for index, layer, turn in zip(plan.model.layers, layers, in_step, strict=True):

@@ -22,7 +22,7 @@ from executor.process_group import Group
 from executor.progress import Mark
 from executor.routing import route
 from executor.spans import COLUMNS, clock_on
-from executor.supervised import Patience
+from executor.supervised import START_S, Patience
 
 
 def measure_together(
@@ -62,12 +62,14 @@ def measure_together(
     layers = plan_layers(plan, groups, backend=options.backend, device=device, spans=spans)
     mark.enter("comparison of clocks")
     before = measure_offsets(group)
-    group.barrier()
     # On a GPU the first pass compiles kernels and connects ranks.
     settled = options.passes.start + (device.type == "cuda")
     with no_garbage_collection():
         for repeat in options.passes:
             if repeat == settled:
+                # Some have waited here for long, and must not be taken to hang once patience is short.
+                mark.enter("begin")
+                group.barrier()
                 patience(phase_s(plan, device.type))
             for step, choices in enumerate(routing):
                 for index, layer, choice in zip(plan.model.layers, layers, choices, strict=True):
@@ -76,6 +78,7 @@ def measure_together(
                 mark.enter("end", repeat, step)
                 group.barrier()
     mark.enter("comparison of clocks")
+    patience(START_S)
     after = measure_offsets(group)
     tables = group.gather(spans.table())
     if before is not None and after is not None:

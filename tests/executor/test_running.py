@@ -1,0 +1,235 @@
+"""Running plans with real processes: what is measured and counted, and what becomes of ranks that fail."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+import executor.patience
+from executor.__main__ import main
+from executor.errors import PlanError
+from executor.experts.loop import LoopExperts
+from executor.memory import check_memory, weight_bytes
+from executor.plan import read_plan
+from moesim.analysis.counts import same_counts
+from moesim.execution.plan import write_plan
+from moesim.simulation.deployment import Deployment, deploy
+from moesim.simulation.run import run
+from moesim.spec.scenario import load_scenario
+from tests.moesim.tiny import TINY, tiny_scenario, write_scenario
+from traces.timeline import PHASES, read_timeline, read_work
+
+pytestmark = pytest.mark.executor
+
+LIMIT_S = 40
+Sabotage = Callable[[int], None]
+
+
+@pytest.fixture(scope="module")
+def deployment(tmp_path_factory: pytest.TempPathFactory) -> Deployment:
+    """Two ranks, twelve slots for eight experts, a shared expert, drops."""
+    experts = TINY["model"]["experts"] | {"shared_width": 16}
+    model = TINY["model"] | {"experts": experts, "activation_dtype": "fp32"}
+    cluster = TINY["cluster"] | {"gpu": TINY["cluster"]["gpu"] | {"flops": {"fp32": "1 TFLOPS"}}}
+    scenario = tiny_scenario(
+        model=model,
+        cluster=cluster | {"nodes": 1},
+        parallelism={"ep": 2},
+        placement={"solver": "greedy", "slots": 12},
+        routing={"policy": "drop", "capacity_factor": 1.0},
+        dispatch={"mode": "per_gpu", "dtype": "fp32", "combine_dtype": "fp32"},
+        workload=TINY["workload"] | {"part": "moe"},
+    )
+    return deploy(load_scenario(str(write_scenario(tmp_path_factory.mktemp("scenario"), scenario))))
+
+
+@pytest.fixture(scope="module")
+def plan(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("plan")
+    write_plan(deployment, folder)
+    return folder
+
+
+def executor_ranks(
+    ranks: int, plan: Path, out: Path, *arguments: str, sabotage: Sabotage | None = None
+) -> tuple[int, ...]:
+    """The exit codes of so many ranks that run a plan as torchrun would start them."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["executor.run", "tests.executor.test_running"])
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    argv = ["executor", str(plan), "-o", str(out), *arguments]
+    processes = [
+        context.Process(target=_rank, args=(rank, ranks, store.port, argv, sabotage)) for rank in range(ranks)
+    ]
+    for process in processes:
+        process.start()
+    until = time.monotonic() + LIMIT_S
+    for process in processes:
+        process.join(until - time.monotonic())
+    codes = tuple(process.exitcode for process in processes)
+    for process in processes:
+        process.kill()
+    assert None not in codes, "a rank is left"
+    return tuple(code for code in codes if code is not None)
+
+
+def _rank(rank: int, ranks: int, port: int, argv: list[str], sabotage: Sabotage | None) -> None:
+    os.environ |= {
+        "RANK": str(rank),
+        "WORLD_SIZE": str(ranks),
+        "LOCAL_RANK": str(rank),
+        "LOCAL_WORLD_SIZE": str(ranks),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_RUN_ID": "tests",
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }
+    sys.argv = argv
+    if sabotage is not None:
+        sabotage(rank)
+    main()
+
+
+def message(out: Path) -> str:
+    """What the watcher found; it writes a moment after the last rank has ended."""
+    until = time.monotonic() + 5
+    while not (out / "failure.json").exists():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    assert not (out / "timeline.parquet").exists()
+    return str(json.loads((out / "failure.json").read_text())["message"])
+
+
+def test_what_ranks_do_is_measured_and_counted(deployment: Deployment, plan: Path, tmp_path: Path) -> None:
+    assert executor_ranks(2, plan, tmp_path, "--repeats", "3", "--warmup", "1", "--count") == (0, 0)
+    simulated = run(deployment)
+    assert same_counts(read_work(tmp_path / "work.parquet"), simulated.work())
+    measured, wait = read_timeline(tmp_path / "timeline.parquet"), PHASES.index("wait")
+    assert measured.run == "tiny"
+    # In each repeat the spans are those of the simulation, with the same counts.
+    expected = simulated.timeline.select(simulated.timeline.phase_N != wait)
+    columns = ("step", "rank", "layer", "phase", "stream", "assignments", "unique_tokens", "bytes")
+    for repeat in range(3):
+        found = measured.select((measured.phase_N != wait) & (measured.repeat_N == repeat))
+        for column in columns:
+            assert getattr(found, f"{column}_N").tolist() == getattr(expected, f"{column}_N").tolist(), column
+    assert measured.repeat_N.max() == 2
+    run_json = json.loads((tmp_path / "run.json").read_text())
+    assert run_json["format"] == "moesim.run/1"
+    assert (run_json["device"], run_json["backend"], run_json["repeats"]) == ("cpu", "loop", 3)
+    assert not (tmp_path / "failure.json").exists()
+
+
+def test_in_turns_ranks_compute_the_same(deployment: Deployment, plan: Path, tmp_path: Path) -> None:
+    assert executor_ranks(1, plan, tmp_path, "--repeats", "2", "--serial") == (0,)
+    measured, simulated = read_timeline(tmp_path / "timeline.parquet"), run(deployment).timeline
+    alone = [PHASES.index(phase) for phase in ("router", "shared_expert", "experts")]
+    assert np.unique(measured.phase_N).tolist() == sorted(alone)
+    expected = simulated.select(np.isin(simulated.phase_N, alone))
+    found = measured.select(measured.repeat_N == 1)
+    for column in ("step", "rank", "layer", "phase", "assignments", "unique_tokens"):
+        assert getattr(found, f"{column}_N").tolist() == getattr(expected, f"{column}_N").tolist(), column
+
+
+class _Faulty(LoopExperts):
+    """Computes eleven times, and not a twelfth time."""
+
+    calls = 0
+
+    def __call__(self, rows_AH: Tensor, count_Z: Tensor) -> Tensor:
+        _Faulty.calls += 1
+        return super().__call__(rows_AH, count_Z) if _Faulty.calls < 12 else self.fail()
+
+    def fail(self) -> NoReturn:
+        raise ValueError("no more\nof this")
+
+
+class _Endless(_Faulty):
+    def fail(self) -> NoReturn:
+        while True:
+            pass
+
+
+class _Greedy(_Faulty):
+    def fail(self) -> NoReturn:
+        torch.empty(1 << 60)
+        raise AssertionError
+
+
+def sabotage_rank_1(backend: type[LoopExperts], rank: int) -> None:
+    """Rank 1 computes its experts with another back end; a hang is noticed after a second or so."""
+    executor.patience._LEAST_S = 1.0
+    if rank == 1:
+        mock.patch("executor.moe_layer.BACKENDS", {"loop": backend}).start()
+
+
+PLACE = "experts (layer 2, step 1, repeat 0)"
+
+
+@pytest.mark.parametrize(
+    ("backend", "expected"),
+    [
+        (_Faulty, f"rank 1 failed in {PLACE}: ValueError: no more"),
+        (_Endless, f"rank 1 hangs in {PLACE}: nothing happened for "),
+        (_Greedy, f"rank 1 failed in {PLACE}: out of memory: "),
+    ],
+)
+def test_one_rank_at_fault_ends_all(
+    plan: Path, tmp_path: Path, backend: type[LoopExperts], expected: str
+) -> None:
+    (tmp_path / "timeline.parquet").write_text("of an earlier run")
+    codes = executor_ranks(2, plan, tmp_path, sabotage=partial(sabotage_rank_1, backend))
+    assert 0 not in codes
+    assert message(tmp_path).startswith(expected)
+
+
+def as_plan(folder: Path, plan: Path, **changes: Any) -> Path:
+    """A copy of a plan with other fields in its head."""
+    shutil.copytree(plan, folder)
+    head = json.loads((plan / "plan.json").read_text())
+    (folder / "plan.json").write_text(json.dumps(head | changes))
+    return folder
+
+
+def test_what_cannot_run_is_refused(plan: Path, tmp_path: Path) -> None:
+    """One rank each: torchrun starts with the wrong number, a plan of another version, a wrong back end."""
+    newer = as_plan(tmp_path / "newer", plan, format="moesim.plan/2")
+    for number, (given, arguments, expected) in enumerate(
+        [
+            (plan, [], "ranks: the plan is for 2 ranks: start as many with torchrun --nproc-per-node 2"),
+            (newer, [], f"{newer}/plan.json: format: needs a newer moesim: this one reads moesim.plan/1"),
+            (plan, ["--serial", "--backend", "x"], "backend: must be one of: loop, "),
+            (tmp_path / "none", [], f"{tmp_path}/none/plan.json: cannot be read: No such file"),
+        ]
+    ):
+        out = tmp_path / str(number)
+        assert executor_ranks(1, given, out, *arguments) == (2,)
+        assert message(out).startswith(expected)
+
+
+def test_weights_that_do_not_fit(plan: Path) -> None:
+    """(6 slots · width 32 + shared 16) · 3 matrices · 64 + a gate of 8 · 64, 2 layers, fp32."""
+    read = read_plan(plan)
+    assert weight_bytes(read, 0) == 2 * (3 * 64 * (6 * 32 + 16) + 8 * 64) * 4
+    check_memory(read, 0, torch.device("cpu"), 2)
+    huge = replace(read, model=replace(read.model, width=1 << 40))
+    with pytest.raises(
+        PlanError, match=r"the weights of rank 1 take [\d.]+ GiB, [\d.]+ GiB more than are free"
+    ):
+        check_memory(huge, 1, torch.device("cpu"), 2)
