@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from moesim import __version__
-from moesim.commands import calibrate, execute, presets, simulate, trace, validate
+from moesim.commands import calibrate, execute, place, presets, simulate, trace, validate
 from traces.errors import MoesimError
 
 app = typer.Typer(
@@ -31,6 +31,7 @@ for _command in (
     calibrate.calibrate,
     execute.execute,
     validate.validate,
+    place.place,
     presets.presets,
 ):
     app.command()(_command)

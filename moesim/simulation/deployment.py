@@ -104,7 +104,7 @@ def deploy(scenario: Scenario) -> Deployment:
     Raises:
         MoesimError: the trace, placement or policy does not fit the model, or the model not the memory.
     """
-    _check_size(scenario)
+    check_size(scenario)
     trace = load_trace(scenario)
     check_shape(trace, scenario.model, scenario.trace.file)
     return assemble(scenario, trace, *_place(scenario, trace))
@@ -169,7 +169,7 @@ def _synthesized(model: Model, synth: Synthesis, seed: int) -> RoutingTrace:
     )
 
 
-def _check_size(scenario: Scenario) -> None:
+def check_size(scenario: Scenario) -> None:
     """Refuse a run whose tables would not fit into this machine's memory."""
     steps, G, L = scenario.workload.steps, scenario.parallelism.ep, len(scenario.model.moe_layers)
     slots = scenario.placement.slots or scenario.model.experts.count

@@ -7,11 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-import numpy as np
-import numpy.typing as npt
-
 from placement.errors import PlacementError
-from placement.export.grid import check_slots
 from placement.export.sglang import sglang
 from placement.export.trtllm import trtllm
 from placement.export.vllm import PROPOSAL, vllm
@@ -49,16 +45,16 @@ NATIVE = "native"
 FORMATS = (NATIVE, *EXPORTERS)
 
 
-def check_format(name: str, slot_gpu_S: npt.NDArray[np.integer], gpus: int) -> None:
-    """Refuse a format that is unknown, or that cannot hold these slots whatever they will hold.
+def check_export(placement: Placement, name: str, *, hidden_layers: int | None = None) -> None:
+    """Refuse what :func:`export` would.
 
     Raises:
-        PlacementError: naming the formats there are, or what does not fit.
+        PlacementError: the format is unknown or cannot hold the placement.
     """
     if name not in FORMATS:
         raise PlacementError(f"no such format; known: {', '.join(FORMATS)}", field="format", got=name)
     if name != NATIVE:
-        check_slots(slot_gpu_S, gpus, EXPORTERS[name].system)
+        EXPORTERS[name].text(placement, hidden_layers)
 
 
 def export(
@@ -77,10 +73,10 @@ def export(
         PlacementError: the format is unknown or cannot hold the placement.
         OutputError: the file cannot be written.
     """
-    check_format(name, placement.slot_gpu_S, placement.gpus)
     if name == NATIVE:
         write_placement(placement, path)
         return ""
+    check_export(placement, name, hidden_layers=hidden_layers)
     exporter = EXPORTERS[name]
     write_text(path, exporter.text(placement, hidden_layers))
     return exporter.note

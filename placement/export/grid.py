@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from placement.errors import PlacementError
 from placement.placement import EMPTY, Placement
 
 
-def check_slots(slot_gpu_S: npt.NDArray[np.integer], gpus: int, system: str) -> None:
-    """Refuse slots that a system cannot have, before anything is placed on them.
+def check_full(placement: Placement, system: str) -> None:
+    """Refuse a placement that a system cannot hold.
 
     Raises:
-        PlacementError: GPUs hold unequal numbers, or the slots of one are not contiguous.
+        PlacementError: GPUs hold unequal numbers of slots, those of a GPU are not contiguous, or one is
+            empty.
     """
-    held_G = np.bincount(slot_gpu_S, minlength=gpus)
-    slots, fewest = len(slot_gpu_S), int(held_G.min())
+    slots, gpus = placement.slots, placement.gpus
+    held_G = np.bincount(placement.slot_gpu_S, minlength=gpus)
+    fewest = int(held_G.min())
     if fewest != held_G.max():
         raise PlacementError(
             f"{system} holds equally many slots on each of {gpus} GPUs, not {fewest} to {held_G.max()}; "
@@ -25,23 +26,14 @@ def check_slots(slot_gpu_S: npt.NDArray[np.integer], gpus: int, system: str) -> 
             got=slots,
         )
     expected_S = np.repeat(np.arange(gpus), fewest)
-    if not np.array_equal(slot_gpu_S, expected_S):
-        slot = int(np.argmax(slot_gpu_S != expected_S))
+    if not np.array_equal(placement.slot_gpu_S, expected_S):
+        slot = int(np.argmax(placement.slot_gpu_S != expected_S))
         raise PlacementError(
             f"{system} counts slots GPU by GPU, so that this one is on GPU {expected_S[slot]}; write the "
             "placement with its slots in that order",
             field=f"slot_gpu[{slot}]",
-            got=slot_gpu_S[slot],
+            got=placement.slot_gpu_S[slot],
         )
-
-
-def check_full(placement: Placement, system: str) -> None:
-    """Refuse a placement that a system cannot hold.
-
-    Raises:
-        PlacementError: as :func:`check_slots`, or a slot is empty.
-    """
-    check_slots(placement.slot_gpu_S, placement.gpus, system)
     empty_LS = placement.slot_expert_LS == EMPTY
     if empty_LS.any():
         row, slot = (int(index) for index in np.unravel_index(empty_LS.argmax(), empty_LS.shape))

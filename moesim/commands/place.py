@@ -1,0 +1,172 @@
+"""``moesim place``: search a placement, judge it beside what everyone runs, write it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from moesim.commands.terminal import AsJson, Set, overrides, progress, show
+
+if TYPE_CHECKING:
+    from placement.solution import Report
+
+
+def place(
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="A trace, a load table, or a serving system's file.")
+    ],
+    gpus: Annotated[int, typer.Option("--gpus", min=1, metavar="G", help="GPUs of the group.")],
+    nodes: Annotated[
+        int | None, typer.Option("--nodes", min=1, metavar="N", help="Nodes; the scenario's, otherwise 1.")
+    ] = None,
+    slots: Annotated[
+        int | None,
+        typer.Option("--slots", min=1, metavar="S", help="Slots on all GPUs; otherwise one for each expert."),
+    ] = None,
+    solver: Annotated[
+        str, typer.Option("--solver", metavar="NAME", help="See moesim presets solvers.")
+    ] = "auto",
+    objective: Annotated[
+        Literal["tokens", "time", "copies", "mixed"],
+        typer.Option(
+            "--objective",
+            help="Make small: tokens of the fullest GPU; its seconds in the scenario; copies to other nodes; "
+            "tokens and copies.",
+        ),
+    ] = "tokens",
+    copy_cost: Annotated[
+        float,
+        typer.Option("--copy-cost", min=0.0, help="mixed: tokens that sending one to another node is worth."),
+    ] = 1.0,
+    hold_out: Annotated[
+        float | None,
+        typer.Option(
+            "--hold-out",
+            min=0.0,
+            max=1.0,
+            metavar="FRACTION",
+            help="Last requests or windows, kept from the solver; 0.25 where there are several.",
+        ),
+    ] = None,
+    windows: Annotated[
+        int | None, typer.Option("--windows", min=1, metavar="W", help="Cut the others into so many windows.")
+    ] = None,
+    worst_window: Annotated[
+        bool, typer.Option("--worst-window", help="Make the worst window small, not their mean.")
+    ] = False,
+    previous: Annotated[
+        Path | None, typer.Option("--previous", metavar="FILE", help="The placement file of what runs now.")
+    ] = None,
+    max_moves: Annotated[
+        int | None, typer.Option("--max-moves", min=0, metavar="M", help="Most experts to move from there.")
+    ] = None,
+    time_limit: Annotated[
+        float | None, typer.Option("--time-limit", min=0.0, metavar="S", help="Seconds for the search.")
+    ] = None,
+    simulate: Annotated[
+        str | None,
+        typer.Option("--simulate", metavar="SCENARIO", help="Run the candidates through this scenario."),
+    ] = None,
+    set_: Set = None,
+    out: Annotated[Path | None, typer.Option("-o", metavar="FILE", help="Write the placement.")] = None,
+    format_: Annotated[
+        Literal["native", "sglang", "trtllm", "vllm-ascend", "vllm"],
+        typer.Option("--format", help="The system that is to read it."),
+    ] = "native",
+    metrics: Annotated[
+        Literal["sglang", "all"], typer.Option("--metrics", help="Also the other formulas of balancedness.")
+    ] = "sglang",
+    model: Annotated[
+        str | None, typer.Option("--model", help="Preset or config.json, where SOURCE does not tell.")
+    ] = None,
+    experts: Annotated[
+        int | None, typer.Option("--experts", min=1, help="Experts of a layer, where no --model says so.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Search an expert placement for the loads in SOURCE, and say how good it is."""
+    from moesim.convert import named_hints
+    from moesim.placing.loads import known_model, read_source
+    from moesim.placing.place import answer, candidates, search
+    from moesim.placing.question import Question, read_previous
+    from moesim.placing.trial import trial
+    from moesim.report.place_table import place_tables
+    from placement.export.catalogue import check_export, export
+    from placement.solvers import solver_named
+
+    solver_named(solver)
+    _check_options(out, format_, set_, simulate)
+    loads = read_source(source, named_hints(model, experts), hold_out=hold_out, windows=windows)
+    bench = None if simulate is None else trial(simulate, overrides(set_), loads, gpus)
+    question = Question(
+        gpus,
+        nodes if nodes is not None else (1 if bench is None else bench.nodes),
+        slots,
+        objective,
+        copy_cost,
+        worst_window,
+        None if previous is None else read_previous(previous, loads, gpus),
+        max_moves,
+        bench.step_cost() if bench is not None and objective == "time" else None,
+    )
+    compared = candidates(question, loads, bench)
+    known = bench.scenario.model if bench is not None else known_model(model, loads)
+    hidden_layers = None if known is None else known.layers
+    if out is not None:
+        check_export(compared.others["linear"], format_, hidden_layers=hidden_layers)
+    with _searching(solver) as report:
+        found = search(compared.problem, solver, loads.seen.what, seconds=time_limit, report=report)
+    if out is not None:  # before anything else can be interrupted
+        note = export(found.placement, out, format_, hidden_layers=hidden_layers)
+        print(f"placement: {out}" + (f" ({note})" if note else ""), file=sys.stderr)
+    runs = 0 if bench is None else 1 + len(compared.others)
+    with progress("simulating", runs) as advance:
+        value = answer(
+            question,
+            loads,
+            compared,
+            found,
+            bench=bench,
+            expert_bytes=None if known is None else known.expert_bytes,
+            progress=advance,
+        )
+    show(value, lambda: place_tables(value, all_metrics=metrics == "all"), as_json, None)
+
+
+def _check_options(out: Path | None, format_: str, set_: list[str] | None, simulate: str | None) -> None:
+    """What contradicts itself, or could not be written in the end."""
+    from moesim.errors import OutputError, SpecError
+
+    if out is None and format_ != "native":
+        raise SpecError("needs -o FILE to write to", field="--format", got=format_)
+    if set_ and simulate is None:
+        raise SpecError("sets a field of --simulate SCENARIO, which is not named", field="-s", got=set_[0])
+    if out is not None:
+        if out.is_dir():
+            raise OutputError("is a folder, a file was expected", file=out)
+        if not out.parent.is_dir():
+            raise OutputError("there is no such folder", file=out.parent)
+        if not os.access(out.parent, os.W_OK | os.X_OK):
+            raise OutputError("cannot be written: Permission denied", file=out)
+
+
+@contextlib.contextmanager
+def _searching(solver: str) -> Iterator[Report]:
+    """How near the bound the search is, on stderr; silent where stderr is no terminal."""
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+    with Progress(
+        *columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
+    ) as bar:
+        task = bar.add_task(f"{solver}: searching", total=None)
+        yield lambda better: bar.update(
+            task, description=f"{better.solver}: at most {better.gap:.2%} above what must be"
+        )

@@ -1,0 +1,173 @@
+"""The loads that a placement is made for, and those kept back to judge it by.
+
+Axes: W windows, L MoE layers, E experts, T tokens of a sample, K experts of a token.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moesim.errors import SpecError
+from moesim.spec.model import Model
+from moesim.spec.presets import load_model, preset_names
+from moesim.spec.yaml_source import Source as Text
+from traces.interop import open_source
+from traces.interop.hints import Hints
+from traces.load_table import LoadTable
+from traces.routing import RoutingTrace
+from traces.statistics import expert_loads
+
+HELD_OUT = 0.25
+"""Kept back where nothing is said and there is more than one part to split."""
+
+# Solvers that look at tokens take as many; more change little and take longer in proportion.
+_SAMPLE_TOKENS = 16_384
+
+
+@dataclass(frozen=True, eq=False)
+class Loads:
+    """Loads of some requests of a trace, or of some windows of a load table.
+
+    Attributes:
+        load_WLE: float64, tokens of each expert in each window.
+        sample_TLK: int64, experts of tokens spread over the trace; None where tokens are not known.
+        trace: the requests themselves.
+        what: in words.
+    """
+
+    load_WLE: NDArray[np.float64]
+    sample_TLK: NDArray[np.int64] | None
+    trace: RoutingTrace | None
+    what: str
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A file of loads, cut in two.
+
+    Attributes:
+        model: its name, empty where the file does not tell.
+        layers: true index of each MoE layer.
+        seen, unseen: what a solver gets, and what is kept back; None where nothing is.
+    """
+
+    file: Path
+    model: str
+    experts: int
+    layers: tuple[int, ...]
+    seen: Loads
+    unseen: Loads | None
+
+    def check_model(self, model: Model, *, file: str | Path, field: str) -> None:
+        """Refuse a model of another shape.
+
+        Args:
+            file, field: where it was named.
+
+        Raises:
+            SpecError: its experts or MoE layers are others than those of the loads.
+        """
+        if (model.experts.count, model.moe_layers) != (self.experts, self.layers):
+            raise SpecError(
+                f"has {_shape(model.experts.count, model.moe_layers)}; the loads have "
+                f"{_shape(self.experts, self.layers)}",
+                file=file,
+                field=field,
+                got=model.name,
+            )
+
+
+def known_model(name: str | None, source: Source) -> Model | None:
+    """The model that is named, or the preset that the source names; None where neither is.
+
+    Raises:
+        SpecError: no such model, or it is of another shape.
+    """
+    if name is None and source.model not in preset_names("models"):
+        return None
+    model = load_model(name or source.model, Text(name, None, {}))
+    source.check_model(model, file=source.file, field="--model")
+    return model
+
+
+def read_source(
+    file: Path, hints: Hints, *, hold_out: float | None = None, windows: int | None = None
+) -> Source:
+    """Read a trace, a load table, or a file of a serving system.
+
+    Args:
+        hints: what a foreign file does not tell.
+        hold_out: fraction of the requests, or of a load table's windows, that is kept back: the last ones.
+        windows: into how many windows the others are cut, of about as many requests or windows each.
+
+    Raises:
+        MoesimError: the file holds no loads, or too little for what is asked.
+    """
+    opened = open_source(file, hints)
+    if isinstance(opened, LoadTable):
+        return _table(file, opened, hold_out, windows or 1)
+    if isinstance(opened, RoutingTrace):
+        return _trace(file, opened, hold_out, windows or 1)
+    with opened:
+        return _trace(file, opened.read(), hold_out, windows or 1)
+
+
+def _trace(file: Path, trace: RoutingTrace, hold_out: float | None, windows: int) -> Source:
+    requests = len(trace.request_offsets) - 1
+    seen = requests - _kept_back(file, requests, "requests", hold_out)
+    cuts = _cuts(file, seen, "requests", windows)
+    first = _of_requests(trace, cuts)
+    unseen = None if seen == requests else _of_requests(trace, [seen, requests])
+    return Source(file, trace.meta.model, trace.meta.experts, trace.meta.layers, first, unseen)
+
+
+def _of_requests(trace: RoutingTrace, cuts: list[int]) -> Loads:
+    part = trace.select_requests(cuts[0], cuts[-1])
+    load_WLE = np.stack([expert_loads(trace.select_requests(*pair)) for pair in itertools.pairwise(cuts)])
+    chosen_N = np.linspace(0, part.tokens - 1, min(part.tokens, _SAMPLE_TOKENS)).astype(np.int64)
+    what = f"requests {cuts[0]} to {cuts[-1] - 1}"
+    return Loads(load_WLE.astype(np.float64), part.ids_TLK[chosen_N].astype(np.int64), part, what)
+
+
+def _table(file: Path, table: LoadTable, hold_out: float | None, windows: int) -> Source:
+    seen = table.windows - _kept_back(file, table.windows, "windows", hold_out)
+    cuts = _cuts(file, seen, "windows", windows)
+    first = _of_windows(table, cuts)
+    unseen = None if seen == table.windows else _of_windows(table, [seen, table.windows])
+    return Source(file, table.model, table.experts, table.layers, first, unseen)
+
+
+def _of_windows(table: LoadTable, cuts: list[int]) -> Loads:
+    load_WLE = np.add.reduceat(table.load_WLE[: cuts[-1]], cuts[:-1], axis=0)
+    return Loads(load_WLE.astype(np.float64), None, None, f"windows {cuts[0]} to {cuts[-1] - 1}")
+
+
+def _kept_back(file: Path, parts: int, name: str, hold_out: float | None) -> int:
+    """How many of the parts are kept back."""
+    if hold_out is None:
+        return max(1, round(parts * HELD_OUT)) if parts > 1 else 0
+    kept = round(parts * hold_out)
+    if hold_out > 0 and not 0 < kept < parts:
+        raise SpecError(
+            f"must leave something on either side of {parts} {name}",
+            file=file,
+            field="--hold-out",
+            got=hold_out,
+        )
+    return kept
+
+
+def _cuts(file: Path, parts: int, name: str, windows: int) -> list[int]:
+    """[W + 1], where windows of about equally many parts begin and end."""
+    if windows > parts:
+        raise SpecError(f"there are only {parts} {name} to fit on", file=file, field="--windows", got=windows)
+    return [part * parts // windows for part in range(windows + 1)]
+
+
+def _shape(experts: int, layers: tuple[int, ...]) -> str:
+    return f"{experts} experts in {len(layers)} layers from {layers[0]} to {layers[-1]}"
