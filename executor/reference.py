@@ -18,7 +18,7 @@ def reference_layer(
     experts: ExpertWeights,
     shared: ExpertWeights | None = None,
 ) -> Tensor:
-    """float64 [T, H]: for each token the weighted sum of its experts' outputs, plus the shared expert's.
+    """float64 [T, H] on the host: for each token the weighted sum of its experts, plus the shared one.
 
     Args:
         x_TH: the tokens of all ranks.
@@ -28,7 +28,7 @@ def reference_layer(
         shared: its only slot is the shared expert.
     """
     y_TH = torch.zeros(x_TH.shape, dtype=torch.float64)
-    for token, x_H in enumerate(x_TH.double()):
+    for token, x_H in enumerate(x_TH.cpu().double()):
         for expert, weight in zip(expert_TK[token].tolist(), weight_TK[token].tolist(), strict=True):
             if expert >= 0:
                 y_TH[token] += weight * _feed_forward(x_H, experts, expert)
@@ -39,10 +39,10 @@ def reference_layer(
 
 def _feed_forward(x_H: Tensor, weights: ExpertWeights, slot: int) -> Tensor:
     """down(silu(gate x) · up x), or down(silu(up x))."""
-    inner_N = weights.up_SNH[slot].double() @ x_H
+    inner_N = weights.up_SNH[slot].cpu().double() @ x_H
     if weights.gated:
         gate_F, up_F = inner_N.chunk(2)
         inner_N = torch.nn.functional.silu(gate_F) * up_F
     else:
         inner_N = torch.nn.functional.silu(inner_N)
-    return weights.down_SHF[slot].double() @ inner_N
+    return weights.down_SHF[slot].cpu().double() @ inner_N

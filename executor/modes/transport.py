@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch.distributed as dist
 from torch import Tensor
 
 from executor.modes.hop import Hop, Peers
+from executor.process_group import TIMEOUT_S
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ def _mine(groups: Sequence[Sequence[int]], rank: int, world: Peers) -> Peers:
     if len(ranks) == 1:
         return Peers(None, ranks, me)
     lists = [list(group) for group in groups]
-    process, _ = dist.new_subgroups_by_enumeration(lists)  # type: ignore[no-untyped-call]
+    patience = timedelta(seconds=TIMEOUT_S)
+    process, _ = dist.new_subgroups_by_enumeration(lists, patience)  # type: ignore[no-untyped-call]
     return Peers(process, ranks, me)
 
 

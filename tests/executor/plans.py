@@ -97,18 +97,20 @@ def step_inputs(plan: Plan, routed: RoutedStep) -> Tensor:
     return torch.randn(routed.slot_LTK.shape[1], plan.model.hidden, generator=generator)
 
 
-def expected(plan: Plan, routed: RoutedStep, row: int, x_TH: Tensor, dtype: torch.dtype) -> Tensor:
-    """float64: what a layer must give for all tokens of a step, with the weights as ``dtype`` holds them."""
+def expected(
+    plan: Plan, routed: RoutedStep, row: int, x_TH: Tensor, dtype: torch.dtype, device: str = "cpu"
+) -> Tensor:
+    """float64: what a layer must give for all tokens of a step, with weights as ``device`` draws them."""
     slot_TK, layer = routed.slot_LTK[row], plan.model.layers[row]
     expert_TK = np.where(slot_TK >= 0, plan.slot_expert_LS[row][slot_TK], -1)
-    every = range(plan.model.experts)
+    made: dict[str, Any] = {"seed": plan.seed, "dtype": dtype, "device": device}
     shared = None
     if plan.model.shared_width:
-        shared = ExpertWeights.random_shared(plan.model, layer, seed=plan.seed, dtype=dtype)
+        shared = ExpertWeights.random_shared(plan.model, layer, **made)
     return reference_layer(
         x_TH,
         torch.from_numpy(expert_TK),
         torch.from_numpy(routed.weights_LTK[row]),
-        ExpertWeights.random(plan.model, layer, every, seed=plan.seed, dtype=dtype),
+        ExpertWeights.random(plan.model, layer, range(plan.model.experts), **made),
         shared,
     )

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from executor.clock import Offsets, aligned, measure_offsets
 from executor.process_group import Group
-from tests.executor.gloo import run_gloo
+from tests.executor.processes import run_processes
 
 pytestmark = pytest.mark.executor
 
@@ -35,7 +35,7 @@ def on_each_rank() -> tuple[Offsets | None, Offsets | None, int]:
 
 
 def test_offsets_between_processes(tmp_path: Path) -> None:
-    (shared, apart, ranks), *others = run_gloo(3, tmp_path, on_each_rank)
+    (shared, apart, ranks), *others = run_processes(3, tmp_path, "cpu", on_each_rank)
     assert others == [(None, None, 3)] * 2
     assert shared is not None
     assert apart is not None

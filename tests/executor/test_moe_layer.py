@@ -18,9 +18,9 @@ from executor.moe_layer import TORCH_DTYPES, plan_layers
 from executor.plan import MODES, Plan
 from executor.routing import route
 from executor.spans import NoSpans
-from tests.executor.gloo import run_gloo
 from tests.executor.lockstep import run_ranks
 from tests.executor.plans import expected, small_plan, step_inputs
+from tests.executor.processes import run_processes
 from tests.executor.simulated import equals_simulated, simulated_work
 from traces.timeline import WorkTable
 
@@ -156,7 +156,7 @@ def cases(ranks: int) -> Iterator[tuple[str, Plan]]:
         yield f"{mode}, top 8", small_plan(ranks, ranks, mode, seed=3, top_k=8, experts=9)
 
 
-def of_this_rank(ranks: int) -> dict[str, tuple[float, WorkTable]]:
+def of_this_rank(ranks: int, device: str) -> dict[str, tuple[float, WorkTable]]:
     """For each case the largest error of a layer here, infinite for another shape, and the counts."""
     groups_of = {size: Groups.make(ranks, size) for size in (1, 2, 4) if ranks % size == 0}
     found = {}
@@ -165,21 +165,35 @@ def of_this_rank(ranks: int) -> dict[str, tuple[float, WorkTable]]:
         routed = route(plan, plan.step(0))
         x_TH = step_inputs(plan, routed).to(dtype)
         worst = 0.0
-        for row, layer in enumerate(plan_layers(plan, groups)):
-            y_TH = layer(x_TH[routed.tokens(row, groups.rank)], routed.layer(row, groups.rank))
-            wanted_TH = expected(plan, routed, row, x_TH, dtype)[routed.tokens(row + 1, groups.rank)]
+        for row, layer in enumerate(plan_layers(plan, groups, device=device)):
+            token_T, after_T = routed.tokens(row, groups.rank), routed.tokens(row + 1, groups.rank)
+            y_TH = layer(x_TH[token_T].to(device), routed.layer(row, groups.rank, device)).cpu()
+            wanted_TH = expected(plan, routed, row, x_TH, dtype, device)[after_T]
             fits = y_TH.shape == wanted_TH.shape and y_TH.dtype == dtype
             errors = (y_TH - wanted_TH).abs().flatten().tolist() if fits else [float("inf")]
             worst = max(worst, *errors, 0.0)
-        found[name] = (worst, count_plan(plan, groups))
+        found[name] = (worst, count_plan(plan, groups, device))
     return found
+
+
+def check_processes(ranks: int, device: str, folder: Path) -> None:
+    by_rank = run_processes(ranks, folder, device, of_this_rank, ranks, device)
+    for name, plan in cases(ranks):
+        errors, tables = zip(*(found[name] for found in by_rank), strict=True)
+        assert max(errors) <= TOLERANCE[plan.dtype], name
+        assert equals_simulated(plan, join_work(tables)), name
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 def test_real_processes(ranks: int, tmp_path: Path) -> None:
     """The same over gloo, in every dtype, with 1, 2 and 4 ranks per node."""
-    by_rank = run_gloo(ranks, tmp_path, of_this_rank, ranks)
-    for name, plan in cases(ranks):
-        errors, tables = zip(*(found[name] for found in by_rank), strict=True)
-        assert max(errors) <= TOLERANCE[plan.dtype], name
-        assert equals_simulated(plan, join_work(tables)), name
+    check_processes(ranks, "cpu", tmp_path)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_real_gpus(ranks: int, tmp_path: Path) -> None:
+    """The same over NCCL."""
+    if torch.cuda.device_count() < ranks:
+        pytest.skip(f"needs {ranks} GPUs")
+    check_processes(ranks, "cuda", tmp_path)
