@@ -1,23 +1,160 @@
-"""What no placement can go below.
+"""What no placement can go below, whatever the numbers of copies and wherever they lie.
 
-Axes as in :mod:`placement.problem`.
+Rules on moves are left out, as fewer rules only lower the optimum. Axes as in :mod:`placement.problem`.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
+
 import numpy as np
 import numpy.typing as npt
 
-from placement.evaluation import copy_cost, over_windows
+from placement.companions import Loads, companion_bound
+from placement.evaluation import copy_cost
 from placement.problem import Problem
+from placement.rules import FORBIDDEN, rule_EG
 
 Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+_WINDOWS = 32
+"""With more windows, each has the bound of even spreading, and only their mean the full one."""
+
+_GROUP_SETS = 512
+"""With more ways to fill a node with groups, they are not looked at one by one."""
+
+_EVEN = 1.0 - 1e-12
+"""Sums in another order differ in the last bits; a bound must not be above what reaches it."""
 
 
 def bound_L(problem: Problem) -> Floats:
     """float64 [L], a proven lower bound of the objective of each layer.
 
-    Total work, evenly spread: copies only add to it, as 1 − (1 − p)^(1 / r) ≥ (1 / r) · p.
+    The costs of GPUs and of copies across nodes are bounded apart; the sum of two minima is not above the
+    minimum of the sum.
     """
-    mean_WL = copy_cost(problem, 1).sum(axis=2) / problem.speed_G.sum()
-    return over_windows(problem.objective, mean_WL)
+    bound = np.zeros(len(problem.layers))
+    if problem.objective.per_token > 0 or problem.objective.per_active > 0:
+        usable = problem.speed_G[problem.slots_G > 0].sum()
+        even_WL = copy_cost(problem, 1).sum(axis=2) / usable
+        bound += [_layer_bound(problem, row, even_WL[:, row]) for row in range(len(bound))]
+    if problem.objective.per_copy > 0:
+        bound += problem.objective.per_copy * _copies_L(problem)
+    return bound * _EVEN
+
+
+def window_loads(problem: Problem, row: int) -> list[Loads]:
+    """Each window of the layer at index ``row``, as compiled code reads it."""
+    objective = problem.objective
+    quiet_WE = np.zeros((problem.windows, problem.experts))
+    if problem.active_WLE is not None:
+        # A probability of 1 stays finite, and keeps its effect for any number of copies.
+        quiet_WE = np.log(np.maximum(1.0 - problem.active_WLE[:, row], 1e-300))
+    return [
+        Loads(objective.per_token * problem.load_WLE[window, row], quiet_WE[window], objective.per_active)
+        for window in range(problem.windows)
+    ]
+
+
+def _layer_bound(problem: Problem, row: int, even_W: Floats) -> float:
+    """Of what GPUs take: each window by itself, and the windows' mean, which no objective is below.
+
+    The largest mean over windows of one GPU's load is below the mean of the largest loads, and that is below
+    the worst.
+
+    Args:
+        even_W: cost of each window spread evenly over all GPUs; copies can only add to it.
+    """
+    worst = problem.objective.worst_window
+    loads_W = window_loads(problem, row)
+    least_W = [max(even, _allowed(problem, row, loads)) for even, loads in zip(even_W, loads_W, strict=True)]
+    if problem.windows <= _WINDOWS:
+        least_W = [
+            _window_bound(problem, loads, least) for loads, least in zip(loads_W, least_W, strict=True)
+        ]
+    each = max(least_W) if worst else math.fsum(least_W) / len(least_W)
+    if problem.windows == 1 or problem.objective.per_active > 0:
+        return each  # a mean of probabilities is no probability of its copies
+    mean = Loads(np.mean([loads.token_E for loads in loads_W], axis=0), loads_W[0].quiet_E, 0.0)
+    return max(each, _window_bound(problem, mean, float(np.mean(even_W))))
+
+
+def _allowed(problem: Problem, row: int, loads: Loads) -> float:
+    """An expert's tokens must fit the GPUs that it may lie on."""
+    if not problem.forbidden:
+        return 0.0
+    speed_E = (rule_EG(problem, row) != FORBIDDEN) @ problem.speed_G
+    return float((loads.token_E / speed_E).max())
+
+
+def _window_bound(problem: Problem, loads: Loads, least: float) -> float:
+    """Of one window, at least ``least``."""
+    if least == 0.0:
+        return 0.0
+    spare_N = np.bincount(problem.node_G, problem.slots_G) - problem.experts // problem.nodes
+    spare = int(spare_N.max()) if problem.groups > 1 else problem.slots - problem.experts
+    most_E = np.full(problem.experts, spare + 1)
+    bound = companion_bound(loads, problem.slots_G, problem.speed_G, most_E, least)
+    return max(bound, _group_bound(problem, loads, bound)) if problem.groups > 1 else bound
+
+
+def _group_bound(problem: Problem, loads: Loads, least: float) -> float:
+    """Strictly hierarchical: each group shares some node with as many others as fit there.
+
+    The group that is served worst has the bound of the best company and node for it. Where these are too
+    many to look at, groups are items of their load on nodes that are as fast as their GPUs together.
+    """
+    seats = problem.groups // problem.nodes
+    size = problem.experts // problem.groups
+    if math.comb(problem.groups, seats) > _GROUP_SETS:
+        load_P = loads.token_E.reshape(problem.groups, size).sum(axis=1)
+        speed_N = np.bincount(problem.node_G, problem.speed_G).astype(np.float64)
+        items = Loads(load_P, np.zeros(problem.groups), 0.0)
+        seats_N = np.full(problem.nodes, seats)
+        return float(companion_bound(items, seats_N, speed_N, np.ones(problem.groups, np.int64), least))
+    kinds = {
+        (tuple(problem.slots_G[problem.node_G == node]), tuple(problem.speed_G[problem.node_G == node]))
+        for node in range(problem.nodes)
+    }
+    best_P = np.full(problem.groups, np.inf)
+    for groups in itertools.combinations(range(problem.groups), seats):
+        expert_M = (np.array(groups)[:, None] * size + np.arange(size)).ravel()
+        served = Loads(loads.token_E[expert_M], loads.quiet_E[expert_M], loads.per_active)
+        bound = min(_node_bound(served, np.array(slots), np.array(speed), least) for slots, speed in kinds)
+        best_P[list(groups)] = np.minimum(best_P[list(groups)], bound)
+    return float(best_P.max())
+
+
+def _node_bound(loads: Loads, slots_G: Ints, speed_G: Floats, least: float) -> float:
+    """Of one node with the experts that it serves."""
+    spare = int(slots_G.sum()) - len(loads.token_E)
+    if spare < 0:
+        return math.inf
+    most_E = np.full(len(loads.token_E), spare + 1)
+    even = loads.token_E.sum() / speed_G.sum()
+    return float(companion_bound(loads, slots_G, speed_G, most_E, max(least, even)))
+
+
+def _copies_L(problem: Problem) -> Floats:
+    """float64 [L], copies across nodes: a token's K experts need as many nodes as hold K slots.
+
+    At most one of them is its home; with no home given, each is by the share of GPUs that it has.
+    """
+    assert problem.sample_TLK is not None  # the problem has checked it
+    slots_N = np.sort(np.bincount(problem.node_G, problem.slots_G))[::-1]
+    bound_L = np.empty(len(problem.layers))
+    for row in range(len(bound_L)):
+        # Distinct experts of a token; one expert in several copies is needed on one node at least.
+        sorted_TK = np.sort(problem.sample_TLK[:, row], axis=1)
+        distinct_T = 1 + (np.diff(sorted_TK, axis=1) > 0).sum(axis=1)
+        nodes_T = np.searchsorted(np.cumsum(slots_N), distinct_T) + 1
+        if problem.home_T is not None:
+            foreign = (nodes_T - 1).mean()
+        else:
+            foreign = nodes_T.mean() * (1.0 - np.bincount(problem.node_G).max() / problem.gpus)
+        tokens_W = problem.load_WLE[:, row].sum(axis=1) / problem.sample_TLK.shape[2]
+        tokens = tokens_W.max() if problem.objective.worst_window else tokens_W.mean()
+        bound_L[row] = tokens * foreign
+    return bound_L

@@ -108,26 +108,25 @@ def solution(
     placement: Placement,
     solver: str,
     started: float,
+    proven_L: Floats | None = None,
     *,
     limit_reached: bool = False,
-    proven_L: Floats | None = None,
 ) -> Solution:
     """Check, evaluate and bound a placement.
 
     Args:
         started: ``time.perf_counter()`` when the solver began.
-        proven_L: a bound that the solver has proven itself; the larger one counts, layer by layer.
+        proven_L: a bound that the solver has proven, at least :func:`placement.bounds.bound_L`, which it is
+            where the solver gives none.
 
     Raises:
         PlacementError: the placement breaks a rule of the problem.
     """
     check_obeys(problem, placement)
     cost = cost_L(problem, placement)
-    bound = bound_L(problem)
-    if proven_L is not None:
-        bound = np.maximum(bound, proven_L)
-    # Sums in another order differ in the last bits; a bound that is reached is reached.
-    bound = np.where(bound > cost, np.where(bound <= cost * (1 + 1e-9), cost, bound), bound)
+    bound = bound_L(problem) if proven_L is None else proven_L
+    # What is summed in another order differs in the last bits; a bound that is reached is not above.
+    bound = np.where(bound <= cost * (1 + 1e-9), np.minimum(bound, cost), bound)
     return Solution(placement, cost, bound, solver, limit_reached, time.perf_counter() - started)
 
 

@@ -9,10 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from placement import one_pass
+from placement.auto import portfolio
+from placement.eplb import eplb
 from placement.errors import PlacementError
 from placement.placement import MAX_EXPERTS, MAX_GPUS, MAX_SLOTS, Placement
 from placement.problem import Problem
 from placement.solution import Solve
+from placement.swap import swap
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,14 @@ _ALL = (
         one_pass.greedy,
         True,
         "replicate the most loaded, then largest first on the least loaded GPU",
+    ),
+    Solver("eplb", eplb, True, "DeepSeek's balancer, as published: hierarchical with expert groups"),
+    Solver("swap", swap, True, "greedy, copies planned with the packing, then exchanges; near its bound"),
+    Solver(
+        "auto",
+        portfolio({"greedy": one_pass.greedy, "eplb": eplb, "swap": swap}),
+        True,
+        "the best of greedy, eplb and swap",
     ),
 )
 SOLVERS = MappingProxyType({solver.name: solver for solver in _ALL})

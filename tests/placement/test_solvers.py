@@ -15,7 +15,7 @@ LOAD = [[4.0, 3.0, 2.0, 1.0], [1.0, 1.0, 1.0, 9.0]]
 
 
 def test_each_solver_stands_under_its_name() -> None:
-    assert list(SOLVERS) == ["linear", "round_robin", "greedy"]
+    assert list(SOLVERS) == ["linear", "round_robin", "greedy", "eplb", "swap", "auto"]
     assert [solver.name for solver in SOLVERS.values()] == list(SOLVERS)
 
 
@@ -60,7 +60,8 @@ def refused(name: str, load: Any, **changes: Any) -> str:
 
 def test_what_has_no_placement_is_refused_with_the_way_out() -> None:
     assert (
-        refused("eplb2", LOAD) == "solver: no such solver; known: linear, round_robin, greedy (got 'eplb2')"
+        refused("eplb2", LOAD)
+        == "solver: no such solver; known: linear, round_robin, greedy, eplb, swap, auto (got 'eplb2')"
     )
     assert refused("linear", None, slots=3) == (
         "slots: more experts than slots: 4 experts need at least 4 slots (got 3)"

@@ -1,0 +1,46 @@
+"""From what each GPU holds to slots, so that as little as possible changes place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from placement.placement import EMPTY, Placement
+from placement.problem import Problem
+
+Ints = npt.NDArray[np.int64]
+
+
+def arranged(problem: Problem, item_LGK: Sequence[Ints], origin: str) -> Placement:
+    """Experts on GPUs as a placement; what ``problem.previous`` has in a slot of the same GPU stays there.
+
+    Args:
+        item_LGK: for each layer int64 [G, K], the experts on each GPU, in any order, among ``EMPTY``.
+    """
+    slot_gpu_S = problem.slot_gpu_S
+    slot_expert_LS = np.full((len(item_LGK), problem.slots), EMPTY, dtype=np.int16)
+    slots_of = [np.flatnonzero(slot_gpu_S == gpu) for gpu in range(problem.gpus)]
+    previous = problem.previous
+    keeps_slots = previous is not None and previous.slot_gpu_S is slot_gpu_S
+    for row, item_GK in enumerate(item_LGK):
+        # Empty places come last.
+        sorted_GK = np.sort(item_GK.astype(np.uint16), axis=1).astype(np.int16)
+        for gpu, slot_N in enumerate(slots_of):
+            expert_N = sorted_GK[gpu, : len(slot_N)]
+            if previous is not None and keeps_slots:
+                expert_N = _in_place(expert_N[expert_N != EMPTY], previous.slot_expert_LS[row, slot_N])
+            slot_expert_LS[row, slot_N[: len(expert_N)]] = expert_N
+    return Placement(slot_expert_LS, slot_gpu_S, problem.experts, problem.gpus, problem.layers, origin)
+
+
+def _in_place(expert_N: npt.NDArray[np.int16], before_N: npt.NDArray[np.int16]) -> npt.NDArray[np.int16]:
+    """The experts of one GPU in slot order: those that it had in their slots, the others in what is free."""
+    after_N = np.where(np.isin(before_N, expert_N), before_N, np.int16(EMPTY))
+    # A second copy of one expert on the GPU makes room.
+    first_N = np.unique(after_N, return_index=True)[1]
+    after_N[np.setdiff1d(np.arange(len(after_N)), first_N)] = EMPTY
+    new_N = expert_N[~np.isin(expert_N, before_N)]
+    after_N[np.flatnonzero(after_N == EMPTY)[: len(new_N)]] = new_N
+    return after_N

@@ -1,0 +1,121 @@
+"""The search in one layer: what to start from, what to try next, and when to leave it."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from placement.bounds import window_loads
+from placement.companions import Loads
+from placement.exchange import descend
+from placement.packing import (
+    CLOSED,
+    PINNED,
+    Pack,
+    cost,
+    largest_first,
+    place_in_order,
+    restore,
+)
+from placement.placement import EMPTY
+from placement.problem import Problem
+from placement.replication import replan, replicate
+from placement.rules import FIXED, FORBIDDEN
+from traces.jit import jit
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+ENOUGH = 5e-4
+"""A layer that is so near its bound is left alone."""
+
+PACKINGS, STEPS = 120, 400
+"""With an effort of 1: packings that replanning tries, and steps of exchange that follow each."""
+
+
+def pack_of(
+    loads_W: list[Loads], slots_G: Ints, speed_G: Floats, worst: bool, rule: npt.NDArray[np.int8]
+) -> Pack:
+    """An empty layer.
+
+    Args:
+        rule: int8 [E, G], entries as in :mod:`placement.rules`.
+    """
+    experts, gpus, windows = len(rule), len(slots_G), len(loads_W)
+    mark_EG = np.zeros((experts, gpus), dtype=np.uint8)
+    mark_EG[rule == FORBIDDEN] = CLOSED
+    mark_EG[rule == FIXED] = PINNED
+    spare = int(np.minimum(slots_G, experts).sum()) - experts
+    return Pack(
+        token_EW=np.stack([loads.token_E for loads in loads_W], axis=1),
+        quiet_EW=np.stack([loads.quiet_E for loads in loads_W], axis=1),
+        per_active=loads_W[0].per_active,
+        most_E=np.minimum((rule != FORBIDDEN).sum(axis=1), spare + 1),
+        room_G=slots_G,
+        pace_G=1.0 / speed_G,
+        worst=worst or windows == 1,
+        copies_E=np.zeros(experts, dtype=np.int64),
+        share_EW=np.zeros((experts, windows)),
+        peak_E=np.zeros(experts),
+        item_GK=np.full((gpus, int(slots_G.max())), EMPTY),
+        used_G=np.zeros(gpus, dtype=np.int64),
+        mark_EG=mark_EG,
+        load_GW=np.zeros((gpus, windows)),
+    )
+
+
+def layer_pack(problem: Problem, row: int, rule: npt.NDArray[np.int8]) -> Pack:
+    """The layer of a problem at index ``row``, empty."""
+    loads_W = window_loads(problem, row)
+    return pack_of(loads_W, problem.slots_G, problem.speed_G, problem.objective.worst_window, rule)
+
+
+def hold(pack: Pack, held: Bools) -> None:
+    """Hold exactly the copies of a bool [E, G]."""
+    item_GK = np.full_like(pack.item_GK, EMPTY)
+    for gpu in range(len(item_GK)):
+        expert_N = np.flatnonzero(held[:, gpu])
+        item_GK[gpu, : len(expert_N)] = expert_N
+    restore(pack, item_GK)
+
+
+def from_scratch(pack: Pack, bound: float, effort: float) -> bool:
+    """Fill an empty layer well.
+
+    Returns:
+        whether the rules about distinct copies left a packing to begin with.
+    """
+    spare = int(pack.room_G.sum()) - len(pack.copies_E)
+    # Where activated experts cost, a copy may cost more than it saves.
+    shares = (1.0, 0.5, 0.0) if pack.per_active > 0.0 else (1.0,)
+    best, best_GK = np.inf, None
+    for share in shares:
+        slots = len(pack.copies_E) + round(share * spare)
+        found = _search(
+            pack, slots, bound, bound * (1.0 + ENOUGH), round(PACKINGS * effort), round(STEPS * effort)
+        )
+        if found < best:
+            best, best_GK = found, pack.item_GK.copy()
+    if best_GK is not None:
+        restore(pack, best_GK)
+    return best_GK is not None
+
+
+@jit
+def _search(pack: Pack, slots: int, bound: float, enough: float, packings: int, steps: int) -> float:
+    """Cost of what is held in the end; infinite where nothing could be packed."""
+    replicate(pack, slots)
+    if not place_in_order(pack, largest_first(pack)):
+        return np.inf
+    descend(pack, enough, steps)
+    best = cost(pack)
+    if best <= enough or slots == len(pack.copies_E) or packings == 0:
+        return best
+    best_GK = pack.item_GK.copy()
+    replicate(pack, slots)
+    replan(pack, bound, enough, packings)
+    descend(pack, enough, steps)
+    if cost(pack) >= best:
+        restore(pack, best_GK)
+    return cost(pack)
