@@ -4,8 +4,8 @@ Axes: T sampled tokens, K experts of a token, C copies of experts in a layer (em
 no expert), E experts, G GPUs, D domains (nodes, or GPUs), W windows.
 
 The problem is to partition a hypergraph: copies are vertices, tokens are nets over them, and the number of
-domains that a token needs is its connectivity. Exchanges of two copies go down hill, with gains kept up to
-date as in Fiduccia and Mattheyses, "A linear-time heuristic for improving network partitions" (DAC 1982).
+domains that a token needs is its connectivity. What an exchange of two copies changes is kept up to date as
+in Fiduccia and Mattheyses, "A linear-time heuristic for improving network partitions" (DAC 1982).
 """
 
 from __future__ import annotations
@@ -20,6 +20,10 @@ from traces.jit import jit
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+
+
+NO_LIMIT = 2**62
+"""A budget that is never used up."""
 
 
 class Layer(NamedTuple):
@@ -63,51 +67,73 @@ def gather(
     Returns:
         the budget that was used.
     """
-    copies, domains = len(gpu_C), domain_G.max() + 1
-    state = _start(layer, gpu_C, domain_G, home_T, domains)
-    load_WG, held_EG = loads(layer, gpu_C)
+    state = _start(layer, gpu_C, domain_G, home_T)
     spent = 0
     for _ in range(sweeps):
         improved = False
-        for copy in range(copies):
+        for copy in range(len(gpu_C)):
             best, partner = 0, -1
-            for other in range(copies):
-                if not _apart(gpu_C, domain_G, within_G, copy, other):
-                    continue
-                change = _hoped(state, copy, other)
-                if (
-                    change < best
-                    and _fits(layer, gpu_C, load_WG, copy, other)
-                    and may_hold(layer, gpu_C, held_EG, copy, other)
-                    and spent + _moves(layer, gpu_C, copy, other) <= budget
-                ):
-                    change += _together(state, layer.copy_TK, copy, other)
+            for other in range(len(gpu_C)):
+                if _apart(state, within_G, copy, other):
+                    change = _change(layer, state, copy, other, budget - spent, best)
                     if change < best:
                         best, partner = change, other
             if partner >= 0:
                 spent += _moves(layer, gpu_C, copy, partner)
-                exchange(layer, gpu_C, load_WG, held_EG, copy, partner)
-                here, there = state.domain_C[copy], state.domain_C[partner]
-                _move(state, layer.copy_TK, copy, there)
-                _move(state, layer.copy_TK, partner, here)
+                _carry_out(layer, state, copy, partner)
                 improved = True
         if not improved:
             break
     return spent
 
 
+@jit
+def anneal(
+    layer: Layer,
+    gpu_C: Ints,
+    domain_G: Ints,
+    within_G: Ints,
+    home_T: Ints,
+    pair_S2: Ints,
+    heat_S: Floats,
+) -> None:
+    """Try pairs of copies one after another, and let an exchange cost up to ``heat_S`` domains.
+
+    With heat −t · ln u, u uniform, that is the rule of Metropolis at temperature t, and with t falling to 0
+    simulated annealing (Kirkpatrick, Gelatt, Vecchi, Science 1983). ``gpu_C`` becomes the best seen.
+    """
+    state = _start(layer, gpu_C, domain_G, home_T)
+    best_C, total, best = gpu_C.copy(), 0, 0
+    for step in range(len(heat_S)):
+        copy, other = pair_S2[step, 0], pair_S2[step, 1]
+        if _apart(state, within_G, copy, other):
+            ceiling = int(np.ceil(heat_S[step]))
+            change = _change(layer, state, copy, other, NO_LIMIT, ceiling)
+            if change < ceiling:
+                _carry_out(layer, state, copy, other)
+                total += change
+                if total < best:
+                    best, best_C[:] = total, gpu_C
+    gpu_C[:] = best_C
+
+
 class State(NamedTuple):
-    """What exchanges are judged by; kept up to date by :func:`_move`.
+    """Where the copies are, and what exchanges are judged by; kept up to date by :func:`_carry_out`.
 
     Attributes:
-        domain_C: where each copy is.
+        gpu_C, domain_C: where each copy is.
+        load_WG: float64, load of each GPU.
+        held_EG: int64, how many copies of an expert a GPU holds.
         first_C, token_N: tokens of copy c are token_N[first_C[c] : first_C[c + 1]].
         needs_TD: how many of a token's experts are in a domain, its home one more.
         alone_C: tokens for which the copy is the only reason to need its domain.
         new_CD: tokens of the copy that do not need the domain.
     """
 
+    gpu_C: Ints
     domain_C: Ints
+    load_WG: Floats
+    held_EG: Ints
     first_C: Ints
     token_N: Ints
     needs_TD: npt.NDArray[np.int16]
@@ -116,16 +142,18 @@ class State(NamedTuple):
 
 
 @jit
-def _start(layer: Layer, gpu_C: Ints, domain_G: Ints, home_T: Ints, domains: int) -> State:
+def _start(layer: Layer, gpu_C: Ints, domain_G: Ints, home_T: Ints) -> State:
     copy_TK = layer.copy_TK
     tokens, chosen = copy_TK.shape
-    copies = len(gpu_C)
+    copies, domains = len(gpu_C), domain_G.max() + 1
     domain_C = domain_G[gpu_C]
     first_C = np.zeros(copies + 1, np.int64)
-    for copy in copy_TK.ravel():
-        first_C[copy + 1] += 1
-    first_C = np.cumsum(first_C)
-    token_N, filled_C = np.empty(tokens * chosen, np.int64), first_C[:-1].copy()
+    for token in range(tokens):
+        for copy in copy_TK[token]:
+            first_C[copy + 1] += 1
+    for copy in range(copies):
+        first_C[copy + 1] += first_C[copy]
+    token_N, filled_C = np.empty(tokens * chosen, np.int64), first_C.copy()
     needs_TD = np.zeros((tokens, domains), np.int16)
     for token in range(tokens):
         if home_T[token] >= 0:
@@ -140,7 +168,8 @@ def _start(layer: Layer, gpu_C: Ints, domain_G: Ints, home_T: Ints, domains: int
             alone_C[copy] += needs_TD[token, domain_C[copy]] == 1
             for domain in range(domains):
                 new_CD[copy, domain] += needs_TD[token, domain] == 0
-    return State(domain_C, first_C, token_N, needs_TD, alone_C, new_CD)
+    load_WG, held_EG = loads(layer, gpu_C)
+    return State(gpu_C, domain_C, load_WG, held_EG, first_C, token_N, needs_TD, alone_C, new_CD)
 
 
 @jit
@@ -157,9 +186,31 @@ def loads(layer: Layer, gpu_C: Ints) -> tuple[Floats, Ints]:
 
 
 @jit
-def _apart(gpu_C: Ints, domain_G: Ints, within_G: Ints, copy: int, other: int) -> bool:
-    here, there = gpu_C[copy], gpu_C[other]
-    return bool(domain_G[here] != domain_G[there] and within_G[here] == within_G[there])
+def _apart(state: State, within_G: Ints, copy: int, other: int) -> bool:
+    here, there = state.gpu_C[copy], state.gpu_C[other]
+    return bool(state.domain_C[copy] != state.domain_C[other] and within_G[here] == within_G[there])
+
+
+@jit
+def _change(layer: Layer, state: State, copy: int, other: int, budget: int, below: int) -> int:
+    """By how much an exchange changes the domains that tokens need; ``below`` if not less, or not allowed."""
+    change = _hoped(state, copy, other)
+    if (
+        change < below
+        and _fits(layer, state.gpu_C, state.load_WG, copy, other)
+        and may_hold(layer, state.gpu_C, state.held_EG, copy, other)
+        and _moves(layer, state.gpu_C, copy, other) <= budget
+    ):
+        return min(below, change + _together(state, layer.copy_TK, copy, other))
+    return below
+
+
+@jit
+def _carry_out(layer: Layer, state: State, copy: int, other: int) -> None:
+    exchange(layer, state.gpu_C, state.load_WG, state.held_EG, copy, other)
+    here, there = state.domain_C[copy], state.domain_C[other]
+    _move(state, layer.copy_TK, copy, there)
+    _move(state, layer.copy_TK, other, here)
 
 
 @jit

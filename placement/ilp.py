@@ -17,12 +17,12 @@ import numpy.typing as npt
 from placement.evaluation import cost_L
 from placement.fitting import fit
 from placement.neighbourhood import LayerRules
-from placement.one_pass import greedy
 from placement.placement import EMPTY, Placement
 from placement.problem import Problem
 from placement.programme import TOLERANCE, Effort
 from placement.rules import held_EG, moves_L
 from placement.solution import NO_CLOCK, Limits, Report, Solution, solution
+from placement.swap import swap
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
@@ -32,7 +32,7 @@ _MOST_BINARIES = 600  # of a whole layer; 64 experts on 8 GPUs without copies ar
 _NODES = 50  # of branch and bound, for one programme
 _PRECISION = 5e-4  # relative distance of cost and bound at which a layer is done
 _UNKNOWN = 2  # ceilings that neither hold nor are ruled out, after which bisection ends
-_FREE_COPIES = 18  # in a neighbourhood
+_FREE_COPIES = 16  # in a neighbourhood
 _TRIES = 3  # neighbourhoods for one ceiling that fail in a row
 _ROUNDS = 6  # ceilings one after another
 _SHARES = (0.5, 0.9)  # how far above the mean the next ceiling is, of the largest load; after a failure
@@ -56,7 +56,7 @@ def ilp(
     """
     started = time.perf_counter()
     effort = Effort.within(limits, _NODES, started, backend)
-    base = greedy(problem, seed=seed, limits=limits)
+    base = swap(problem, seed=seed, limits=limits)
     slot_expert_LS, proven_L = base.placement.slot_expert_LS.copy(), base.bound_L.copy()
     spare: int | None = None
     if problem.max_moves is not None:
@@ -132,7 +132,7 @@ class _Layer:
             self._refill(most)
             if objective.per_copy > 0 and problem.nodes > 1:
                 self._bring_near(most)
-            self.limited |= self.cost > bound * (1 + _PRECISION)
+            self.limited |= bool(self.cost > bound * (1 + _PRECISION))
         return _Better(self._slots(), bound, self._moves(self.held) - before, self.limited)
 
     def _bisect(self, bound: float, most: int | None) -> float:

@@ -66,7 +66,7 @@ class LayerRules:
     def part(
         self, held: Bools, gpu_H: Ints, ceiling_W: Floats, max_moves: int | None, *, near: bool = False
     ) -> tuple[Ints, Fitting]:
-        """Only the GPUs ``gpu_H`` free, where an expert with copies elsewhere keeps its number of copies.
+        """Only the GPUs ``gpu_H`` free. An expert with all its copies there may have one more or less.
 
         Args:
             held: bool [E, G], where copies are now.
@@ -81,7 +81,9 @@ class LayerRules:
         here_F, all_F = inside[expert_F].sum(axis=1), held[expert_F].sum(axis=1)
         choices = []
         for expert, here, copies in zip(expert_F, here_F.tolist(), all_F.tolist(), strict=True):
-            numbers = range(1, min(len(gpu_H), self.most) + 1) if here == copies and not near else [here]
+            # Neighbouring numbers: with all of them a programme takes minutes.
+            fewer, more = max(1, here - 1), min(here + 1, len(gpu_H), self.most)
+            numbers = range(fewer, more + 1) if here == copies and not near else [here]
             # What a copy costs depends on all copies, what is chosen here is those on these GPUs.
             choices.append({n: self.cost_RWE[n + copies - here - 1][:, expert] for n in numbers})
         allowed = (self.rule != FORBIDDEN)[np.ix_(expert_F, gpu_H)]
