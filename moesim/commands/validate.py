@@ -42,6 +42,7 @@ def validate(
     from moesim.execution.scenario import executable
     from moesim.execution.validation import (
         REPEATS,
+        calibrated_for,
         measured_machine,
         validate,
         validation_result,
@@ -56,8 +57,13 @@ def validate(
     if out is not None:
         check_folder(out)
     options = RunOptions(device, backend, REPEATS, serial=serial)
-    measured = load_profile(profile, Source(None, None, {}), ("--profile",))
-    chosen = executable(scenario, overrides(set_), ranks, measured_machine(measured, options))
+    asked = overrides(set_)
+    if profile is None:
+        with progress("calibrating", 1):
+            machine = calibrated_for(scenario, asked, ranks, options)
+    else:
+        machine = load_profile(profile, Source(None, None, {}), ("--profile",))
+    chosen = executable(scenario, asked, ranks, measured_machine(machine, options))
     for note in chosen.notes:
         print(f"moesim: note: {note}", file=sys.stderr)
     with faults_of(scenario):

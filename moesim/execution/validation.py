@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +17,22 @@ from moesim.analysis.counts import same_counts
 from moesim.analysis.notes import notes
 from moesim.analysis.result import trace_facts
 from moesim.analysis.validation import Validation, compare
+from moesim.calibration.design import Settings
+from moesim.calibration.files import calibrated, write_profile
 from moesim.errors import SpecError
 from moesim.execution.execute import RunOptions, execute
 from moesim.execution.on_network import on_simulated_network
 from moesim.execution.plan import write_plan
 from moesim.execution.repeats import join_repeats
-from moesim.execution.scenario import Executable, Machine, crowded
+from moesim.execution.scenario import MACHINES, Executable, Machine, crowded, executable
 from moesim.hardware.profile import Profile
 from moesim.output import to_json, whole_folder
 from moesim.report.validation_page import validation_page
 from moesim.simulation.deployment import Deployment
 from moesim.simulation.run import Run, run
 from moesim.spec.override import Override
+from moesim.spec.presets import preset_names
 from moesim.spec.scenario import Scenario
-from moesim.spec.yaml_text import to_yaml
 from traces.files import write_text
 from traces.timeline import Timeline, write_timeline
 
@@ -60,6 +63,27 @@ class Validated:
     launches: int
     counts_equal: bool | None
     run: dict[str, Any]
+
+
+def calibrated_for(scenario: str, overrides: Sequence[Override], ranks: int, options: RunOptions) -> Profile:
+    """The profile of this machine for experts and ranks like a scenario's, by a calibration.
+
+    Experts that are no preset's are taken to be like those of ``cpu-ep2``.
+
+    Raises:
+        MoesimError: the scenario breaks a rule, the ranks failed, or the machine is too noisy.
+    """
+    here = partial(MACHINES[options.device], serial=options.serial)
+    model = executable(scenario, overrides, ranks, here).scenario.model
+    settings = Settings(
+        device="cuda" if options.device == "cuda" else "cpu",
+        ranks=options.processes(ranks),
+        backend=options.backend or "loop",
+        dtype=model.activation_dtype,
+        model=model.name if model.name in preset_names("models") else None,
+    )
+    profile, _ = calibrated(settings)
+    return profile
 
 
 def measured_machine(profile: Profile, options: RunOptions) -> Machine:
@@ -148,7 +172,7 @@ def write_validation(folder: Path, validated: Validated, result: dict[str, Any])
     simulated = validated.simulation.timeline
     with whole_folder(folder) as part:
         write_text(part / "scenario.yaml", deployment.scenario.to_yaml())
-        write_text(part / "profile.yaml", to_yaml(deployment.scenario.profile.model_dump(mode="json")))
+        write_profile(deployment.scenario.profile, part / "profile.yaml")
         write_text(part / "validation.json", to_json(result))
         write_timeline(validated.measured, part / "measured.parquet")
         write_timeline(simulated, part / "simulated.parquet")

@@ -11,14 +11,17 @@ import numpy as np
 import pytest
 import yaml
 
+from moesim.calibration.design import Settings
 from moesim.execution import validation
 from moesim.execution.execute import Execution, RunOptions
 from moesim.execution.on_network import on_simulated_network
 from moesim.execution.repeats import join_repeats
 from moesim.execution.validation import MOST_LAUNCHES
+from moesim.hardware.profile import Profile, load_profile
 from moesim.simulation.deployment import Deployment
 from moesim.simulation.run import run
 from moesim.spec.scenario import load_scenario
+from moesim.spec.yaml_source import Source
 from tests.moesim.command import files, moesim, refused
 from tests.moesim.validation_scenario import write_profile, write_small
 from traces.timeline import PHASES, Timeline, read_timeline
@@ -134,6 +137,23 @@ def test_ranks_in_turns_are_put_on_the_simulated_network(stand_in: StandIn) -> N
     # In turns, each of the ranks has the memory that two of them share.
     shared = result()["scenario"]["cluster"]["gpu"]["memory"]
     assert found["scenario"]["cluster"]["gpu"]["memory"] == 2 * shared
+
+
+@pytest.mark.parametrize(("options", "processes"), [([], 2), (["--serial"], 1)])
+def test_without_a_profile_it_calibrates(
+    stand_in: StandIn, monkeypatch: pytest.MonkeyPatch, options: list[str], processes: int
+) -> None:
+    asked: list[Settings] = []
+
+    def calibrated(settings: Settings) -> tuple[Profile, dict[str, Any]]:
+        asked.append(settings)
+        return load_profile("p.yaml", Source(None, None, {}), ()), {}
+
+    monkeypatch.setattr(validation, "calibrated", calibrated)
+    done = moesim(*ASKED[:4], "--backend", "grouped_mm", "--json", *options)
+    assert done.code == 0
+    assert json.loads(done.out)["scenario"]["profile"]["name"] == "measured"
+    assert asked == [Settings("cpu", processes, "grouped_mm", "fp32", None)]
 
 
 def test_what_it_writes(stand_in: StandIn, tmp_path: Path) -> None:
