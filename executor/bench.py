@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from executor.clock import aligned, measure_offsets
+from executor.errors import PlanError
 from executor.launch import Launch
 from executor.measure import measure_peaks
 from executor.memory import check_memory
@@ -114,6 +115,31 @@ def device_name(device: torch.device) -> str:
     return named[0] if named else platform.machine()
 
 
+def read_plans(folders: Sequence[Path]) -> list[Plan]:
+    """Plans that can share their weights.
+
+    Raises:
+        PlanError: one breaks its format, or is not like the first.
+    """
+    plans = [read_plan(folder) for folder in folders]
+    first = plans[0]
+    for folder, plan in zip(folders, plans, strict=True):
+        same = (plan.model, plan.ranks, plan.dtype, plan.seed) == (
+            first.model,
+            first.ranks,
+            first.dtype,
+            first.seed,
+        )
+        if not (
+            same
+            and np.array_equal(plan.slot_expert_LS, first.slot_expert_LS)
+            and np.array_equal(plan.slot_gpu_S, first.slot_gpu_S)
+        ):
+            rule = "must all have the shape, the ranks and the slots of the first one"
+            raise PlanError(rule, field="plans", got=folder.name)
+    return plans
+
+
 def run(spec: Spec, out: Path, launch: Launch, mark: Mark, patience: Patience) -> None:
     """Measure on this rank; rank 0 writes when all have ended.
 
@@ -121,7 +147,7 @@ def run(spec: Spec, out: Path, launch: Launch, mark: Mark, patience: Patience) -
         PlanError: the plans do not fit the ranks, their devices or their memory.
         OutputError: the results cannot be written.
     """
-    plans = [read_plan(folder) for folder in spec.plans]
+    plans = read_plans(spec.plans)
     launch.check(plans[0], serial=False)
     torch.set_num_threads(spec.threads)
     device = device_of(spec.device, launch)

@@ -56,9 +56,17 @@ class Spec:
         try:
             plans = tuple(file.parent / name for name in value["plans"])
             device, backend = str(value["device"]), str(value["backend"])
-            return cls(plans, device, backend, int(value["threads"]), float(value["seconds"]))
+            threads, seconds = int(value["threads"]), float(value["seconds"])
         except (KeyError, TypeError, ValueError) as error:
             raise PlanError(f"lacks a field, or it is of another type: {error!r}", file=file) from error
+        for field, holds, rule in (
+            ("plans", bool(plans), "must name at least one"),
+            ("device", device in ("cpu", "cuda"), "must be cpu or cuda"),
+            ("threads", threads > 0, "must be at least 1"),
+        ):
+            if not holds:
+                raise PlanError(rule, file=file, field=field, got=value[field])
+        return cls(plans, device, backend, threads, seconds)
 
 
 def main() -> None:

@@ -24,6 +24,9 @@ FloatArray = NDArray[np.float64]
 
 _HEIGHTS = (8, 16, 32, 64, 128)
 
+_EXACT = 1e-12
+"""Mean squared relative error of a fit that no other can better."""
+
 # How far above the rates that were measured alone a fitted one may lie: caches serve some of what streams.
 _ROOM = 4.0
 
@@ -186,4 +189,4 @@ def _surprise(problem: Problem) -> float:
     rows = len(wrong_X)
     # As the loss counts them: few disturbed cells must not decide.
     cost = float((2 * SOFT**2 * (np.sqrt(1 + (wrong_X / SOFT) ** 2) - 1)).mean())
-    return rows * math.log(cost) + len(parameters_P) * math.log(rows)
+    return rows * math.log(max(cost, _EXACT)) + len(parameters_P) * math.log(rows)

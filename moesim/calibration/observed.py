@@ -113,7 +113,6 @@ def standard_error(seconds_RX: FloatArray) -> FloatArray:
 
 def _entered(cube: Cube, phase: str) -> FloatArray:
     """[W, L, G]: when each rank was ready for a collective, from when the last one was."""
-    timeline = cube.timeline
-    begun = cube.values(phase, timeline.start_s_N)
-    ready = cube.values(_BEFORE[phase], timeline.end_s_N)
-    return np.minimum(ready - begun, 0.0)
+    ready_WLG = cube.values(_BEFORE[phase], cube.timeline.end_s_N)
+    entered_WLG: FloatArray = ready_WLG - ready_WLG.max(axis=-1, keepdims=True)
+    return entered_WLG
