@@ -42,6 +42,10 @@ def write_run(
         write_work(work, part / "work.parquet")
         write_perfetto(run.timeline, part / "timeline.json.gz")
         write_placement(run.deployment.placement, part / "placement.json")
+        if run.moves:
+            (part / "placements").mkdir()
+        for move in run.moves:
+            write_placement(move.placement, part / "placements" / f"step-{move.step}.json")
         if comparison is not None:
             write_text(part / "whatif.json", to_json(comparison))
         write_text(part / "report.html", run_page(result, run.timeline, work, comparison))

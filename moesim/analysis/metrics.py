@@ -60,8 +60,9 @@ def layer_times(timeline: Timeline, cube: Cube) -> FloatArray:
     layers = int(timeline.layer_N.max()) + 1
     end = np.full((cube.steps, layers + 1), -np.inf)
     np.maximum.at(end, (timeline.step_N[inside], timeline.layer_N[inside] + 1), timeline.end_s_N[inside])
+    # What comes before all layers, such as experts that move, is in none of them.
     start = np.full(cube.steps, np.inf)
-    np.minimum.at(start, timeline.step_N, timeline.start_s_N)
+    np.minimum.at(start, timeline.step_N[inside], timeline.start_s_N[inside])
     end[:, 0] = start
     # A layer without spans ends when the one before it does.
     end = np.maximum.accumulate(end, axis=1)

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from moesim.simulation.deployment import Deployment
+from moesim.simulation.rebalancing import NEVER, Move
 from moesim.units import format_seconds
 
 
-def notes(deployment: Deployment, run_s: float, tokens_per_step: float) -> list[str]:
+def notes(
+    deployment: Deployment, run_s: float, tokens_per_step: float, moves: Sequence[Move] = ()
+) -> list[str]:
     """One sentence for each, in order of weight.
 
     Args:
         run_s: length of the simulated run.
         tokens_per_step: of all ranks together.
+        moves: the rebalances of the run.
     """
     scenario = deployment.scenario
     return [
         *_idle_faults(deployment, run_s),
+        *_rebalances(deployment, moves),
         *_extrapolated(deployment, tokens_per_step / scenario.parallelism.ep),
         *_moving(deployment),
         *_prompts(deployment),
@@ -38,6 +45,21 @@ def _idle_faults(deployment: Deployment, run_s: float) -> list[str]:
         elif fault.nic is not None and one_node:
             found.append(f"faults[{i}] has no effect: inside one node no traffic uses a NIC.")
     return found
+
+
+def _rebalances(deployment: Deployment, moves: Sequence[Move]) -> list[str]:
+    rebalance, steps = deployment.scenario.rebalance, deployment.scenario.workload.steps
+    if rebalance is None or rebalance.every_steps is None:
+        return []
+    if not moves:
+        return [f"rebalance has no effect: its first is before step {rebalance.every_steps} of {steps}."]
+    late = int((moves[-1].from_L == NEVER).sum())
+    if not late:
+        return []
+    return [
+        f"The run ends while the rebalance before step {moves[-1].step} is under way: the copies of {late} "
+        f"of {len(moves[-1].from_L)} layers have cost time and not been of use."
+    ]
 
 
 def _extrapolated(deployment: Deployment, tokens_per_gpu: float) -> list[str]:

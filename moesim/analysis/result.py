@@ -12,6 +12,7 @@ from moesim import __version__
 from moesim.analysis.attribution import attribution
 from moesim.analysis.metrics import timeline_metrics
 from moesim.analysis.notes import notes
+from moesim.analysis.rebalancing import rebalance_rows, rebalancing_metrics
 from moesim.analysis.stragglers import stragglers
 from moesim.simulation.deployment import Deployment, deploy
 from moesim.simulation.run import Run, run
@@ -43,19 +44,22 @@ def result(done: Run) -> Result:
         "max": float(deployment.memory.total_G.max()),
         "mean": float(deployment.memory.total_G.mean()),
     }
+    metrics["rebalancing"] = rebalancing_metrics(done)
     return {
         "format": "moesim.result/1",
         "scenario": scenario.resolved(),
         "metrics": metrics,
         "attribution": attribution(step_s, done.totals, steps),
         "data_parallel_imbalance_s": done.totals.data_parallel / steps,
-        "notes": notes(deployment, step_s * steps, done.tokens / steps),
+        "rebalances": rebalance_rows(done.moves, deployment.placement),
+        "notes": notes(deployment, step_s * steps, done.tokens / steps, done.moves),
         "bounds": done.bounds_s,
         "stragglers": stragglers(
             done.timeline,
             done.slots,
             deployment.placement,
             {fault.device for fault in scenario.faults if fault.device is not None},
+            done.moves,
         ),
         "trace": trace_facts(deployment),
         "provenance": {

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moesim.analysis.cube import Cube
+from moesim.simulation.rebalancing import Move, expert_N
 from placement.placement import Placement
 from traces.timeline import PHASES, Timeline, WorkTable
 
@@ -17,9 +18,15 @@ _NEGLIGIBLE = 0.01
 
 
 def stragglers(
-    timeline: Timeline, slots: WorkTable, placement: Placement, faulty: Collection[int] = ()
+    timeline: Timeline,
+    slots: WorkTable,
+    placement: Placement,
+    faulty: Collection[int] = (),
+    moves: Sequence[Move] = (),
 ) -> list[dict[str, Any]]:
     """For each MoE layer the rank that is most often the last where it counts, and the cause.
+
+    The placement is that of the first step; ``moves`` change it.
 
     Last to enter the dispatch if most of what ranks wait for each other is lost before it, else last to
     finish its experts; of equal ones a ``faulty`` rank, then the lowest.
@@ -50,11 +57,11 @@ def stragglers(
     begin_WLG = cube.values("attention" if attends else "router", timeline.start_s_N)
     before_WLG = np.add.reduce([cube.seconds(phase) for phase in ("attention", "router", "shared_expert")])
     layer_s_L = (end_WLG.max(axis=-1) - begin_WLG.min(axis=-1)).mean(axis=0)
-    tokens_LS = _slot_tokens(cube, slots, placement.slots)
+    tokens_LGE = _gpu_expert_tokens(cube, slots, placement, moves)
     preferred_G = np.array(sorted(range(cube.ranks), key=lambda rank: (rank not in faulty, rank)))
 
     found = []
-    for i, layer in enumerate(cube.layers.tolist()):
+    for i, (layer, tokens_GE) in enumerate(zip(cube.layers.tolist(), tokens_LGE, strict=True)):
         lost_s = float(wait_WLG[:, i].mean())
         negligible = lost_s < _NEGLIGIBLE * layer_s_L[i]
         early = not negligible and float(after_WLG[:, i].mean()) < lost_s / 2
@@ -77,9 +84,8 @@ def stragglers(
             cause = "weights" if _weights_explain(*ratio) else "tokens"
         if cause != "none" and rank in faulty and (late[0] > late[1] or ratio[2] > ratio[0]):
             cause = "hardware"
-        own_slots = np.flatnonzero(placement.slot_gpu_S == rank)
-        own_tokens = tokens_LS[i, own_slots]
-        hottest = int(own_tokens.argmax())
+        own_E = tokens_GE[rank]
+        hottest = int(own_E.argmax())
         found.append(
             {
                 "layer": layer,
@@ -89,8 +95,8 @@ def stragglers(
                 "time": ratio[2],
                 "lost_s": lost_s,
                 "cause": cause,
-                "expert": int(placement.slot_expert_LS[i, own_slots[hottest]]),
-                "expert_share": float(own_tokens[hottest] / max(own_tokens.sum(), 1.0)),
+                "expert": hottest,
+                "expert_share": float(own_E[hottest] / max(own_E.sum(), 1.0)),
             }
         )
     return found
@@ -113,8 +119,15 @@ def _ratio(values_WG: NDArray[np.float64], rank: int) -> float:
     return float(values_WG[:, rank].mean()) / mean if mean > 0 else 1.0
 
 
-def _slot_tokens(cube: Cube, slots: WorkTable, count: int) -> NDArray[np.float64]:
-    """[L, S] tokens of each slot over all steps."""
-    cell = np.searchsorted(cube.layers, slots.layer_N) * count + slots.destination_N
-    tokens = np.bincount(cell, slots.count_N, minlength=len(cube.layers) * count)
-    return tokens.astype(np.float64).reshape(-1, count)
+def _gpu_expert_tokens(
+    cube: Cube, slots: WorkTable, placement: Placement, moves: Sequence[Move]
+) -> Iterator[NDArray[np.float64]]:
+    """[G, E] tokens of each expert on each GPU over all steps, layer by layer."""
+    row_N = np.searchsorted(cube.layers, slots.layer_N)
+    held_N = expert_N(placement, moves, slots.step_N, row_N, slots.destination_N)
+    cell_N = placement.slot_gpu_S[slots.destination_N].astype(np.int64) * placement.experts + held_N
+    by_layer_N = np.argsort(row_N, kind="stable")
+    for of_layer_N in np.split(by_layer_N, np.searchsorted(row_N[by_layer_N], range(1, len(cube.layers)))):
+        cells = placement.gpus * placement.experts
+        tokens = np.bincount(cell_N[of_layer_N], slots.count_N[of_layer_N], minlength=cells)
+        yield tokens.astype(np.float64).reshape(placement.gpus, placement.experts)

@@ -13,6 +13,7 @@ from typing import Any
 
 from joblib import Parallel, delayed, parallel_config
 
+from moesim.analysis.rebalancing import payback_steps
 from moesim.analysis.result import Result, simulate_scenario
 from moesim.analysis.store import Store
 from moesim.errors import MoesimError, SpecError
@@ -108,6 +109,8 @@ def compare(
     progress()
     results = _results(base, baseline, points, store, _workers(jobs, scheduler), progress)
     tokens_per_s = baseline["metrics"]["tokens_per_s"]
+    scenarios = [point.scenario for point in points]
+    _, *paybacks = _paybacks([base, *scenarios], [baseline, *results])
     rows = [
         {
             "vary": point.vary,
@@ -115,8 +118,9 @@ def compare(
             "attribution": result["attribution"],
             # Points may differ in tokens a step, so what counts is tokens a second.
             "speedup": result["metrics"]["tokens_per_s"] / tokens_per_s,
+            "payback_steps": payback,
         }
-        for point, result in zip(points, results, strict=True)
+        for point, result, payback in zip(points, results, paybacks, strict=True)
     ]
     return {"format": "moesim.whatif/1", "baseline": baseline, "points": rows}
 
@@ -148,6 +152,22 @@ def _results(
             for _ in range(copies[name]):
                 progress()
     return [known[name] for name in names]
+
+
+def _paybacks(scenarios: Sequence[Scenario], results: Sequence[Result]) -> list[float | None]:
+    """Steps after which a rebalance is won back; None without a run that differs only in that it has none."""
+    names = [_name(each.model_copy(update={"rebalance": None})) for each in scenarios]
+    never = {
+        name: result["metrics"]
+        for name, each, result in zip(names, scenarios, results, strict=True)
+        if each.rebalance is None or each.rebalance.every_steps is None
+    }
+    return [
+        payback_steps(result["metrics"], never[name], each.workload.steps, each.rebalance.every_steps)
+        if name in never and each.rebalance is not None and each.rebalance.every_steps is not None
+        else None
+        for name, each, result in zip(names, scenarios, results, strict=True)
+    ]
 
 
 def _name(scenario: Scenario) -> str:

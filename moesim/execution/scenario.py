@@ -125,6 +125,7 @@ def _changes(asked: Scenario, ranks: int) -> Iterator[tuple[Override, str]]:
             yield change(f"workload.{name}", dealt, f"dealt to {ranks} ranks")
     yield change("overlap", "none", "phases run one after the other")
     yield change("faults", [], "hardware is what it is")
+    yield change("rebalance", None, "experts stay where they are")
     for key in ("model.activation_dtype", "model.weight_dtype", "model.expert_dtype"):
         yield change(key, dtype, f"the executor multiplies {', '.join(DTYPES)}, all in one dtype")
     for key in ("dispatch.dtype", "dispatch.combine_dtype"):
@@ -150,8 +151,16 @@ def _at(scenario: Scenario, change: Override) -> Any:
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, list):  # of faults, whose fields are mostly empty
+        value = [_given(each) for each in value]
     text = str(value if value or value == 0 else "none")
     return text if len(text) <= 60 else text[:59] + "…"
+
+
+def _given(value: Any) -> Any:
+    return (
+        {key: part for key, part in value.items() if part is not None} if isinstance(value, dict) else value
+    )
 
 
 def crowded(processes: int) -> str | None:

@@ -6,7 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from moesim.report import svg
-from moesim.report.findings import DATA_PARALLEL, TERMS, best_point, percent, speedup, varied_keys
+from moesim.report.findings import (
+    DATA_PARALLEL,
+    TERMS,
+    best_point,
+    percent,
+    rebalances,
+    speedup,
+    steps,
+    varied_keys,
+)
 from moesim.report.markup import Markup, tag
 from moesim.report.question import brief
 from moesim.units import format_seconds
@@ -152,8 +161,21 @@ def comparison_table(comparison: Mapping[str, Any]) -> Markup:
         "network",
         "dropped",
         "gate mass lost",
+        "moving experts",
+        "pays after",
     ]
     return table(list(keys.values()) or [""], head, rows)
+
+
+def moving(point: Mapping[str, Any]) -> str:
+    """By how much the mean step is longer because experts move."""
+    return format_seconds(point["metrics"]["rebalancing"]["migration_s"]) if rebalances(point) else "–"
+
+
+def pays_after(point: Mapping[str, Any]) -> str:
+    """When a rebalance is won back, if it is known to be."""
+    payback = point.get("payback_steps")
+    return "–" if payback is None else steps(payback)
 
 
 def by_speedup(comparison: Mapping[str, Any]) -> list[tuple[int, Mapping[str, Any]]]:
@@ -182,6 +204,8 @@ def _point_row(names: Sequence[str], factor: str, point: Mapping[str, Any], clas
         format_seconds(attribution["network_s"]),
         percent(metrics["dropped"]),
         "–" if lost is None else percent(lost),
+        moving(point),
+        pays_after(point),
     ]
     varied = [tag("td", name) for name in names]
     return tag("tr", *varied, *(tag("td", cell, class_="n") for cell in cells), class_=class_)

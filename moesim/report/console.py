@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from moesim.report.breakdown import by_speedup
+from moesim.report.breakdown import by_speedup, moving, pays_after
 from moesim.report.findings import (
     DATA_PARALLEL,
     TERMS,
@@ -18,6 +18,7 @@ from moesim.report.findings import (
     answer,
     best_point,
     percent,
+    rebalances,
     shares,
     speedup,
     varied_keys,
@@ -38,6 +39,8 @@ _COLUMNS: Final[Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
     "network": lambda point: percent(_share(point, "network_s")),
     "drops": lambda point: percent(point["metrics"]["dropped"]),
     "reroutes": lambda point: percent(point["metrics"]["rerouted"]),
+    "moving": moving,
+    "pays after": pays_after,
 }
 _ALWAYS: Final = ("step", "tokens/s", "balance", "imbal.")
 # What the other columns leave at 80 characters.
@@ -123,6 +126,10 @@ def _figures(result: Mapping[str, Any]) -> Table:
         note = "of the assignments" + ("" if lost is None else f", gate mass lost {percent(lost)}")
         table.add_row("dropped", percent(metrics["dropped"]), note)
         table.add_row("rerouted", percent(metrics["rerouted"]), "of the assignments")
+    if rebalances(result):
+        rebalancing = metrics["rebalancing"]
+        sent = f"{rebalancing['moved_experts']:,} copies sent, {format_bytes(rebalancing['bytes'])}"
+        table.add_row("rebalanced", f"{rebalances(result)}×", f"{sent}; {moving(result)} a step")
     mean = f"weights and KV cache of the fullest GPU; mean {format_bytes(memory['mean'])}"
     table.add_row("memory", format_bytes(memory["max"]), mean)
     trace = result["trace"]

@@ -156,6 +156,42 @@ def best_point(comparison: Mapping[str, Any]) -> int | None:
 
 
 def whatif_answer(comparison: Mapping[str, Any]) -> str:
+    """Which point is best, at which price; and where some rebalance, whether that pays."""
+    return _fastest(comparison) + _rebalancing(comparison)
+
+
+def _rebalancing(comparison: Mapping[str, Any]) -> str:
+    """Empty where nothing rebalances, or nothing beside it tells whether that pays."""
+    moving = [point for point in comparison["points"] if rebalances(point)]
+    if not moving:
+        return ""
+    fastest = comparison["points"][best_point(comparison)]
+    if not rebalances(fastest) or fastest["speedup"] <= 1:
+        return (
+            " Rebalancing does not pay here: nothing that rebalances is faster than the best that does not."
+        )
+    payback = fastest.get("payback_steps")
+    if payback is None:
+        return ""
+    return f" There a rebalance has paid for itself after {steps(payback)}."
+
+
+def rebalances(point: Mapping[str, Any]) -> int:
+    """How often a run placed its experts anew."""
+    found: int = point["metrics"].get("rebalancing", {}).get("rebalances", 0)
+    return found
+
+
+def steps(count: float) -> str:
+    """A number of steps, one that has begun counting whole.
+
+    >>> steps(0.2), steps(41.3)
+    ('1 step', '42 steps')
+    """
+    return plural(max(1, math.ceil(count)), "step")
+
+
+def _fastest(comparison: Mapping[str, Any]) -> str:
     """The best point that drops no more than the scenario; if another is faster, also that and its price."""
     best = best_point(comparison)
     if best is None:

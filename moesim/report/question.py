@@ -20,6 +20,9 @@ def question(scenario: Mapping[str, Any]) -> str:
     if work.get("context") is not None:
         load += f", a context of {amount(work['context'])}"
     asked = [placement(scenario["placement"]), policy(scenario["routing"])]
+    rebalance = scenario.get("rebalance") or {}
+    if rebalance.get("every_steps"):
+        asked[0] += f" (anew every {plural(rebalance['every_steps'], 'step')} by {rebalance['solver']})"
     asked.append(f"{scenario['dispatch']['mode'].replace('_', ' ')} dispatch")
     return (
         f"What does a {work['phase']} step of {model['name']} cost on {machines} ({parallel}) with {load}, "

@@ -47,6 +47,13 @@ class _Memory(TypedDict):
     mean: Fraction
 
 
+class _Rebalancing(TypedDict):
+    rebalances: Count
+    moved_experts: Count
+    bytes: Fraction
+    migration_s: Number
+
+
 class _Metrics(TypedDict):
     step_time_s: _StepTime
     tokens_per_s: Number
@@ -58,6 +65,7 @@ class _Metrics(TypedDict):
     gate_mass_lost: Number | None
     cross_node_bytes: Fraction
     gpu_memory_bytes: _Memory
+    rebalancing: NotRequired[_Rebalancing]
 
 
 class _Attribution(TypedDict):
@@ -145,6 +153,7 @@ class _Point(TypedDict):
     metrics: _Metrics
     attribution: _Attribution
     speedup: _Positive
+    payback_steps: NotRequired[Fraction | None]
 
 
 class _Comparison(TypedDict):

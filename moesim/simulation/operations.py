@@ -85,7 +85,7 @@ class Operation:
     @property
     def communicates(self) -> bool:
         """Whether it belongs on the communication stream."""
-        return self.phase in ("dispatch", "combine")
+        return self.transfer is not None
 
     @property
     def seconds_G(self) -> FloatArray:

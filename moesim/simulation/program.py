@@ -33,6 +33,12 @@ class Program:
         """The same order of changed operations."""
         return replace(self, operations=change(self.operations))
 
+    def begin_with(self, operation: Operation) -> Program:
+        """The same after an operation on the first lane, whose operations all others wait for."""
+        first, *others = self.lanes
+        lanes = [[len(self.operations), *first], *others]
+        return replace(self, operations=[*self.operations, operation], lanes=lanes)
+
 
 def in_sequence(chain: Chain) -> Program:
     """One operation after the other: no overlap."""

@@ -20,6 +20,7 @@ from moesim.simulation.operations import (
     without_overhead,
 )
 from moesim.simulation.program import Program
+from moesim.simulation.rebalancing import Move
 from moesim.simulation.recording import Recording
 from moesim.simulation.steps import Steps
 from moesim.simulation.tally import Tally
@@ -36,6 +37,7 @@ class Totals:
         balanced: also with every GPU given the mean over GPUs of each phase's duration.
         no_network: also with transfers that take no time.
         no_overhead: also without launches and fixed costs.
+        migration: what of ``healthy`` moving experts cost.
     """
 
     healthy: float = 0.0
@@ -43,6 +45,7 @@ class Totals:
     balanced: float = 0.0
     no_network: float = 0.0
     no_overhead: float = 0.0
+    migration: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,8 @@ class Run:
         slots: tokens of each slot; ``work()`` has the copies too.
         tokens: of all ranks and steps together.
         bounds_s: per phase, seconds of a step at data-sheet peak, averaged over GPUs.
-        cross_node_bytes: bytes over NICs, all steps together.
+        cross_node_bytes: bytes of tokens over NICs, all steps together.
+        moves: the rebalances, in order.
     """
 
     deployment: Deployment
@@ -65,6 +69,7 @@ class Run:
     totals: Totals
     bounds_s: dict[str, float]
     cross_node_bytes: float
+    moves: Sequence[Move]
 
     def work(self) -> WorkTable:
         """Everything counted, as ``work.parquet`` holds it."""
@@ -96,15 +101,18 @@ def run(deployment: Deployment) -> Run:
         recording.add_work([part.work for part in made.parts])
         whole_s = _seconds(made.healthy, ranks, healthy) if scenario.faults else clock.end_s - clock.start_s
         totals.healthy += whole_s
+        if made.settled is not made.healthy:
+            totals.migration += whole_s - _seconds(made.settled, ranks, healthy)
         if uneven:
             totals.data_parallel += whole_s - _seconds(made.healthy.change(level), ranks, healthy)
         _add_even(totals, made.healthy, healthy)
         ideal = [steps.busy(part, DATA_SHEET) for part in made.parts]
-        _add_bounds(bounds_s, made.healthy.operations, ideal, links)
+        # Experts that move are no part of a step's work.
+        _add_bounds(bounds_s, made.settled.operations, ideal, links)
         tokens += sum(len(part.tokens.row_T) for part in made.parts)
         crossed += sum(
             operation.transfer.cross_node_bytes(links.gpus_per_node)
-            for operation in made.program.operations
+            for operation in made.settled.operations
             if operation.transfer is not None
         )
     per_step = {phase: seconds / scenario.workload.steps for phase, seconds in bounds_s.items()}
@@ -118,6 +126,7 @@ def run(deployment: Deployment) -> Run:
         totals,
         per_step,
         crossed,
+        steps.rebalancing.moves,
     )
 
 

@@ -19,6 +19,7 @@ from moesim.simulation.conditions import Health, epochs, jitter_G
 from moesim.simulation.deployment import Deployment
 from moesim.simulation.operations import attention_group_s, step_operations
 from moesim.simulation.program import Program, beside_shared_expert, in_sequence, two_batches
+from moesim.simulation.rebalancing import Rebalancing
 from moesim.simulation.tally import Tally
 from moesim.simulation.work import Work, count_work
 
@@ -39,11 +40,18 @@ class Part:
 
 @dataclass(frozen=True)
 class Step:
-    """One step before it runs: as the hardware is, and as it would be without faults."""
+    """One step before it runs.
+
+    Attributes:
+        program: as the hardware is.
+        healthy: as it would be without faults.
+        settled: also without experts that move; ``healthy`` itself where none do.
+    """
 
     parts: list[Part]
     program: Program
     healthy: Program
+    settled: Program
 
 
 @dataclass
@@ -53,6 +61,10 @@ class Steps:
     deployment: Deployment
     tally: Tally = field(default_factory=Tally)
     made: Step | None = None
+    rebalancing: Rebalancing = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.rebalancing = Rebalancing(self.deployment)
 
     def __iter__(self) -> Iterator[Program]:
         scenario = self.deployment.scenario
@@ -60,15 +72,18 @@ class Steps:
         _, states = epochs(faults, ranks)
         spread_G = jitter_G(faults, ranks)
         rng = Seeds.of(scenario.seed).jitter
-        for tokens in batches(self.deployment.replayed, scenario.workload, ranks, scenario.seed):
+        drawn = batches(self.deployment.replayed, scenario.workload, ranks, scenario.seed)
+        for step, tokens in enumerate(drawn):
+            self.rebalancing.begin(step)
             halves = tokens.halves() if "two_batch" in scenario.overlap else (tokens,)
             parts = [Part(each, self._work(each)) for each in halves]
-            healthy = faulty = self.program(parts, scenario.profile)
+            settled = faulty = self.program(parts, scenario.profile)
             if faults:
-                drawn_OG = rng.standard_normal((len(healthy.operations), ranks))
-                faulty = self._faulty(healthy, parts, states, np.exp(spread_G * drawn_OG))
-            self.made = Step(parts, faulty, healthy)
-            yield faulty
+                drawn_OG = rng.standard_normal((len(settled.operations), ranks))
+                faulty = self._faulty(settled, parts, states, np.exp(spread_G * drawn_OG))
+            traffic = self.rebalancing.traffic(settled)
+            self.made = Step(parts, traffic.join(faulty), traffic.join(settled), settled)
+            yield self.made.program
 
     def busy(self, part: Part, profile: Profile, health: Health | None = None) -> Busy:
         """Seconds of the part's kernels."""
@@ -142,7 +157,7 @@ class Steps:
         """Route the tokens through policy and placement, and count, a block of layers at a time."""
         deployment, scenario = self.deployment, self.deployment.scenario
         _, L, K = deployment.replayed.ids_TLK.shape
-        count_LE, slots_LER = deployment.placement.replica_table()
+        count_LE, slots_LER = self.rebalancing.placement.replica_table()
         choose = REPLICA_CHOICES[scenario.replicas]
         depth = max(1, _BLOCK // max(1, len(tokens.row_T) * K))
         slot_gpu_S, path = deployment.placement.slot_gpu_S, None
@@ -180,6 +195,7 @@ class Steps:
         trace, policy = self.deployment.replayed, self.deployment.policy
         experts = trace.meta.experts
         ids_LTK = gather_ids(trace.ids_TLK, tokens.row_T, layers)
+        self.rebalancing.watch(layers, ids_LTK)
         weights_LTK = None
         looked_at = policy.needs_weights or self.deployment.scenario.dispatch.mode == "expert_to_expert"
         if looked_at and trace.weights_TLK is not None:

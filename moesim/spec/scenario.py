@@ -19,6 +19,7 @@ from moesim.spec.fault import Fault
 from moesim.spec.model import Model
 from moesim.spec.override import Override, blame
 from moesim.spec.presets import load_model, preset_names, preset_source
+from moesim.spec.rebalance import Rebalance
 from moesim.spec.workload import Dispatch, Overlap, Parallelism, PlacementChoice, TraceSource, Workload
 from moesim.spec.yaml_source import Loc, Source, read_yaml
 from moesim.spec.yaml_text import to_yaml
@@ -43,6 +44,7 @@ class Scenario(Strict):
     trace: TraceSource
     workload: Workload
     placement: PlacementChoice = PlacementChoice(solver="linear")
+    rebalance: Rebalance | None = None
     replicas: Literal["round_robin"] = "round_robin"
     routing: dict[str, Any] = Field(default_factory=lambda: {"policy": "none"})
     dispatch: Dispatch = Dispatch()
@@ -89,6 +91,7 @@ class Scenario(Strict):
                     f"names a device beyond the {ep} ranks of the group", "faults", i, got=each.device
                 )
         self._check_slots()
+        self._check_rebalance()
         if self.profile.gpu not in ("any", cluster.gpu.name):
             raise fault(
                 f"was measured on {self.profile.gpu}, the cluster has {cluster.gpu.name}",
@@ -154,6 +157,15 @@ class Scenario(Strict):
                 *at,
                 got=ep if choice.slots is None else slots,
             )
+
+    def _check_rebalance(self) -> None:
+        """A placement is made for loads, so the solver must look at them."""
+        if self.rebalance is None:
+            return
+        known = [solver.name for solver in SOLVERS.values() if solver.needs_load]
+        if self.rebalance.solver not in known:
+            rule = f"must be a solver that looks at loads: {', '.join(known)}"
+            raise fault(rule, "rebalance", "solver", got=self.rebalance.solver)
 
     def resolved(self) -> dict[str, Any]:
         """Plain values, all defaults and presets filled in; loading them gives this scenario again."""
