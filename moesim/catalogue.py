@@ -98,8 +98,10 @@ def _scenarios() -> list[Row]:
 
 def _summary(value: Mapping[str, Any]) -> str:
     workload, mode = value["workload"], value["dispatch"]["mode"]
+    model = value["model"] if isinstance(value["model"], str) else value["model"]["name"]
+    cluster = value.get("cluster", f"the machine of profile {value.get('profile')}")
     return (
-        f"{value['model']} on {value['cluster']}, EP{value['parallelism']['ep']}, {workload['phase']} with "
+        f"{model} on {cluster}, EP{value['parallelism']['ep']}, {workload['phase']} with "
         f"{workload['tokens_per_gpu']} tokens a GPU, {mode} dispatch"
     )
 

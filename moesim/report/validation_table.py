@@ -42,12 +42,14 @@ def answer(result: Mapping[str, Any]) -> str:
 def remarks(result: Mapping[str, Any]) -> list[str]:
     """What the tables do not say: order of ranks, counts, what was simulated, notes."""
     pairs, tau = result["rank_order_pairs"], result["rank_order_tau"]
-    compared = plural(pairs["compared"], "pair")
-    order = "no pair of ranks differs by more than the noise" if tau is None else f"{tau:.3f} over {compared}"
-    lines = [
-        f"Order of the ranks by expert time, Kendall's tau-b: {order}; {pairs['left_out']} left out, which "
-        "differ by less than the noise.",
-    ]
+    within = f"{plural(pairs['left_out'], 'pair')} of ranks within the noise"
+    if tau is None:
+        lines = [f"The order of the ranks by expert time says nothing here: {within}, none beyond it."]
+    else:
+        lines = [
+            f"Order of the ranks by expert time, Kendall's tau-b: {tau:.3f} over "
+            f"{plural(pairs['compared'], 'pair')}; left out: {within}."
+        ]
     counted = result["counts_equal"]
     if counted is None:
         lines.append("Nothing was sent, so no counts were compared.")
