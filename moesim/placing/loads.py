@@ -130,7 +130,7 @@ def _of_requests(trace: RoutingTrace, cuts: list[int]) -> Loads:
     part = trace.select_requests(cuts[0], cuts[-1])
     load_WLE = np.stack([expert_loads(trace.select_requests(*pair)) for pair in itertools.pairwise(cuts)])
     chosen_N = np.linspace(0, part.tokens - 1, min(part.tokens, _SAMPLE_TOKENS)).astype(np.int64)
-    what = f"requests {cuts[0]} to {cuts[-1] - 1}"
+    what = _span("request", cuts)
     return Loads(load_WLE.astype(np.float64), part.ids_TLK[chosen_N].astype(np.int64), part, what)
 
 
@@ -144,7 +144,12 @@ def _table(file: Path, table: LoadTable, hold_out: float | None, windows: int) -
 
 def _of_windows(table: LoadTable, cuts: list[int]) -> Loads:
     load_WLE = np.add.reduceat(table.load_WLE[: cuts[-1]], cuts[:-1], axis=0)
-    return Loads(load_WLE.astype(np.float64), None, None, f"windows {cuts[0]} to {cuts[-1] - 1}")
+    return Loads(load_WLE.astype(np.float64), None, None, _span("window", cuts))
+
+
+def _span(name: str, cuts: list[int]) -> str:
+    first, last = cuts[0], cuts[-1] - 1
+    return f"{name} {first}" if first == last else f"{name}s {first} to {last}"
 
 
 def _kept_back(file: Path, parts: int, name: str, hold_out: float | None) -> int:

@@ -54,16 +54,14 @@ def _rows(answer: Answer) -> dict[str, Answer]:
     return {**answer["baselines"], answer["solver"]: answer}
 
 
-def _candidates(answer: Answer) -> Table:
+def _candidates(answer: Answer) -> Group:
     """Baselines, then the result in bold; a column that says nothing here is left out."""
     held_out = answer["held_out"]
     table = _table()
     table.add_column("placement")
-    heads = ["balancedness", "fullest GPUs", "above bound"]
-    if held_out is not None:
-        heads.append(f"on {held_out['what']}")
+    heads = ["balance", "fullest GPUs", "above bound"] + ["kept back"] * (held_out is not None)
     crosses = answer["nodes"] > 1 and answer["cross_node_fraction"] is not None
-    heads += ["cross-node copies"] * crosses + ["moved"] * (answer["migration"] is not None)
+    heads += ["cross-node"] * crosses + ["moved"] * (answer["migration"] is not None)
     for head in heads:
         table.add_column(head, justify="right")
     for name, row in _rows(answer).items():
@@ -76,13 +74,20 @@ def _candidates(answer: Answer) -> Table:
         if answer["migration"] is not None:
             cells.append(str(row["moved_experts"]))
         table.add_row(name, *cells, style="bold" if row is answer else None)
-    table.caption = (
-        "Balancedness is mean / max of tokens per GPU (SGLang's formula); fullest GPUs: tokens of the "
-        "fullest GPU of each layer, added up. No placement is proven to cost less than "
-        f"{answer['lower_bound']:.6g} {_UNITS[answer['objective']]}."
-    )
-    table.caption_justify = "left"
-    return table
+    return Group(table, Text(_legend(answer, crosses), style="dim"))
+
+
+def _legend(answer: Answer, crosses: bool) -> str:
+    lines = [
+        "balance: mean / max of tokens per GPU, by SGLang's formula",
+        "fullest GPUs: tokens of the fullest GPU of each layer, added up",
+        f"bound: no placement costs less than {answer['lower_bound']:.6g} {_UNITS[answer['objective']]}",
+    ]
+    if answer["held_out"] is not None:
+        lines.append(f"kept back: the balance on {answer['held_out']['what']}, which no solver saw")
+    if crosses:
+        lines.append("cross-node: copies sent to other nodes, one to each, for each assignment")
+    return "\n".join(lines)
 
 
 def _metrics(answer: Answer) -> Table:

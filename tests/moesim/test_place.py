@@ -1,0 +1,237 @@
+"""``moesim place`` from end to end, on traces and load tables."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from moesim.simulation.deployment import deploy
+from moesim.simulation.run import run
+from moesim.spec.override import Override
+from moesim.spec.scenario import load_scenario
+from placement.migration import plan_migration
+from placement.placement_file import read_placement
+from placement.problem import Problem
+from placement.rules import moves_L
+from placement.solvers import SOLVERS
+from tests.moesim.command import moesim
+from traces.routing import read_trace
+from traces.statistics import expert_loads
+
+pytestmark = pytest.mark.usefixtures("here")
+
+KEYS = {
+    "balancedness",
+    "max_load",
+    "lower_bound",
+    "gap",
+    "cross_node_fraction",
+    "moved_experts",
+    "solver",
+    "limit_reached",
+    "wall_s",
+    "layers",
+    "baselines",
+    "held_out",
+}
+
+
+def place(*arguments: object) -> dict[str, Any]:
+    done = moesim("place", *arguments, "--json")
+    assert done.code == 0, done.err
+    value: dict[str, Any] = json.loads(done.out)
+    return value
+
+
+def logical_count(path: str, windows: int = 1) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Loads in SGLang's form: four layers, of which the first is dense."""
+    load_WLE = np.random.default_rng(3).integers(1, 100, (windows, 4, 8))
+    load_WLE[:, 0] = 0
+    Path(path).write_text(json.dumps({"logical_count": load_WLE.tolist()}), encoding="utf-8")
+    return load_WLE[:, 1:]
+
+
+def test_a_trace_is_placed_on_the_first_requests_and_judged_on_the_last() -> None:
+    value = place("t.parquet", "--gpus", 4, "--solver", "greedy", "-o", "p.json", "--hold-out", "0.5")
+    assert value.keys() >= KEYS
+    assert (value["fitted_on"], value["held_out"]["what"]) == ("requests 0 to 2", "requests 3 to 5")
+    placement, trace = read_placement("p.json"), read_trace("t.parquet")
+    assert placement.origin == "greedy, fitted on requests 0 to 2"
+    for part, requests in ((value, (0, 3)), (value["held_out"], (3, 6))):
+        load_LG = placement.gpu_load_LG(expert_loads(trace.select_requests(*requests)))
+        assert part["max_load"] == pytest.approx(load_LG.max(axis=1).sum())
+        assert part["balancedness"] == pytest.approx(
+            ((load_LG.mean(axis=1) + 1e-5) / (load_LG.max(axis=1) + 1e-5)).mean()
+        )
+    problem = Problem.of(expert_loads(trace.select_requests(0, 3)), 4, layers=trace.meta.layers)
+    found = SOLVERS["greedy"].solve(problem)
+    assert value["lower_bound"] == pytest.approx(found.bound)
+    assert value["gap"] == pytest.approx(value["max_load"] / value["lower_bound"] - 1)
+    assert [layer["layer"] for layer in value["layers"]] == [1, 2]
+    assert sum(layer["max_load"] for layer in value["layers"]) == pytest.approx(value["max_load"])
+    assert list(value["baselines"]) == list(value["held_out"]["baselines"]) == ["linear", "eplb"]
+
+
+def test_the_same_bytes_again() -> None:
+    for name in ("a.json", "b.json"):
+        place("t.parquet", "--gpus", 4, "--slots", 12, "-o", name)
+    assert Path("a.json").read_bytes() == Path("b.json").read_bytes()
+
+
+def test_auto_is_no_worse_than_the_baselines() -> None:
+    value = place("t.parquet", "--gpus", 4, "--slots", 10, "--nodes", 2)
+    assert value["cost"] <= min(row["cost"] for row in value["baselines"].values())
+    assert value["lower_bound"] <= value["cost"]
+    assert 0 < value["cross_node_fraction"] < 1
+
+
+def test_load_tables_have_windows_and_no_tokens() -> None:
+    load_WLE = logical_count("load.json", windows=5)
+    value = place("load.json", "--gpus", 4, "--nodes", 2, "--hold-out", "0.4", "--solver", "linear")
+    assert (value["fitted_on"], value["held_out"]["what"]) == ("windows 0 to 2", "windows 3 to 4")
+    assert value["cross_node_fraction"] is None
+    for part, windows in ((value, load_WLE[:3]), (value["held_out"], load_WLE[3:])):
+        load_LG = windows.sum(axis=0).reshape(3, 4, 2).sum(axis=2)
+        assert part["max_load"] == load_LG.max(axis=1).sum()
+    apart = place("load.json", "--gpus", 4, "--windows", 3, "--hold-out", "0.4", "--solver", "linear")
+    load_WLG = load_WLE[:3].reshape(3, 3, 4, 2).sum(axis=3)
+    assert apart["max_load"] == pytest.approx(load_WLG.max(axis=2).mean(axis=0).sum())
+    worst = place(
+        "load.json", "--gpus", 4, "--windows", 3, "--hold-out", "0.4", "--solver", "linear", "--worst-window"
+    )
+    assert worst["max_load"] == load_WLG.max(axis=2).max(axis=0).sum()
+
+
+def test_one_window_leaves_nothing_to_keep_back() -> None:
+    logical_count("load.json")
+    value = place("load.json", "--gpus", 4, "--solver", "greedy")
+    assert (value["fitted_on"], value["held_out"]) == ("window 0", None)
+    assert any("nothing was kept back" in note for note in value["notes"])
+
+
+@pytest.mark.parametrize("form", ["sglang", "trtllm", "vllm-ascend", "vllm"])
+def test_exports_hold_the_placement(form: str) -> None:
+    logical_count("load.json")
+    asked = ("load.json", "--gpus", 4, "--slots", 12, "--solver", "greedy")
+    model = {
+        "name": "four layers",
+        "hidden": 64,
+        "layers": 4,
+        "vocab": 1000,
+        "attention": {"heads": 4, "kv_heads": 2, "head_dim": 16},
+        "experts": {"count": 8, "top_k": 2, "width": 32},
+        "first_dense": 1,
+        "dense_width": 128,
+    }
+    Path("m.yaml").write_text(yaml.safe_dump(model), encoding="utf-8")
+    place(*asked, "-o", "native.json")
+    done = moesim("place", *asked, "--model", "m.yaml", "--format", form, "-o", "out")
+    assert done.code == 0
+    assert ("#49572" in done.err) == (form == "vllm")
+    rows = read_placement("native.json").slot_expert_LS.tolist()
+    content = yaml.safe_load(Path("out").read_text(encoding="utf-8"))  # JSON is YAML
+    if form == "sglang":
+        found = content["physical_to_logical_map"][1:]
+    elif form == "trtllm":
+        found = list(content["initial_global_assignments"].values())
+    elif form == "vllm-ascend":
+        found = [
+            [expert for device in layer["device_list"] for expert in device["device_expert"]]
+            for layer in content["layer_list"]
+        ]
+    else:
+        found = content
+    assert found == rows
+
+
+def test_simulated_candidates_are_runs_of_the_scenario_on_what_was_kept_back() -> None:
+    arguments = ("t.parquet", "--gpus", 4, "--simulate", "s.yaml", "--hold-out", "0.5")
+    value = place(*arguments, "-s", "workload.steps=3", "-o", "p.json")
+    simulated = value["simulated"]
+    assert (simulated["replayed"], simulated["steps"]) == ("requests 3 to 5", 3)
+    assert value["nodes"] == 2  # the scenario's
+    # With half of the requests fitted, a run of the scenario replays the same ones.
+    changes = {"workload.steps": 3, "trace": {"file": "t.parquet"}, "placement": "linear"}
+    overrides = [Override(tuple(key.split(".")), each) for key, each in changes.items()]
+    done = run(deploy(load_scenario("s.yaml", overrides)))
+    steps_s = done.timeline.end_s_N.max() / 3
+    assert simulated["linear"]["step_time_s"] == pytest.approx(steps_s, rel=1e-9)
+    assert simulated["linear"]["cross_node_bytes"] == pytest.approx(done.cross_node_bytes / 3)
+    assert simulated.keys() == {"scenario", "replayed", "steps", "linear", "eplb", "result"}
+
+
+def test_a_migration_is_planned_timed_and_paid_back() -> None:
+    place("t.parquet", "--gpus", 4, "--solver", "linear", "-o", "before.json")
+    arguments = ("t.parquet", "--gpus", 4, "--slots", 12, "--simulate", "s.yaml", "--previous", "before.json")
+    value = place(*arguments, "-o", "after.json")
+    migration = value["migration"]
+    before, after = read_placement("before.json"), read_placement("after.json")
+    plan = plan_migration(before, after, [0, 0, 1, 1])
+    assert migration["transfers"] == plan.transfers()
+    assert migration["moves"] == value["moved_experts"] == plan.moves > 0
+    assert migration["bytes"] == plan.moves * 3 * 64 * 32 * 2  # three matrices in bf16
+    # Never faster than the fullest port: 10 GB/s inside a node, 1 GB/s to the other.
+    bytes_GG = plan.copies_LGG.sum(axis=0) * (3 * 64 * 32 * 2)
+    across = bytes_GG[:2, 2:].sum(axis=1).max()
+    assert migration["seconds"] >= across / 1e9
+    saved_s = value["simulated"]["previous"]["step_time_s"] - value["simulated"]["result"]["step_time_s"]
+    if saved_s > 0:
+        assert migration["payback_steps"] == pytest.approx(migration["seconds"] / saved_s)
+    else:
+        assert migration["payback_steps"] is None
+
+
+def test_moves_stay_within_their_limit() -> None:
+    place("t.parquet", "--gpus", 4, "--solver", "linear", "-o", "before.json")
+    arguments = ("t.parquet", "--gpus", 4, "--solver", "swap", "--previous", "before.json")
+    value = place(*arguments, "--max-moves", 2, "-o", "after.json")
+    assert value["moved_experts"] <= 2
+    assert value["cost"] <= value["baselines"]["previous"]["cost"]
+    before, after = read_placement("before.json"), read_placement("after.json")
+    problem = Problem.of(np.ones((2, 8)), 4, layers=(1, 2), previous=before)
+    assert moves_L(problem, after).sum() == value["moved_experts"]
+    none = place(*arguments, "--max-moves", 0)
+    assert none["moved_experts"] == 0
+    assert none["migration"]["seconds"] is None
+    assert none["migration"]["transfers"] == []
+
+
+@pytest.mark.parametrize("objective", ["time", "copies", "mixed"])
+def test_other_objectives_are_made_no_worse_than_linear(objective: str) -> None:
+    value = place("t.parquet", "--gpus", 4, "--objective", objective, "--simulate", "s.yaml")
+    assert value["objective"] == objective
+    assert value["lower_bound"] <= value["cost"] <= value["baselines"]["linear"]["cost"]
+
+
+def test_the_table_fits_a_terminal_of_80_columns() -> None:
+    place("t.parquet", "--gpus", 4, "--solver", "linear", "-o", "before.json")
+    done = moesim(
+        *("place", "t.parquet", "--gpus", 4, "--slots", 12, "--solver", "greedy", "--metrics", "all"),
+        *("--simulate", "s.yaml", "--previous", "before.json"),
+    )
+    assert done.code == 0
+    assert max(map(len, done.out.splitlines())) <= 80
+    assert "…" not in done.out
+    for text in ("greedy", "kept back", "TensorRT-LLM (imbalance)", "Migration: ", "straggler ratio"):
+        assert text in done.out
+    assert "ADRS" not in moesim("place", "t.parquet", "--gpus", 4, "--solver", "greedy").out
+
+
+def test_solvers_are_listed() -> None:
+    rows = json.loads(moesim("presets", "solvers", "--json").out)["solvers"]
+    assert {row["name"] for row in rows} == set(SOLVERS)
+
+
+@pytest.mark.shared
+def test_gpt_oss_on_eight_gpus(shared: Path) -> None:
+    data = shared / "data" / "gptoss20b" / "decode_routing.npz"
+    value = place(data, "--model", "gpt-oss-20b", "--gpus", 8, "--solver", "greedy", "--hold-out", "0.5")
+    linear = value["baselines"]["linear"]
+    assert value["fitted_on"] == "requests 0 to 105"
+    assert value["balancedness"] > 0.95 > 0.7 > linear["balancedness"]
+    assert value["held_out"]["balancedness"] > value["held_out"]["baselines"]["linear"]["balancedness"] + 0.15
