@@ -13,6 +13,9 @@ _NOWHERE = Source(None, None, {})
 
 _ASSUMED = "assumed, as in generic"
 
+_NOTHING = 1e-12
+"""Of seconds and shares: what a fit leaves of a parameter that its bound holds at 0."""
+
 
 def assemble(done: Calibration, settings: Settings, *, name: str, command: str, date: str) -> Profile:
     """The profile of the machine that was measured.
@@ -68,7 +71,22 @@ def assemble(done: Calibration, settings: Settings, *, name: str, command: str, 
         sources |= dict.fromkeys(("dispatch", "nvlink", "nic"), f"{_ASSUMED}: a single rank sends nothing")
     # Through plain values, so that every rule of the schema is checked.
     plain = generic.model_copy(update=fitted | {"sources": sources}).model_dump(mode="json")
-    return load_profile(plain, _NOWHERE, ())
+    return load_profile(rounded(plain), _NOWHERE, ())
+
+
+def rounded(value: Any) -> Any:
+    """Every fraction in plain values to five significant digits, far inside what any fit is sure of.
+
+    >>> rounded({"bandwidth": 15306425573.896, "counts": 1.8e-17, "rows": [16, 0.228832138]})
+    {'bandwidth': 15306000000.0, 'counts': 0.0, 'rows': [16, 0.22883]}
+    """
+    if isinstance(value, dict):
+        return {key: rounded(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [rounded(each) for each in value]
+    if isinstance(value, float):
+        return float(f"{value:.5g}") if abs(value) > _NOTHING else 0.0
+    return value
 
 
 def _links(done: Calibration, settings: Settings) -> dict[str, Any]:

@@ -50,7 +50,9 @@ class Machine:
         try:
             value: dict[str, Any] = json.loads(file.read_bytes())
             check_format(value.get("format"), "machine", 1, file=file, error=CalibrationError)
-            peaks = {name: np.median([rank[name] for rank in value["peaks"]]) for name in value["peaks"][0]}
+            peaks = {
+                name: float(np.median([rank[name] for rank in value["peaks"]])) for name in value["peaks"][0]
+            }
             kind, device, version = (str(value[name]) for name in ("kind", "device", "torch"))
             return cls(kind, device, int(value["memory"]), int(value["sms"]), version, **peaks)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:

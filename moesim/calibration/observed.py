@@ -103,7 +103,7 @@ def standard_error(seconds_RX: FloatArray) -> FloatArray:
     """[X]: of the median over repeats, relative to it; robust against single disturbed repeats.
 
     >>> standard_error(np.array([[9.0], [10.0], [11.0], [99.0]])).round(3).tolist()
-    [0.089]
+    [0.088]
     """
     median_X = np.median(seconds_RX, axis=0)
     deviation_X = _DEVIATION * np.median(np.abs(seconds_RX - median_X), axis=0)

@@ -56,7 +56,7 @@ class TransferFit:
     def quantities(self) -> list[Quantity]:
         """The parameters; rows are read and written to put them in order."""
         named: list[tuple[str, float, str]] = [("transfers: link, one way", self.bandwidth, "B/s")]
-        named.append(("transfers: rows in order", 2.0 / (self.fit.parameters_P[1] * _NS), "B/s"))
+        named.append(("transfers: rows in order", 2.0 / (float(self.fit.parameters_P[1]) * _NS), "B/s"))
         for mode, links in self.links.items():
             named += [(f"{mode}: fixed", links.fixed, "s"), (f"{mode}: counts", links.counts, "s")]
         return [

@@ -1,0 +1,84 @@
+"""``moesim calibrate``: its table, its file, and what it refuses before it measures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from moesim.calibration import calibrate as calibration
+from moesim.calibration import files
+from moesim.calibration.calibrate import Calibration
+from moesim.calibration.design import Settings
+from tests.moesim.calibrated_machine import measure
+from tests.moesim.command import moesim, refused
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> list[Settings]:
+    """A machine that is simulated instead of measured; the settings that it was asked for."""
+    asked: list[Settings] = []
+
+    def calibrate(settings: Settings) -> Calibration:
+        asked.append(settings)
+        folder = tmp_path_factory.mktemp("measured")
+        return calibration.fit_machine(settings, measure(settings, folder, repeats=2), folder / "measured")
+
+    monkeypatch.setattr(files, "calibrate", calibrate)
+    return asked
+
+
+def test_a_profile_drives_a_scenario_that_names_no_cluster(here: Path, measured: list[Settings]) -> None:
+    done = moesim("calibrate", "-o", "mine.yaml", "--seconds", "7")
+    assert done.code == 0
+    assert measured == [Settings(seconds=7.0)]
+    for part in ("experts: arithmetic", "transfers: link, one way", "48.0 GFLOP/s", "loads left out"):
+        assert part in done.out
+    assert done.err.endswith("profile: mine.yaml\n")
+    (here / "run.yaml").write_text(
+        "name: here\nprofile: mine.yaml\nparallelism: {ep: 2}\n"
+        "model: {base: mixtral-8x7b, hidden: 64, layers: 2, activation_dtype: fp32, weight_dtype: fp32,\n"
+        "  expert_dtype: fp32, experts: {width: 32}}\n"
+        "trace: {synth: {skew: 1}}\nworkload: {tokens_per_gpu: 4, context: 8, steps: 1, part: moe}\n"
+        "dispatch: {dtype: fp32, combine_dtype: fp32}\n"
+    )
+    ran = moesim("run", "run.yaml", "--json")
+    assert ran.code == 0, ran.err
+    cluster = json.loads(ran.out)["scenario"]["cluster"]
+    assert (cluster["gpus_per_node"], cluster["gpu"]["name"]) == (2, "Test core")
+    assert "was measured on Test core, the cluster has H800" in refused(
+        "run", "s.yaml", "-s", "profile=mine.yaml", "-s", "cluster=h800-1x4"
+    )
+
+
+def test_json_is_the_profile_and_how_sure_it_is(here: Path, measured: list[Settings]) -> None:
+    found = json.loads(moesim("calibrate", "--ranks", "1", "--json").out)
+    assert found["format"] == "moesim.calibration/1"
+    assert found["profile"]["name"] == "calibrated"
+    assert set(found["quality"]) == {"experts", "router"}
+    assert measured[0].ranks == 1
+    assert [line for line in found["quantities"] if line["name"] == "experts: arithmetic"]
+
+
+@pytest.mark.parametrize(
+    ("options", "rule"),
+    [
+        (["-o", "folder"], "folder: is a folder, a file was expected"),
+        (["-o", "mine.txt"], "mine.txt: must end in .yaml"),
+        (["-o", "nowhere/mine.yaml"], "nowhere/mine.yaml: is in a folder that does not exist"),
+        (["--model", "deepseek-v9"], "--model: no such model preset"),
+    ],
+)
+def test_what_is_refused_at_once(here: Path, options: list[str], rule: str) -> None:
+    (here / "folder").mkdir()
+    assert rule in refused("calibrate", *options)
+
+
+def test_more_ranks_than_cores_are_remarked_upon(here: Path, measured: list[Settings]) -> None:
+    assert "64 ranks share" in moesim("calibrate", "--ranks", "64", "--model", "deepseek-v9").err
+
+
+def test_without_torch_it_names_the_extra(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "pip install 'moesim[executor]'" in refused("calibrate")
