@@ -75,10 +75,10 @@ def execute(
     notes = [*chosen.notes]
     if device == "cpu" and not plan_only and (crowd := crowded(options.processes(ranks))):
         notes.append(crowd)
-    for note in notes:
-        print(f"moesim: note: {note}", file=sys.stderr)
     with faults_of(scenario):
         deployment = deploy(chosen.scenario)
+    for note in notes:
+        print(f"moesim: note: {note}", file=sys.stderr)
     if plan_only:
         assert out is not None  # set above
         _write_plan(deployment, options, notes, out, as_json)

@@ -125,7 +125,7 @@ def _failure(out: Path, log: str, exit_code: int) -> ExecutionError:
         message, pid = found["message"], found["pid"]
         ended = re.search(rf"Signal \d+ \((\w+)\) received by PID {pid}\b", log)
         if found["cause"] == "died" and ended:
-            killed = " by hand or for want of memory" if ended[1] == "SIGKILL" else ""
+            killed = ", by hand or for want of memory" if ended[1] == "SIGKILL" else ""
             message += f": ended by {ended[1]}{killed}"
         return ExecutionError(message, exit_code=found["exit_code"])
     faults = re.findall(r"^[\w.]*(?:Error|Exception): .+", log, re.MULTILINE)
