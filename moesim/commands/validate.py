@@ -41,6 +41,7 @@ def validate(
     from moesim.execution.execute import RunOptions
     from moesim.execution.scenario import executable
     from moesim.execution.validation import (
+        MOST_LAUNCHES,
         REPEATS,
         calibrated_for,
         measured_machine,
@@ -68,8 +69,8 @@ def validate(
         print(f"moesim: note: {note}", file=sys.stderr)
     with faults_of(scenario):
         deployment = deploy(chosen.scenario)
-    with progress("running", 1):
-        done = validate(deployment, options)
+    with progress("running", MOST_LAUNCHES) as advance:
+        done = validate(deployment, options, advance)
     result = validation_result(done, chosen, options)
     how = ["--ranks", str(ranks), "--device", device, *(["--serial"] if serial else [])]
     result["provenance"]["command"] = command_line("validate", scenario, set_, None, *how)

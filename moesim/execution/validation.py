@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -111,8 +111,13 @@ def measured_machine(profile: Profile, options: RunOptions) -> Machine:
     return on_machine
 
 
-def validate(deployment: Deployment, options: RunOptions) -> Validated:
+def validate(
+    deployment: Deployment, options: RunOptions, progress: Callable[[], None] = lambda: None
+) -> Validated:
     """Simulate a deployment, and run it until its medians hold, at most ``MOST_LAUNCHES`` times.
+
+    Args:
+        progress: called after each launch.
 
     Raises:
         ExecutionError: with rank, phase and cause, if a rank fails.
@@ -128,6 +133,7 @@ def validate(deployment: Deployment, options: RunOptions) -> Validated:
             counts_equal = same_counts(execution.work, simulation.work())
         timeline = execution.timeline
         launched.append(on_simulated_network(deployment, timeline) if options.serial else timeline)
+        progress()
         measured = join_repeats(launched)
         found = compare(measured, simulation.timeline)
         if found.steady or len(launched) == MOST_LAUNCHES:
