@@ -16,6 +16,9 @@ from executor.supervised import Patience, supervised
 WRITES = ("timeline.parquet", "work.parquet", "run.json")
 """What a run may leave in its folder."""
 
+USUAL = {"cpu": "loop", "cuda": "grouped_mm"}
+"""The back end of the experts on each kind of device."""
+
 
 def main() -> None:
     """Run this rank."""
@@ -39,14 +42,16 @@ def _parse(arguments: list[str]) -> tuple[Path, Options]:
     parser.add_argument("-o", dest="out", metavar="OUT", type=Path, required=True, help="write here")
     parser.add_argument("--repeats", type=_from(1), default=5, help="measured runs of all steps")
     parser.add_argument("--warmup", type=_from(0), default=2, help="runs before them")
-    parser.add_argument("--backend", default="loop", help="of the experts")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    usual = ", ".join(f"{name} on {device}" for device, name in USUAL.items())
+    parser.add_argument("--backend", help=f"of the experts; by default {usual}")
+    parser.add_argument("--device", choices=tuple(USUAL), default="cpu")
     parser.add_argument("--count", action="store_true", help="also count what arrives")
     parser.add_argument("--serial", action="store_true", help="one process, rank after rank")
     parser.add_argument("--threads", type=_from(1), default=1, help="of each rank, on CPU")
     given = vars(parser.parse_args(arguments))
     if given["count"] and given["serial"]:
         parser.error("--count needs all ranks, --serial has one")
+    given["backend"] = given["backend"] or USUAL[given["device"]]
     return given.pop("plan"), Options(**given)
 
 

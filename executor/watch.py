@@ -163,11 +163,13 @@ def watch(progress: Progress, agent: int, ranks: int) -> Verdict | None:
             return None
         for record in records:
             processes.add(record.pid)
-        ended = processes.ended([agent, *(record.pid for record in records)], _POLL_S)
+        pids = [record.pid for record in records]
+        ended = processes.ended([agent, *pids], _POLL_S)
         # What a rank wrote before it ended is there by now.
         records = progress.read()
-        verdict = watcher.look(records, [pid for pid in ended if pid != agent], time.monotonic())
-        if verdict is not None or agent in ended:
+        verdict = watcher.look(records, ended, time.monotonic())
+        # A rank that nobody started is its own agent, and its death is a fault.
+        if verdict is not None or (agent in ended and agent not in pids):
             for record in records:
                 if record.state != State.DONE:
                     processes.kill(record.pid)

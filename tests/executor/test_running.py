@@ -233,3 +233,22 @@ def test_weights_that_do_not_fit(plan: Path) -> None:
         PlanError, match=r"the weights of rank 1 take [\d.]+ GiB, [\d.]+ GiB more than are free"
     ):
         check_memory(huge, 1, torch.device("cpu"), 2)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("arguments", [["--serial"], []])
+def test_a_gpu_measures_the_same_spans(
+    deployment: Deployment, plan: Path, tmp_path: Path, arguments: list[str]
+) -> None:
+    """All ranks in turns on one GPU; on as many GPUs as ranks, where there are so many."""
+    processes = 1 if arguments else 2
+    if torch.cuda.device_count() < processes:
+        pytest.skip(f"needs {processes} GPUs")
+    given = ["--device", "cuda", "--backend", "loop", *arguments]
+    assert executor_ranks(processes, plan, tmp_path, *given) == (0,) * processes
+    measured, simulated = read_timeline(tmp_path / "timeline.parquet"), run(deployment).timeline
+    experts = PHASES.index("experts")
+    found = measured.select((measured.repeat_N == 0) & (measured.phase_N == experts))
+    expected = simulated.select(simulated.phase_N == experts)
+    assert found.assignments_N.tolist() == expected.assignments_N.tolist()
+    assert (found.end_s_N > found.start_s_N).all()

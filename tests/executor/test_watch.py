@@ -171,9 +171,14 @@ def children() -> Iterator[list[subprocess.Popen[bytes]]]:
 
 
 def watched(
-    children: list[subprocess.Popen[bytes]], folder: Path, does: tuple[str, str], *, patience_s: float = 30.0
+    children: list[subprocess.Popen[bytes]],
+    folder: Path,
+    does: tuple[str, str],
+    *,
+    patience_s: float = 30.0,
+    agent: int = 0,
 ) -> subprocess.Popen[str]:
-    """A watcher of two ranks, both of which are there; their agent is the first of ``children``."""
+    """A watcher of two ranks, both of which are there; their agent is one of ``children``, the first."""
     file = folder / "p"
     progress = Progress(file, 0, 2)
     progress.patience_s = patience_s
@@ -184,7 +189,7 @@ def watched(
     while len(progress.read()) < 2:
         assert time.monotonic() < until
         time.sleep(0.01)
-    words = [str(word) for word in (file, children[0].pid, 0, 2, folder)]
+    words = [str(word) for word in (file, children[agent].pid, 0, 2, folder)]
     return subprocess.Popen(
         [sys.executable, "-m", "executor.watch", *words], stderr=subprocess.PIPE, text=True
     )
@@ -246,6 +251,12 @@ def test_ranks_that_are_done(children: list[subprocess.Popen[bytes]], tmp_path: 
     watcher = watched(children, tmp_path, ("done", "done"))
     assert ended(watcher, children, tmp_path) == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_rank_that_started_itself(children: list[subprocess.Popen[bytes]], tmp_path: Path) -> None:
+    watcher = watched(children, tmp_path, ("wait", "done"), agent=1)
+    children[1].kill()
+    assert "rank 0 died in experts (layer 5, step 3, repeat 0)" in ended(watcher, children, tmp_path)
 
 
 def test_ranks_end_with_the_process_that_started_them(
