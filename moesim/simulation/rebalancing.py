@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from moesim.errors import PlacementError
 from moesim.simulation.deployment import Deployment
 from moesim.simulation.migration import Beside, Traffic, stall
 from moesim.simulation.program import Program
@@ -106,8 +107,12 @@ class Rebalancing:
             previous=self.placement,
             max_moves=spec.max_moves,
         )
-        solved = solver_named(spec.solver).solve(problem, seed=scenario.seed).placement
-        target = in_slots_of(self.placement, solved)
+        try:
+            solved = solver_named(spec.solver).solve(problem, seed=scenario.seed)
+        except PlacementError as error:
+            error.field = f"rebalance, before step {step}: {error.field}"
+            raise
+        target = in_slots_of(self.placement, solved.placement)
         plan = plan_migration(self.placement, target, problem.node_G)
         bytes_LGG = plan.copies_LGG.astype(np.float64) * scenario.model.expert_bytes
         from_L = np.full(len(target.layers), NEVER)
