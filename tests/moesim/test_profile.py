@@ -47,7 +47,7 @@ def test_a_profile_is_read_from_beside_the_file_that_names_it(tmp_path: Path) ->
 
 
 def test_inputs_narrower_than_the_weights_are_refused() -> None:
-    with pytest.raises(SpecError, match=r"inputs\.fp8: must not be narrower than the weights \(got 'nvfp4'\)"):
+    with pytest.raises(SpecError, match=r"inputs\.fp8: must not be narrower than the weights"):
         load_profile(fields(inputs={"mxfp4": "fp8", "fp8": "nvfp4"}), NOWHERE, ())
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from moesim.analysis.result import result
 from moesim.analysis.stragglers import stragglers
-from moesim.convert import convert_trace
+from moesim.convert import convert_trace, named_hints
 from moesim.errors import SpecError
 from moesim.simulation.deployment import Deployment, deploy
 from moesim.simulation.run import Run, run
@@ -185,7 +185,7 @@ def test_more_tensor_parallelism_shares_attention(folder: Any) -> None:
 def test_gpt_oss_balancedness_by_hand(shared: Any, folder: Any) -> None:
     """EP8, linear placement: counted by hand from the trace, 0.678 ± 0.007."""
     trace = folder / "gptoss.parquet"
-    convert_trace(shared / "data/gptoss20b/decode_routing.npz", trace, model="gpt-oss-20b")
+    convert_trace(shared / "data/gptoss20b/decode_routing.npz", trace, named_hints("gpt-oss-20b"))
     asked = {
         "name": "gpt-oss",
         "model": "gpt-oss-20b",
