@@ -11,10 +11,12 @@ from moesim.errors import PlacementError
 from moesim.placing.loads import Source
 from moesim.placing.question import Question
 from moesim.placing.trial import Trial
+from placement.evaluation import cost_L
 from placement.judge import judge
 from placement.migration import MigrationPlan, plan_migration
 from placement.placement import Placement
 from placement.problem import Problem
+from placement.settling import settled
 from placement.solution import NO_CLOCK, Limits, Report, Solution
 from placement.solvers import solver_named
 
@@ -83,7 +85,9 @@ def search(
     seed: int = 0,
     report: Report | None = None,
 ) -> Solution:
-    """The placement of one solver; its origin tells the solver and the loads.
+    """The placement of one solver, as near the previous one as renaming GPUs brings it.
+
+    Its origin tells the solver and the loads.
 
     Raises:
         PlacementError: no such solver, or it cannot obey the problem's rules or lacks what it needs.
@@ -91,7 +95,8 @@ def search(
     limits = NO_CLOCK if seconds is None else Limits(seconds=seconds)
     found = solver_named(name).solve(problem, seed=seed, limits=limits, report=report)
     origin = f"{found.placement.origin}, fitted on {fitted_on}"
-    return replace(found, placement=replace(found.placement, origin=origin))
+    placement = replace(settled(problem, found.placement), origin=origin)
+    return replace(found, placement=placement, cost_L=cost_L(problem, placement))
 
 
 def answer(
