@@ -11,7 +11,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from moesim.report.html import run_page, whatif_page
+from moesim.report.validation_page import validation_page
 from tests.moesim.report_example import example_comparison, example_run
+from tests.moesim.validation_example import example_validation
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 # What the browser asks for by itself, whatever the page.
@@ -52,11 +54,15 @@ def opened(page: str, folder: Path) -> tuple[str, list[str], set[str]]:
     return done.stdout, console, hosts
 
 
-@pytest.mark.parametrize("kind", ["run", "whatif"])
+@pytest.mark.parametrize("kind", ["run", "whatif", "validation"])
 def test_a_page_loads_silently_and_alone(tmp_path: Path, kind: str) -> None:
     result, timeline, work = example_run()
     comparison = example_comparison(result)
-    page = run_page(result, timeline, work, comparison) if kind == "run" else whatif_page(comparison)
+    page = {
+        "run": lambda: run_page(result, timeline, work, comparison),
+        "whatif": lambda: whatif_page(comparison),
+        "validation": lambda: validation_page(*example_validation()),
+    }[kind]()
     document, console, hosts = opened(page, tmp_path)
     assert document.rstrip().endswith("</html>")
     assert document.count("<svg") == page.count("<svg") > 0
