@@ -177,6 +177,8 @@ def check_size(scenario: Scenario) -> None:
     # Kept for each step: int32 counts of slots, GPUs and GPU pairs; a span and a wait for each operation.
     pairs = 3 if scenario.dispatch.mode == "expert_to_expert" else 2
     kept = 4 * L * (slots + G + pairs * G * G) + 2 * _SPAN_BYTES * operations * G
+    if scenario.rebalance is not None:  # int64 loads for the solver
+        kept += 8 * L * scenario.model.experts.count
     require_memory(
         steps * kept,
         f"simulating {steps} steps on {G} GPUs",

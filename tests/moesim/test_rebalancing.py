@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from moesim.analysis.rebalancing import payback_steps
 from moesim.analysis.result import result
+from moesim.analysis.stragglers import stragglers
 from moesim.errors import PlacementError, SpecError
 from moesim.execution.scenario import executable, own_cluster
 from moesim.output import write_run
@@ -111,6 +112,14 @@ def test_every_assignment_is_served_by_a_slot_that_holds_its_expert_then(
     served_WLE = np.zeros_like(load_WLE)
     np.add.at(served_WLE, (slots_table.step_N, row_N, held_N), slots_table.count_N)
     np.testing.assert_array_equal(served_WLE, load_WLE)
+
+    served_LGE = np.zeros((2, 4, 8), np.int64)
+    gpu_N = deployment.placement.slot_gpu_S[slots_table.destination_N]
+    np.add.at(served_LGE, (row_N, gpu_N, held_N), slots_table.count_N)
+    for entry in stragglers(done.timeline, slots_table, deployment.placement, moves=done.moves):
+        own_E = served_LGE[entry["layer"] - 1, entry["rank"]]
+        assert own_E[entry["expert"]] == own_E.max()
+        assert entry["expert_share"] == own_E.max() / own_E.sum()
 
     assert done.moves
     before = deployment.placement
@@ -295,7 +304,7 @@ def test_what_makes_no_sense_is_refused(folder: Path, rebalance: dict[str, Any],
 
 
 def test_a_solver_that_cannot_keep_to_the_limit_is_refused(folder: Path) -> None:
-    with pytest.raises(PlacementError, match="rebalance, before step 3: .*at most 0 copies"):
+    with pytest.raises(PlacementError, match=r"rebalance, before step 3: .*at most 0 copies"):
         run(deploy(scenario(folder, {"solver": "greedy", "max_moves": 0})))
 
 
