@@ -16,7 +16,6 @@ import time
 import numpy as np
 import numpy.typing as npt
 
-from placement.co_activation import transitions
 from placement.errors import PlacementError
 from placement.heuristics import greedy
 from placement.mapping import cheapest_mapping, wires
@@ -24,6 +23,7 @@ from placement.placement import EMPTY, Placement
 from placement.problem import Problem
 from placement.programme import Effort, amounts, binaries, solve_programme, values
 from placement.solution import NO_CLOCK, Limits, Report, Solution, solution
+from traces.co_activation import transitions
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from placement import moetuner as module
-from placement.co_activation import transitions
 from placement.errors import PlacementError
 from placement.mapping import ACROSS, cheapest_mapping, mapping_cost, wires
 from placement.moetuner import balanced_clusters, between_clusters, moetuner, unevenness
@@ -20,6 +19,7 @@ from placement.placement import EMPTY
 from placement.problem import Problem
 from placement.programme import BACKENDS, Effort
 from placement.rules import Position
+from traces.co_activation import transitions
 
 PLENTY = Effort(10_000)
 Floats = npt.NDArray[np.float64]

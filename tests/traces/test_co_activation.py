@@ -9,7 +9,7 @@ import numpy.typing as npt
 from hypothesis import given
 from hypothesis import strategies as st
 
-from placement.co_activation import co_activations, transitions
+from traces.co_activation import co_activations, transitions
 
 EXPERTS = 5
 
