@@ -15,7 +15,7 @@ from executor.errors import PlanError
 from executor.launch import Launch
 
 TIMEOUT_S = 120.0
-"""Of a collective. A hanging rank of the own node is noticed earlier, by its watcher."""
+"""Least time-out of a collective. A rank of the own node that hangs is noticed earlier, by its watcher."""
 
 
 @dataclass(frozen=True)
@@ -49,15 +49,20 @@ class Group:
 
 
 @contextmanager
-def joined(launch: Launch, device: torch.device) -> Iterator[Group]:
-    """The group of all ranks, left at the end."""
+def joined(launch: Launch, device: torch.device, slowest_s: float = 0.0) -> Iterator[Group]:
+    """The group of all ranks, left at the end.
+
+    Args:
+        slowest_s: how long a healthy rank may keep the others waiting.
+    """
     if launch.ranks == 1:
         yield Group(0, 1, device, None)
         return
     gpu = device.type == "cuda"
-    dist.init_process_group("nccl" if gpu else "gloo", timeout=timedelta(seconds=TIMEOUT_S))
+    timeout = timedelta(seconds=max(TIMEOUT_S, 2 * slowest_s))
+    dist.init_process_group("nccl" if gpu else "gloo", timeout=timeout)
     try:
-        yield Group(launch.rank, launch.ranks, device, dist.new_group(backend="gloo"))
+        yield Group(launch.rank, launch.ranks, device, dist.new_group(backend="gloo", timeout=timeout))
     finally:
         dist.destroy_process_group()
 

@@ -10,6 +10,7 @@ from executor.counting import count_plan, join_work
 from executor.launch import Launch
 from executor.modes.transport import Groups
 from executor.options import Options
+from executor.patience import phase_s, preparation_s
 from executor.plan import Plan
 from executor.process_group import Group, device_of, joined
 from executor.progress import Mark
@@ -37,7 +38,8 @@ def run(plan: Plan, options: Options, launch: Launch, mark: Mark, patience: Pati
     torch.set_num_threads(options.threads)
     device = device_of(options.device, launch)
     mark.enter("joining")
-    with joined(launch, device) as group, torch.inference_mode():
+    slowest_s = max(preparation_s(plan), phase_s(plan, device.type))
+    with joined(launch, device, slowest_s) as group, torch.inference_mode():
         counts: list[WorkTable] = []
         if options.serial:
             tables = measure_in_turns(plan, options, device, mark, patience)
