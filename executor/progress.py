@@ -129,8 +129,8 @@ class Mark:
         """The rank begins a phase."""
         self._count += 1
         at = self._at + _WHO.size
-        _WHERE.pack_into(self._map, at, self._count, time.monotonic_ns(), repeat, step, layer)
-        _PHASE.pack_into(self._map, at + _WHERE.size, phase.encode())
+        self._put(at, _WHERE.pack(self._count, time.monotonic_ns(), repeat, step, layer))
+        self._put(at + _WHERE.size, _PHASE.pack(phase.encode()))
 
     def done(self) -> None:
         """The rank has nothing left to do."""
@@ -139,11 +139,15 @@ class Mark:
     def fail(self, cause: str, exit_code: int, *, lost: bool = False) -> None:
         """The rank ends for this cause, or because it ``lost`` the others."""
         at = self._at + _WHO.size + _WHERE.size + _PHASE.size
-        _CAUSE.pack_into(self._map, at, cause.encode(errors="replace"))
+        self._put(at, _CAUSE.pack(cause.encode(errors="replace")))
         self._is(State.LOST if lost else State.FAILED, exit_code)
 
     def _is(self, state: State, exit_code: int) -> None:
-        _WHO.pack_into(self._map, self._at, os.getpid(), state, exit_code)
+        self._put(self._at, _WHO.pack(os.getpid(), state, exit_code))
+
+    def _put(self, at: int, packed: bytes) -> None:
+        # Not pack_into, which clears its bytes first: a reader would see a time of 0 now and then.
+        self._map[at : at + len(packed)] = packed
 
 
 def progress_file(agent: int) -> Path:
