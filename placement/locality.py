@@ -30,9 +30,7 @@ BALANCE_LOST = 0.01
 
 _MOST_TOKENS = 16_384  # of the sample: more change little and take longer in proportion
 _SWEEPS = 30  # a handful suffice
-_STEPS = (
-    20_000  # of annealing, for each layer: 2 to 3 % fewer nodes than without, five times as many 1 % more
-)
+_STEPS = 80  # of annealing for each slot: 2 to 3 % fewer nodes than without; five times as many, 1 % more
 _HEAT = 0.002  # domains per sampled token, to begin with; from 0.001 to 0.007 all ended within 2 %
 _NO_HOME = -1
 
@@ -151,7 +149,7 @@ class _Luck:
 
     @classmethod
     def of(cls, rng: np.random.Generator, problem: Problem, tables: _Tables, effort: float) -> _Luck:
-        steps = max(1, round(_STEPS * effort))
+        steps = max(1, round(_STEPS * problem.slots * effort))
         cooling_S = (1.0 - np.arange(steps) / steps) ** 2
         heat_S = _HEAT * len(tables.ids_TLK) * cooling_S * rng.standard_exponential(steps)
         return cls(rng.integers(0, problem.slots, (steps, 2)), heat_S)
