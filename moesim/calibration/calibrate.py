@@ -23,6 +23,7 @@ from moesim.calibration.router import RouterFit, fit_router
 from moesim.calibration.transfers import TransferFit, fit_transfers
 from moesim.errors import CalibrationError
 from moesim.execution.launch import launch
+from moesim.execution.repeats import join_repeats
 from moesim.simulation.deployment import Deployment
 from moesim.spec.model import Dtype
 from traces.timeline import read_timeline
@@ -87,6 +88,42 @@ class Calibration:
         ]
 
 
+class Calibrating:
+    """A calibration that measures in stretches.
+
+    On a machine whose speed drifts, stretches before and after something else bracket it.
+    """
+
+    def __init__(self, settings: Settings, folder: Path) -> None:
+        """Write what is to be run into ``folder``.
+
+        Raises:
+            MoesimError: a setting is at fault.
+        """
+        self._settings, self._folder = settings, folder
+        self._deployments = write_spec(settings, folder)
+        self._measured: list[Path] = []
+
+    def measure(self) -> None:
+        """Measure for ``settings.seconds``.
+
+        Raises:
+            MoesimError: the ranks failed.
+        """
+        measured = self._folder / f"measured-{len(self._measured)}"
+        given: list[str | Path] = [self._folder / "spec.json", "-o", measured]
+        launch(self._settings.ranks, "executor.microbench", given, measured)
+        self._measured.append(measured)
+
+    def fit(self) -> Calibration:
+        """Fit all stretches together.
+
+        Raises:
+            CalibrationError: the machine was too noisy.
+        """
+        return fit_machine(self._settings, self._deployments, *self._measured)
+
+
 def calibrate(settings: Settings) -> Calibration:
     """Measure this machine and fit.
 
@@ -95,22 +132,22 @@ def calibrate(settings: Settings) -> Calibration:
         CalibrationError: the machine was too noisy.
     """
     with tempfile.TemporaryDirectory(prefix="moesim-calibrate-") as name:
-        folder, measured = Path(name), Path(name, "measured")
-        deployments = write_spec(settings, folder)
-        launch(settings.ranks, "executor.microbench", [folder / "spec.json", "-o", measured], measured)
-        return fit_machine(settings, deployments, measured)
+        calibrating = Calibrating(settings, Path(name))
+        calibrating.measure()
+        return calibrating.fit()
 
 
-def fit_machine(settings: Settings, deployments: Sequence[Deployment], measured: Path) -> Calibration:
-    """Fit what ``executor.microbench`` wrote into the folder ``measured``.
+def fit_machine(settings: Settings, deployments: Sequence[Deployment], *measured: Path) -> Calibration:
+    """Fit what ``executor.microbench`` wrote into the folders ``measured``; the first one tells the peaks.
 
     Raises:
         CalibrationError: repeats differ too much, or the cells do not determine the rates.
     """
-    machine = Machine.read(measured / "machine.json")
-    plans = [
-        Observed.of(each, read_timeline(measured / f"{each.scenario.name}.parquet")) for each in deployments
-    ]
+    machine = Machine.read(measured[0] / "machine.json")
+    plans = []
+    for each in deployments:
+        stretches = [read_timeline(folder / f"{each.scenario.name}.parquet") for folder in measured]
+        plans.append(Observed.of(each, join_repeats(stretches)))
     fitted = ("experts", "transfers") if settings.ranks > 1 else ("experts",)
     noise = {what: _noise(plans, what) for what in fitted}
     on_paper = machine.preset() is not None

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from moesim.calibration.assembly import assemble
-from moesim.calibration.calibrate import calibrate
+from moesim.calibration.calibrate import Calibration, calibrate
 from moesim.calibration.design import Settings
 from moesim.errors import OutputError
 from moesim.hardware.profile import Profile
@@ -28,15 +28,19 @@ def calibrated(settings: Settings, out: Path | None = None) -> tuple[Profile, di
         MoesimError: a setting is at fault, the ranks failed, or the machine was too noisy.
     """
     done = calibrate(settings)
-    name = "calibrated" if out is None else out.stem
-    today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    profile = assemble(done, settings, name=name, command=command_line(settings), date=today)
+    profile = profile_of(done, settings, command_line(settings), "calibrated" if out is None else out.stem)
     return profile, {
         "format": "moesim.calibration/1",
         "profile": profile.model_dump(mode="json"),
         "quantities": [asdict(line) for line in done.quantities(settings.dtype)],
         "quality": {what: asdict(quality) for what, quality in done.quality.items()},
     }
+
+
+def profile_of(done: Calibration, settings: Settings, command: str, name: str = "calibrated") -> Profile:
+    """What was found, as the profile of today that ``command`` makes."""
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    return assemble(done, settings, name=name, command=command, date=today)
 
 
 def command_line(settings: Settings) -> str:

@@ -38,13 +38,16 @@ def validate(
     serial: Serial = False,
 ) -> None:
     """Run a scenario for real and simulate it: how far apart, phase by phase and rank by rank."""
+    from functools import partial
+
     from moesim.execution.execute import RunOptions
-    from moesim.execution.scenario import executable
+    from moesim.execution.scenario import MACHINES, executable
     from moesim.execution.validation import (
         MOST_LAUNCHES,
         REPEATS,
-        calibrated_for,
+        calibrated_around,
         measured_machine,
+        run_until_steady,
         validate,
         validation_result,
         write_validation,
@@ -59,21 +62,25 @@ def validate(
         check_folder(out)
     options = RunOptions(device, backend, REPEATS, serial=serial)
     asked = overrides(set_)
-    if profile is None:
-        with progress("calibrating", 1):
-            machine = calibrated_for(scenario, asked, ranks, options)
-    else:
-        machine = load_profile(profile, Source(None, None, {}), ("--profile",))
-    chosen = executable(scenario, asked, ranks, measured_machine(machine, options))
+    how = ["--ranks", str(ranks), "--device", device, *(["--serial"] if serial else [])]
+    command = command_line("validate", scenario, set_, None, *how)
+    machine = None if profile is None else load_profile(profile, Source(None, None, {}), ("--profile",))
+    here = partial(MACHINES[device], serial=serial) if machine is None else measured_machine(machine, options)
+    chosen = executable(scenario, asked, ranks, here)
     for note in chosen.notes:
         print(f"moesim: note: {note}", file=sys.stderr)
     with faults_of(scenario):
         deployment = deploy(chosen.scenario)
-    with progress("running", MOST_LAUNCHES) as advance:
-        done = validate(deployment, options, advance)
+    with progress("running" if machine else "calibrating and running", MOST_LAUNCHES) as advance:
+        if machine is None:
+            machine, measured = calibrated_around(deployment, options, command, advance)
+            chosen = executable(scenario, asked, ranks, measured_machine(machine, options))
+            deployment = deploy(chosen.scenario)
+        else:
+            measured = run_until_steady(deployment, options, advance)
+    done = validate(deployment, measured, options)
     result = validation_result(done, chosen, options)
-    how = ["--ranks", str(ranks), "--device", device, *(["--serial"] if serial else [])]
-    result["provenance"]["command"] = command_line("validate", scenario, set_, None, *how)
+    result["provenance"]["command"] = command
     if out is not None:
         write_validation(out, done, result)
     show(result, lambda: validation_tables(result), as_json, out)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,15 @@ from moesim.analysis.counts import same_counts
 from moesim.analysis.notes import notes
 from moesim.analysis.result import trace_facts
 from moesim.analysis.validation import Validation, compare
+from moesim.calibration.calibrate import Calibrating
 from moesim.calibration.design import Settings
-from moesim.calibration.files import calibrated, write_profile
+from moesim.calibration.files import profile_of, write_profile
 from moesim.errors import SpecError
 from moesim.execution.execute import RunOptions, execute
 from moesim.execution.on_network import on_simulated_network
 from moesim.execution.plan import write_plan
 from moesim.execution.repeats import join_repeats
-from moesim.execution.scenario import MACHINES, Executable, Machine, crowded, executable
+from moesim.execution.scenario import Executable, Machine, crowded
 from moesim.hardware.profile import Profile
 from moesim.output import to_json, whole_folder
 from moesim.report.validation_page import validation_page
@@ -34,7 +34,7 @@ from moesim.spec.override import Override
 from moesim.spec.presets import preset_names
 from moesim.spec.scenario import Scenario
 from traces.files import write_text
-from traces.timeline import Timeline, write_timeline
+from traces.timeline import Timeline, WorkTable, write_timeline
 
 REPEATS = 8
 """Of a launch."""
@@ -43,8 +43,26 @@ MOST_LAUNCHES = 4
 """Of the real run, until its medians hold. Each makes processes and weights anew, so that what differs
 between launches (where memory lies, what else the machine does) counts as noise too."""
 
+_STRETCH_S = 20.0
+"""Of calibrating, before a launch and after it: with ``MOST_LAUNCHES`` under two minutes in all."""
+
 # What ranks do together, which is simulated where they run one after another.
 _TOGETHER = ("dispatch", "combine")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What real runs of a deployment left behind, before anything is simulated.
+
+    Attributes:
+        launched: the timeline of each launch.
+        work: what arrived at the first one; None where nothing was sent.
+        run: what the executor says of the last one.
+    """
+
+    launched: Sequence[Timeline]
+    work: WorkTable | None
+    run: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -65,25 +83,41 @@ class Validated:
     run: dict[str, Any]
 
 
-def calibrated_for(scenario: str, overrides: Sequence[Override], ranks: int, options: RunOptions) -> Profile:
-    """The profile of this machine for experts and ranks like a scenario's, by a calibration.
+def calibrated_around(
+    deployment: Deployment, options: RunOptions, command: str, launched: Callable[[], None] = lambda: None
+) -> tuple[Profile, Measured]:
+    """Run a deployment until its medians hold, and calibrate before and after each launch.
 
-    Experts that are no preset's are taken to be like those of ``cpu-ep2``.
+    The speed of a shared machine drifts by several percent in minutes: one fit to stretches all around the
+    launches has seen the speeds that they had. Experts that are no preset's are taken to be like those of
+    ``cpu-ep2``.
+
+    Args:
+        command: what is being done, for the profile's origin.
+        launched: called after each launch.
 
     Raises:
-        MoesimError: the scenario breaks a rule, the ranks failed, or the machine is too noisy.
+        MoesimError: the ranks failed, or the machine is too noisy.
     """
-    here = partial(MACHINES[options.device], serial=options.serial)
-    model = executable(scenario, overrides, ranks, here).scenario.model
+    scenario = deployment.scenario
     settings = Settings(
         device="cuda" if options.device == "cuda" else "cpu",
-        ranks=options.processes(ranks),
+        ranks=options.processes(scenario.parallelism.ep),
         backend=options.backend or "loop",
-        dtype=model.activation_dtype,
-        model=model.name if model.name in preset_names("models") else None,
+        dtype=scenario.model.activation_dtype,
+        model=scenario.model.name if scenario.model.name in preset_names("models") else None,
+        seconds=_STRETCH_S,
     )
-    profile, _ = calibrated(settings)
-    return profile
+    with tempfile.TemporaryDirectory(prefix="moesim-calibrate-") as folder:
+        calibrating = Calibrating(settings, Path(folder))
+        calibrating.measure()
+
+        def after_launch() -> None:
+            calibrating.measure()
+            launched()
+
+        measured = run_until_steady(deployment, options, after_launch)
+        return profile_of(calibrating.fit(), settings, command), measured
 
 
 def measured_machine(profile: Profile, options: RunOptions) -> Machine:
@@ -111,33 +145,51 @@ def measured_machine(profile: Profile, options: RunOptions) -> Machine:
     return on_machine
 
 
-def validate(
-    deployment: Deployment, options: RunOptions, progress: Callable[[], None] = lambda: None
-) -> Validated:
-    """Simulate a deployment, and run it until its medians hold, at most ``MOST_LAUNCHES`` times.
+def run_until_steady(
+    deployment: Deployment, options: RunOptions, launched: Callable[[], None] = lambda: None
+) -> Measured:
+    """Run a deployment until its medians hold, at most ``MOST_LAUNCHES`` times.
 
     Args:
-        progress: called after each launch.
+        launched: called after each launch.
 
     Raises:
         ExecutionError: with rank, phase and cause, if a rank fails.
     """
-    simulation = run(deployment)
-    launched: list[Timeline] = []
-    counts_equal = None
+    timelines: list[Timeline] = []
+    work = None
     while True:
-        count = not options.serial and not launched
+        count = not options.serial and not timelines
         with tempfile.TemporaryDirectory(prefix="moesim-") as folder:
             execution = execute(deployment, replace(options, count=count), Path(folder))
-        if execution.work is not None:
-            counts_equal = same_counts(execution.work, simulation.work())
-        timeline = execution.timeline
-        launched.append(on_simulated_network(deployment, timeline) if options.serial else timeline)
-        progress()
-        measured = join_repeats(launched)
-        found = compare(measured, simulation.timeline)
-        if found.steady or len(launched) == MOST_LAUNCHES:
-            return Validated(simulation, measured, found, len(launched), counts_equal, execution.run)
+        work = execution.work if count else work
+        timelines.append(execution.timeline)
+        launched()
+        seen = _joined(deployment, timelines, options)
+        # A measurement's noise is its own, whatever it is compared with.
+        if compare(seen, seen).steady or len(timelines) == MOST_LAUNCHES:
+            return Measured(timelines, work, execution.run)
+
+
+def validate(deployment: Deployment, measured: Measured, options: RunOptions) -> Validated:
+    """Simulate a deployment and compare it with its real runs."""
+    simulation = run(deployment)
+    seen = _joined(deployment, measured.launched, options)
+    return Validated(
+        simulation,
+        seen,
+        compare(seen, simulation.timeline),
+        len(measured.launched),
+        None if measured.work is None else same_counts(measured.work, simulation.work()),
+        measured.run,
+    )
+
+
+def _joined(deployment: Deployment, launched: Sequence[Timeline], options: RunOptions) -> Timeline:
+    """All repeats; what ranks did one after another meets on the simulated network."""
+    if options.serial:
+        launched = [on_simulated_network(deployment, timeline) for timeline in launched]
+    return join_repeats(launched)
 
 
 def validation_result(validated: Validated, asked: Executable, options: RunOptions) -> dict[str, Any]:

@@ -140,20 +140,33 @@ def test_ranks_in_turns_are_put_on_the_simulated_network(stand_in: StandIn) -> N
 
 
 @pytest.mark.parametrize(("options", "processes"), [([], 2), (["--serial"], 1)])
-def test_without_a_profile_it_calibrates(
+def test_without_a_profile_it_calibrates_around_each_launch(
     stand_in: StandIn, monkeypatch: pytest.MonkeyPatch, options: list[str], processes: int
 ) -> None:
     asked: list[Settings] = []
+    launches: list[int] = []
 
-    def calibrated(settings: Settings) -> tuple[Profile, dict[str, Any]]:
-        asked.append(settings)
-        return load_profile("p.yaml", Source(None, None, {}), ()), {}
+    class Calibrating:
+        def __init__(self, settings: Settings, _: Path) -> None:
+            asked.append(settings)
 
-    monkeypatch.setattr(validation, "calibrated", calibrated)
+        def measure(self) -> None:
+            launches.append(len(stand_in.asked))
+
+        def fit(self) -> str:
+            return "fits"
+
+    def profile_of(found: str, settings: Settings, command: str) -> Profile:
+        assert (found, settings, command.split()[:2]) == ("fits", asked[0], ["moesim", "validate"])
+        return load_profile("p.yaml", Source(None, None, {}), ())
+
+    monkeypatch.setattr(validation, "Calibrating", Calibrating)
+    monkeypatch.setattr(validation, "profile_of", profile_of)
     done = moesim(*ASKED[:4], "--backend", "grouped_mm", "--json", *options)
     assert done.code == 0
     assert json.loads(done.out)["scenario"]["profile"]["name"] == "measured"
-    assert asked == [Settings("cpu", processes, "grouped_mm", "fp32", None)]
+    assert asked == [Settings("cpu", processes, "grouped_mm", "fp32", None, seconds=20.0)]
+    assert launches == list(range(len(stand_in.asked) + 1))
 
 
 def test_what_it_writes(stand_in: StandIn, tmp_path: Path) -> None:
