@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from moesim.report import svg
@@ -20,6 +20,8 @@ from moesim.report.markup import Markup, tag
 from moesim.report.question import brief
 from moesim.units import format_seconds
 from traces.timeline import PHASES
+
+_Cell = Callable[[Mapping[str, Any]], str]
 
 # A comparison's chart ends here; its table holds every point.
 MOST_BARS: Final = 40
@@ -144,14 +146,17 @@ def comparison_chart(comparison: Mapping[str, Any]) -> Markup:
 
 
 def comparison_table(comparison: Mapping[str, Any]) -> Markup:
-    """Every point and the scenario itself: time, speedup, balance, and what the policy costs."""
+    """Every point and the scenario itself: time, speedup, balance, what policy and rebalancing cost."""
     best = best_point(comparison)
     keys = varied_keys(comparison)
     names = ["as asked", *[""] * (len(keys) - 1)]
-    rows = [_point_row(names, "1.00×", comparison["baseline"], "base")]
+    last = _REBALANCING if any(map(rebalances, (comparison["baseline"], *comparison["points"]))) else {}
+    rows = [_point_row(names, "1.00×", comparison["baseline"], "base", last.values())]
     for index, point in by_speedup(comparison):
         names = [brief(point["vary"][key]) if key in point["vary"] else "" for key in keys]
-        rows.append(_point_row(names, speedup(point), point, "best" if index == best else None))
+        rows.append(
+            _point_row(names, speedup(point), point, "best" if index == best else None, last.values())
+        )
     head = [
         "step",
         "speedup",
@@ -161,8 +166,7 @@ def comparison_table(comparison: Mapping[str, Any]) -> Markup:
         "network",
         "dropped",
         "gate mass lost",
-        "moving experts",
-        "pays after",
+        *last,
     ]
     return table(list(keys.values()) or [""], head, rows)
 
@@ -176,6 +180,9 @@ def pays_after(point: Mapping[str, Any]) -> str:
     """When a rebalance is won back, if it is known to be."""
     payback = point.get("payback_steps")
     return "–" if payback is None else steps(payback)
+
+
+_REBALANCING: Final[Mapping[str, _Cell]] = {"moving experts": moving, "pays after": pays_after}
 
 
 def by_speedup(comparison: Mapping[str, Any]) -> list[tuple[int, Mapping[str, Any]]]:
@@ -192,7 +199,9 @@ def table(
     return tag("div", tag("table", tag("thead", tag("tr", *head)), tag("tbody", *rows)), class_="scroll")
 
 
-def _point_row(names: Sequence[str], factor: str, point: Mapping[str, Any], class_: str | None) -> Markup:
+def _point_row(
+    names: Sequence[str], factor: str, point: Mapping[str, Any], class_: str | None, last: Iterable[_Cell]
+) -> Markup:
     metrics, attribution = point["metrics"], point["attribution"]
     lost = metrics["gate_mass_lost"]
     cells = [
@@ -204,8 +213,7 @@ def _point_row(names: Sequence[str], factor: str, point: Mapping[str, Any], clas
         format_seconds(attribution["network_s"]),
         percent(metrics["dropped"]),
         "–" if lost is None else percent(lost),
-        moving(point),
-        pays_after(point),
+        *(cell(point) for cell in last),
     ]
     varied = [tag("td", name) for name in names]
     return tag("tr", *varied, *(tag("td", cell, class_="n") for cell in cells), class_=class_)

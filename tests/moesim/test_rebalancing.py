@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from moesim.analysis.rebalancing import payback_steps
 from moesim.analysis.result import result
 from moesim.analysis.stragglers import stragglers
+from moesim.analysis.whatif import Point, compare
 from moesim.errors import PlacementError, SpecError
 from moesim.execution.scenario import executable, own_cluster
 from moesim.output import write_run
+from moesim.report.html import whatif_page
 from moesim.simulation.deployment import Deployment, deploy
 from moesim.simulation.rebalancing import NEVER, Move, expert_N, in_slots_of
 from moesim.simulation.run import Run, run
@@ -271,6 +273,13 @@ def test_whatif_says_whether_it_pays_for_any_number_of_workers(here: Path) -> No
     assert "pays after" in one.out
     assert "Rebalancing does not pay here" in one.out
     assert "rebalanced" in moesim("run", "s.yaml", "-s", "rebalance.every_steps=2").out
+
+
+def test_the_page_has_columns_for_moving_where_something_moves(folder: Path) -> None:
+    never, moving = scenario(folder), scenario(folder, {})
+    for points, shown in (([Point({"seed": 0}, never)], False), ([Point({"every_steps": 3}, moving)], True)):
+        page = whatif_page(compare(never, points))
+        assert ("moving experts" in page) == ("pays after" in page) == shown
 
 
 def test_pay_back_needs_a_gain_and_a_move() -> None:
