@@ -141,6 +141,9 @@ def fit_experts(
         dtype: of the weights.
         backend: of the executor.
         measured: whether the promises were measured here, rather than read from a data sheet.
+
+    Raises:
+        SpecError: the GPU's data sheet has no figure for ``dtype``.
     """
     model, slot_gpu_S = plans[0].deployment.scenario.model, plans[0].deployment.placement.slot_gpu_S
     tokens_CS = np.concatenate([plan.work.tokens_LS for plan in plans])
@@ -150,7 +153,7 @@ def fit_experts(
     # A rank without rows computes nothing: its time is that of asking.
     busy_CG = served_CG > 0
     room = _ROOM if measured else 1.0
-    roomy = faster(gpu, dtype, gpu.flops[dtype] * room, gpu.memory_bandwidth * room)
+    roomy = faster(gpu, dtype, gpu.peak_flops(dtype) * room, gpu.memory_bandwidth * room)
 
     def problem(shape: Shape) -> Problem:
         def predict(parameters_P: FloatArray) -> FloatArray:
