@@ -129,5 +129,5 @@ def _failure(out: Path, log: str, exit_code: int) -> ExecutionError:
             message += f": ended by {ended[1]}{killed}"
         return ExecutionError(message, exit_code=found["exit_code"])
     faults = re.findall(r"^[\w.]*(?:Error|Exception): .+", log, re.MULTILINE)
-    ended = f"exit code {exit_code}" if exit_code > 0 else f"ended by {signal.Signals(-exit_code).name}"
-    return ExecutionError(f"torchrun could not run the ranks: {faults[-1] if faults else ended}")
+    how = f"exit code {exit_code}" if exit_code > 0 else f"ended by {signal.Signals(-exit_code).name}"
+    return ExecutionError(f"torchrun could not run the ranks: {faults[-1] if faults else how}")
