@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import select
 import signal
@@ -25,6 +26,8 @@ _POLL_S = 0.2
 _SETTLE_S = 0.5
 """From the first sign of a fault to the verdict: the cause of it may show a moment later."""
 _STOPPED_S = 5.0
+_ASLEEP_S = 2.0
+"""A look that comes so late after the one before it says that the watcher itself had been stopped."""
 _FACTOR = 4.0
 """A phase may take so many times the longest one so far."""
 
@@ -76,10 +79,16 @@ class Watcher:
         self._seen: dict[int, Record] = {}
         self._moving_s: dict[int, float] = {}
         self._longest_s = 0.0
+        self._looked_s = self._awake_s = -math.inf
         self._fault_s: float | None = None
 
     def look(self, records: Sequence[Record], dead: Sequence[int], now_s: float) -> Verdict | None:
         """What the ranks' records and the pids that are ``dead`` by now say at the time ``now_s``."""
+        if now_s - self._looked_s > _ASLEEP_S:
+            # Whatever stopped the watcher may have stopped the ranks: their time begins anew.
+            self._awake_s = now_s
+            self._moving_s.clear()
+        self._looked_s = now_s
         self._dead += [pid for pid in dead if pid not in self._dead]
         stuck = [verdict for record in records if (verdict := self._stuck(record, now_s))]
         failed = any(record.state in (State.FAILED, State.LOST) for record in records)
@@ -103,8 +112,9 @@ class Watcher:
         elif now_s - self._moving_s.setdefault(record.rank, now_s) > _STOPPED_S:
             return Verdict(record, "has been stopped by a signal")
         limit_s = max(self._progress.patience_s, _FACTOR * self._longest_s)
-        if now_s - record.beat_s > limit_s:
-            return Verdict(record, f"hangs: nothing happened for {now_s - record.beat_s:.0f} s")
+        still_s = now_s - max(record.beat_s, self._awake_s)
+        if still_s > limit_s:
+            return Verdict(record, f"hangs: nothing happened for {still_s:.0f} s")
         return None
 
     def _judge(self, records: Sequence[Record]) -> Verdict | None:

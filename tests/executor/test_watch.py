@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from executor.progress import Progress, Record, State, progress_file
@@ -109,13 +110,22 @@ def test_an_input_at_fault_needs_no_rank(progress: Progress) -> None:
     assert json.loads(verdict.to_json())["exit_code"] == 2
 
 
+def looks(watcher: Watcher, records: list[Record], first_s: float, last_s: float) -> str | None:
+    """The first verdict, looking every second from one time to another."""
+    for now_s in [*np.arange(first_s, last_s), last_s]:
+        verdict = watcher.look(records, [], float(now_s))
+        if verdict is not None:
+            return verdict.message
+    return None
+
+
 def test_the_rank_that_is_behind_hangs_not_those_that_wait_for_it(progress: Progress) -> None:
     records = ranks({"count": 8, "phase": "combine", "beat_s": 100.1}, {"beat_s": 100.0})
     watcher = Watcher(progress)
-    assert watcher.look(records, [], 109.9) is None
-    verdict = watcher.look(records, [], 110.2)
-    assert verdict is not None
-    assert verdict.message == "rank 1 hangs in experts (layer 5, step 2, repeat 1): nothing happened for 10 s"
+    assert looks(watcher, records, 100.0, 109.9) is None
+    assert looks(watcher, records, 110.2, 110.2) == (
+        "rank 1 hangs in experts (layer 5, step 2, repeat 1): nothing happened for 10 s"
+    )
 
 
 def test_slow_ranks_are_given_more_time(progress: Progress) -> None:
@@ -123,18 +133,27 @@ def test_slow_ranks_are_given_more_time(progress: Progress) -> None:
     watcher = Watcher(progress)
     for beat_s in (100.0, 105.0):
         records = ranks({"count": int(beat_s), "beat_s": beat_s})
-        assert watcher.look(records, [], beat_s + 4.9) is None
-    assert watcher.look(records, [], 124.9) is None
-    assert watcher.look(records, [], 125.1) is not None
+        assert looks(watcher, records, beat_s, beat_s + 4.9) is None
+    assert looks(watcher, records, 110.0, 124.9) is None
+    assert looks(watcher, records, 125.1, 125.1) is not None
 
 
 def test_preparations_do_not_make_it_patient(progress: Progress) -> None:
     progress.patience_s = 60.0
     watcher = Watcher(progress)
-    watcher.look(ranks({"count": 1, "layer": -1, "beat_s": 50.0}), [], 90.0)
+    assert looks(watcher, ranks({"count": 1, "layer": -1, "beat_s": 50.0}), 50.0, 100.0) is None
     progress.patience_s = 10.0
-    watcher.look(ranks({"count": 2, "beat_s": 100.0}), [], 100.0)
-    assert watcher.look(ranks({"count": 2, "beat_s": 100.0}), [], 110.1) is not None
+    records = ranks({"count": 2, "beat_s": 100.0})
+    assert looks(watcher, records, 100.0, 109.9) is None
+    assert looks(watcher, records, 110.1, 110.1) is not None
+
+
+def test_who_slept_itself_blames_nobody(progress: Progress) -> None:
+    """Watcher and ranks stopped together, from 101 to 500, as when somebody wants the machine for himself."""
+    watcher, records = Watcher(progress), ranks({"beat_s": 100.0})
+    assert looks(watcher, records, 100.0, 101.0) is None
+    assert looks(watcher, records, 500.0, 509.9) is None
+    assert looks(watcher, records, 510.1, 510.1) is not None
 
 
 def test_the_file_of_a_run_is_that_of_one_process() -> None:

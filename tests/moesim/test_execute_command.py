@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from unittest import mock
 
 import pytest
@@ -113,7 +113,7 @@ def _figures_follow_from_the_timeline(result: dict[str, Any], out: Path) -> None
 
 
 class _Run:
-    """``moesim execute`` in a process of its own, for long enough to interfere."""
+    """``moesim execute`` in a process of its own, for long enough to interfere; ended with the block."""
 
     def __init__(self, here: Path, *options: str) -> None:
         self.temporary = here / "tmp"
@@ -129,13 +129,20 @@ class _Run:
             text=True,
         )
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+        self.process.communicate()
+
     def records(self) -> list[Record]:
         """The processes that run ranks, as soon as all of them are in their layers."""
         until = time.monotonic() + LIMIT_S
         while True:
-            if self.process.poll() is not None or time.monotonic() > until:
-                self.process.send_signal(signal.SIGINT)
-                raise AssertionError(self.process.communicate())
+            assert self.process.poll() is None, self.process.communicate()
+            assert time.monotonic() < until
             for file in self.temporary.glob("*.progress"):
                 records = Progress(file, 0, self.processes).read()
                 if len(records) == self.processes and all(record.layer > 0 for record in records):
@@ -157,10 +164,10 @@ class _Run:
 
 @pytest.mark.executor
 def test_a_rank_that_is_killed(here: Path) -> None:
-    run = _Run(here)
-    records = run.records()
-    os.kill(records[1].pid, signal.SIGKILL)
-    said = run.end(records).splitlines()
+    with _Run(here) as run:
+        records = run.records()
+        os.kill(records[1].pid, signal.SIGKILL)
+        said = run.end(records).splitlines()
     assert run.process.returncode == 1
     assert not [line for line in said[:-1] if "note: " not in line]
     assert said[-1].startswith("moesim: rank 1 died in ")
@@ -170,10 +177,10 @@ def test_a_rank_that_is_killed(here: Path) -> None:
 
 @pytest.mark.executor
 def test_ctrl_c(here: Path) -> None:
-    run = _Run(here, "--serial")
-    records = run.records()
-    run.process.send_signal(signal.SIGINT)
-    said = run.end(records)
+    with _Run(here, "--serial") as run:
+        records = run.records()
+        run.process.send_signal(signal.SIGINT)
+        said = run.end(records)
     assert run.process.returncode == 130
     assert "Traceback" not in said
     assert sorted(path.name for path in here.iterdir()) == ["s.yaml", "t.parquet", "tmp"]
