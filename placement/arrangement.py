@@ -17,26 +17,31 @@ def arranged(problem: Problem, item_LGK: Sequence[Ints], origin: str) -> Placeme
     """Experts on GPUs as a placement; what ``problem.previous`` has in a slot of the same GPU stays there.
 
     Args:
-        item_LGK: for each layer int64 [G, K], the experts on each GPU, in any order, among ``EMPTY``.
+        item_LGK: for each layer int64 [G, K], the experts on each GPU, in any order, among ``EMPTY``; K is
+            the most slots of a GPU, or the number of experts where that is less.
     """
     slot_gpu_S = problem.slot_gpu_S
     slot_expert_LS = np.full((len(item_LGK), problem.slots), EMPTY, dtype=np.int16)
-    slots_of = [np.flatnonzero(slot_gpu_S == gpu) for gpu in range(problem.gpus)]
-    previous = problem.previous
-    keeps_slots = previous is not None and previous.slot_gpu_S is slot_gpu_S
+    by_gpu_S = np.argsort(slot_gpu_S, kind="stable")
+    first_G = np.cumsum(problem.slots_G) - problem.slots_G
+    rank_S = np.arange(problem.slots) - first_G[slot_gpu_S[by_gpu_S]]
     for row, item_GK in enumerate(item_LGK):
-        # Empty places come last.
+        # As unsigned numbers empty places come last.
         sorted_GK = np.sort(item_GK.astype(np.uint16), axis=1).astype(np.int16)
-        for gpu, slot_N in enumerate(slots_of):
-            expert_N = sorted_GK[gpu, : len(slot_N)]
-            if previous is not None and keeps_slots:
-                expert_N = _in_place(expert_N[expert_N != EMPTY], previous.slot_expert_LS[row, slot_N])
-            slot_expert_LS[row, slot_N[: len(expert_N)]] = expert_N
+        most = item_GK.shape[1]
+        has_slot_GK = np.arange(most) < problem.slots_G[:, None]
+        slot_expert_LS[row, by_gpu_S[rank_S < most]] = sorted_GK[has_slot_GK]
+    previous = problem.previous
+    if previous is not None and previous.slot_gpu_S is slot_gpu_S:
+        for slot_N in np.split(by_gpu_S, first_G[1:]):
+            for row, before_S in enumerate(previous.slot_expert_LS):
+                slot_expert_LS[row, slot_N] = _in_place(slot_expert_LS[row, slot_N], before_S[slot_N])
     return Placement(slot_expert_LS, slot_gpu_S, problem.experts, problem.gpus, problem.layers, origin)
 
 
 def _in_place(expert_N: npt.NDArray[np.int16], before_N: npt.NDArray[np.int16]) -> npt.NDArray[np.int16]:
     """The experts of one GPU in slot order: those that it had in their slots, the others in what is free."""
+    expert_N = expert_N[expert_N != EMPTY]
     after_N = np.where(np.isin(before_N, expert_N), before_N, np.int16(EMPTY))
     # A second copy of one expert on the GPU makes room.
     first_N = np.unique(after_N, return_index=True)[1]

@@ -1,4 +1,4 @@
-"""Steps that lower the cost of a packed layer: exchanges of two or three copies, copies that change owner.
+"""Steps that lower the cost of a packed layer: exchanges of copies, and copies that change owner.
 
 Every step looks at the GPUs that set the cost and takes the best change found. A change is judged by the
 cost after it, and where that stays because another GPU sets it too, by the largest load among the GPUs that
@@ -42,7 +42,9 @@ _LEADERS = 4
 def descend(pack: Pack, enough: float, steps: int) -> int:
     """Take steps until the cost is ``enough`` or nothing helps; returns how many, ``steps`` at most."""
     for taken in range(steps):
-        if cost(pack) <= enough or not (exchange(pack) or change_owner(pack) or cycle(pack)):
+        if cost(pack) <= enough:
+            return taken
+        if not (exchange(pack) or change_owner(pack) or cycle(pack) or give_up(pack)):
             return taken
     return steps
 
@@ -148,6 +150,44 @@ def change_owner(pack: Pack) -> bool:
     set_copies(pack, expert, copies_E[expert] + 1)
     for gpu in range(gpus):
         count(pack, gpu)
+    return True
+
+
+@jit
+def give_up(pack: Pack) -> bool:
+    """Take a copy away from a critical GPU and leave its slot empty: the expert's other copies share."""
+    load_GW, share_EW, mark_EG, pace_G = pack.load_GW, pack.share_EW, pack.mark_EG, pack.pace_G
+    gpus, windows = load_GW.shape
+    best = cost(pack) * _LESS
+    found = (EMPTY, EMPTY)
+    for gpu in _critical(pack):
+        for item in range(pack.used_G[gpu]):
+            expert = pack.item_GK[gpu, item]
+            if pack.copies_E[expert] < 2 or mark_EG[expert, gpu] & PINNED:
+                continue
+            after = 0.0
+            for window in range(windows):
+                share = share_EW[expert, window]
+                more = copy_share(pack, expert, pack.copies_E[expert] - 1, window) - share
+                largest = load_GW[gpu, window] - share * pace_G[gpu]
+                for other in range(gpus):
+                    if other != gpu:
+                        there = load_GW[other, window]
+                        if mark_EG[expert, other] & HELD:
+                            there += more * pace_G[other]
+                        largest = max(largest, there)
+                after = max(after, largest) if pack.worst else after + largest / windows
+            if after < best:
+                best = after
+                found = (gpu, item)
+    gpu, item = found
+    if gpu == EMPTY:
+        return False
+    expert = pack.item_GK[gpu, item]
+    take(pack, gpu, item)
+    set_copies(pack, expert, pack.copies_E[expert] - 1)
+    for other in range(gpus):
+        count(pack, other)
     return True
 
 

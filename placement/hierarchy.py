@@ -33,7 +33,8 @@ def by_nodes(problem: Problem, row: int, bound: float, effort: float) -> Ints:
         worst = int(np.argmax([cost for cost, _ in solved]))
         if not _exchange_groups(nodes, group_NQ, solved, worst):
             break
-    item_GK = np.full((problem.gpus, int(problem.slots_G.max())), EMPTY)
+    most = min(int(problem.slots_G.max()), problem.experts)
+    item_GK = np.full((problem.gpus, most), EMPTY)
     for node, (_, item_MK) in enumerate(solved):
         item_GK[np.flatnonzero(problem.node_G == node), : item_MK.shape[1]] = item_MK
     return item_GK

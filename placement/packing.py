@@ -132,7 +132,8 @@ def restore(pack: Pack, item_GK: Ints) -> None:
                 put(pack, expert, gpu)
                 pack.copies_E[expert] += 1
     for expert in range(len(pack.copies_E)):
-        set_copies(pack, expert, pack.copies_E[expert])
+        if pack.copies_E[expert] > 0:
+            set_copies(pack, expert, pack.copies_E[expert])
     for gpu in range(len(item_GK)):
         count(pack, gpu)
 

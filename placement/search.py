@@ -30,7 +30,7 @@ Bools = npt.NDArray[np.bool_]
 ENOUGH = 5e-4
 """A layer that is so near its bound is left alone."""
 
-PACKINGS, STEPS = 120, 400
+PACKINGS, STEPS = 100, 400
 """With an effort of 1: packings that replanning tries, and steps of exchange that follow each."""
 
 
@@ -43,22 +43,23 @@ def pack_of(
         rule: int8 [E, G], entries as in :mod:`placement.rules`.
     """
     experts, gpus, windows = len(rule), len(slots_G), len(loads_W)
+    room_G = np.minimum(slots_G, experts)
     mark_EG = np.zeros((experts, gpus), dtype=np.uint8)
     mark_EG[rule == FORBIDDEN] = CLOSED
     mark_EG[rule == FIXED] = PINNED
-    spare = int(np.minimum(slots_G, experts).sum()) - experts
+    spare = int(room_G.sum()) - experts
     return Pack(
         token_EW=np.stack([loads.token_E for loads in loads_W], axis=1),
         quiet_EW=np.stack([loads.quiet_E for loads in loads_W], axis=1),
         per_active=loads_W[0].per_active,
-        most_E=np.minimum((rule != FORBIDDEN).sum(axis=1), spare + 1),
-        room_G=slots_G,
+        most_E=np.minimum((rule[:, room_G > 0] != FORBIDDEN).sum(axis=1), spare + 1),
+        room_G=room_G,
         pace_G=1.0 / speed_G,
         worst=worst or windows == 1,
         copies_E=np.zeros(experts, dtype=np.int64),
         share_EW=np.zeros((experts, windows)),
         peak_E=np.zeros(experts),
-        item_GK=np.full((gpus, int(slots_G.max())), EMPTY),
+        item_GK=np.full((gpus, int(room_G.max())), EMPTY),
         used_G=np.zeros(gpus, dtype=np.int64),
         mark_EG=mark_EG,
         load_GW=np.zeros((gpus, windows)),
@@ -87,8 +88,9 @@ def from_scratch(pack: Pack, bound: float, effort: float) -> bool:
         whether the rules about distinct copies left a packing to begin with.
     """
     spare = int(pack.room_G.sum()) - len(pack.copies_E)
-    # Where activated experts cost, a copy may cost more than it saves.
-    shares = (1.0, 0.5, 0.0) if pack.per_active > 0.0 else (1.0,)
+    # Where activated experts cost, or a GPU is slow, a copy may cost more than it saves.
+    costly = pack.per_active > 0.0 or pack.pace_G.min() < pack.pace_G.max()
+    shares = (1.0, 0.5, 0.0) if costly else (1.0,)
     best, best_GK = np.inf, None
     for share in shares:
         slots = len(pack.copies_E) + round(share * spare)
@@ -107,15 +109,19 @@ def _search(pack: Pack, slots: int, bound: float, enough: float, packings: int, 
     """Cost of what is held in the end; infinite where nothing could be packed."""
     replicate(pack, slots)
     if not place_in_order(pack, largest_first(pack)):
-        return np.inf
+        # Copies that found no GPU without one of their expert are given up; experts are not.
+        restore(pack, pack.item_GK.copy())
+        if pack.copies_E.min() == 0:
+            return np.inf
     descend(pack, enough, steps)
     best = cost(pack)
     if best <= enough or slots == len(pack.copies_E) or packings == 0:
         return best
     best_GK = pack.item_GK.copy()
     replicate(pack, slots)
-    replan(pack, bound, enough, packings)
-    descend(pack, enough, steps)
-    if cost(pack) >= best:
-        restore(pack, best_GK)
-    return cost(pack)
+    if replan(pack, bound, enough, packings):
+        descend(pack, enough, steps)
+        if cost(pack) < best:
+            return cost(pack)
+    restore(pack, best_GK)
+    return best

@@ -12,9 +12,12 @@ from placement import one_pass
 from placement.auto import portfolio
 from placement.eplb import eplb
 from placement.errors import PlacementError
+from placement.ilp import ilp
+from placement.locality import locality
+from placement.moetuner import moetuner
 from placement.placement import MAX_EXPERTS, MAX_GPUS, MAX_SLOTS, Placement
 from placement.problem import Problem
-from placement.solution import Solve
+from placement.solution import NO_CLOCK, Limits, Report, Solution, Solve
 from placement.swap import swap
 
 
@@ -35,6 +38,24 @@ class Solver:
     summary: str
 
 
+def _where_copies_cost(
+    problem: Problem, *, seed: int = 0, limits: Limits = NO_CLOCK, report: Report | None = None
+) -> Solution:
+    """``locality``, which gives balance for copies, where those are asked for."""
+    if problem.objective.per_copy == 0:
+        raise PlacementError("copies between nodes cost nothing here", field="objective.per_copy")
+    return locality(problem, seed=seed, limits=limits, report=report)
+
+
+def _where_time_is_given(
+    problem: Problem, *, seed: int = 0, limits: Limits = NO_CLOCK, report: Report | None = None
+) -> Solution:
+    """``ilp``, which may take minutes, where somebody has said how long to search."""
+    if limits.seconds is None:
+        raise PlacementError("needs a time limit in a portfolio", field="time_limit")
+    return ilp(problem, seed=seed, limits=limits, report=report)
+
+
 _ALL = (
     Solver("linear", one_pass.linear, False, "experts in order over the slots: where SGLang and vLLM start"),
     Solver("round_robin", one_pass.round_robin, False, "expert e on GPU e mod G, as vLLM's round_robin"),
@@ -46,11 +67,26 @@ _ALL = (
     ),
     Solver("eplb", eplb, True, "DeepSeek's balancer, as published: hierarchical with expert groups"),
     Solver("swap", swap, True, "greedy, copies planned with the packing, then exchanges; near its bound"),
+    Solver("ilp", ilp, True, "from swap on, integer programmes (HiGHS) layer by layer, with a proven bound"),
+    Solver(
+        "moetuner", moetuner, True, "MoETuner's two programmes (arXiv 2502.06643): balance, then transitions"
+    ),
+    Solver(
+        "locality", locality, True, "experts chosen together on one node, at 1 % of swap's balance at most"
+    ),
     Solver(
         "auto",
-        portfolio({"greedy": one_pass.greedy, "eplb": eplb, "swap": swap}),
+        portfolio(
+            {
+                "greedy": one_pass.greedy,
+                "eplb": eplb,
+                "swap": swap,
+                "locality": _where_copies_cost,
+                "ilp": _where_time_is_given,
+            }
+        ),
         True,
-        "the best of greedy, eplb and swap",
+        "the best of greedy, eplb, swap, of locality where copies cost, of ilp where time is given",
     ),
 )
 SOLVERS = MappingProxyType({solver.name: solver for solver in _ALL})
@@ -78,6 +114,8 @@ def solve(
     gpus: int,
     layers: tuple[int, ...],
     slots: int | None = None,
+    gpus_per_node: int | None = None,
+    sample_TLK: npt.ArrayLike | None = None,
     fitted_on: str = "",
 ) -> Placement:
     """Place ``experts`` of each layer on ``gpus`` that hold equally many of the ``slots``.
@@ -92,6 +130,8 @@ def solve(
         load_LE: [L, E] load of each expert; None will do for a solver that needs none.
         layers: true indices of the L layers, ascending.
         slots: S on all GPUs together, by default one for each expert.
+        gpus_per_node: by default all GPUs are in one node.
+        sample_TLK: expert ids of sampled tokens, for solvers that look at which are chosen together.
         fitted_on: what the loads are of; told in ``origin``.
 
     Raises:
@@ -104,7 +144,8 @@ def solve(
         load = _given_load(solver, load_LE, experts, layers)
     else:
         load = np.ones((len(layers), experts))
-    problem = Problem.of(load, gpus, slots, layers=layers)
+    sample = None if sample_TLK is None else np.asarray(sample_TLK, dtype=np.int64)
+    problem = Problem.of(load, gpus, slots, layers=layers, gpus_per_node=gpus_per_node, sample_TLK=sample)
     placement = solver.solve(problem).placement
     if solver.needs_load and fitted_on:
         return replace(placement, origin=f"{placement.origin}, fitted on {fitted_on}")
