@@ -11,15 +11,17 @@ from placement.errors import PlacementError
 from placement.solvers import SOLVERS, solve
 
 FOUR: dict[str, Any] = {"experts": 4, "gpus": 2, "layers": (3, 5)}
+NAMES = ["linear", "round_robin", "greedy", "eplb", "swap", "ilp", "moetuner", "locality", "auto"]
+NEED_TOKENS = ("moetuner", "locality")
 LOAD = [[4.0, 3.0, 2.0, 1.0], [1.0, 1.0, 1.0, 9.0]]
 
 
 def test_each_solver_stands_under_its_name() -> None:
-    assert list(SOLVERS) == ["linear", "round_robin", "greedy", "eplb", "swap", "auto"]
+    assert list(SOLVERS) == NAMES
     assert [solver.name for solver in SOLVERS.values()] == list(SOLVERS)
 
 
-@pytest.mark.parametrize("name", list(SOLVERS))
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in NEED_TOKENS])
 def test_solve_gives_every_gpu_as_many_slots(name: str) -> None:
     placement = solve(name, LOAD, slots=8, **FOUR)
     assert placement.slot_gpu_S.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
@@ -59,10 +61,7 @@ def refused(name: str, load: Any, **changes: Any) -> str:
 
 
 def test_what_has_no_placement_is_refused_with_the_way_out() -> None:
-    assert (
-        refused("eplb2", LOAD)
-        == "solver: no such solver; known: linear, round_robin, greedy, eplb, swap, auto (got 'eplb2')"
-    )
+    assert refused("eplb2", LOAD) == f"solver: no such solver; known: {', '.join(NAMES)} (got 'eplb2')"
     assert refused("linear", None, slots=3) == (
         "slots: more experts than slots: 4 experts need at least 4 slots (got 3)"
     )
