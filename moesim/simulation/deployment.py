@@ -33,6 +33,9 @@ from traces.synthesis import SynthSpec, synthesize
 # A row of the timeline: four int32, two int8, five columns of 8 bytes.
 _SPAN_BYTES = 58
 
+# Most tokens that a solver is shown one by one.
+_SAMPLE = 4096
+
 
 @dataclass(frozen=True)
 class Deployment:
@@ -235,14 +238,17 @@ def _place(scenario: Scenario, trace: RoutingTrace) -> tuple[Placement, RoutingT
             field="placement.fit_fraction",
             got=f"{requests} requests",
         )
-    load_LE = expert_loads(trace.select_requests(0, fitted))
+    seen = trace.select_requests(0, fitted)
     placement = solve(
         choice.solver,
-        load_LE,
+        expert_loads(seen),
         experts=experts,
         gpus=ep,
         layers=layers,
         slots=choice.slots,
+        gpus_per_node=min(scenario.cluster.gpus_per_node, ep),
+        # Evenly spread, so that every request has its part.
+        sample_TLK=seen.ids_TLK[:: -(-seen.tokens // _SAMPLE)],
         fitted_on=f"requests 0 to {fitted - 1}",
     )
     return placement, trace.select_requests(fitted, requests)
