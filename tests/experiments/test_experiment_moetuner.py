@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments.comparison import Row
-from experiments.moetuner.experiment import SETTINGS, scenario_of, tensor_parallel_s, faster, less, times
+from experiments.moetuner.experiment import SETTINGS, faster, less, scenario_of, tensor_parallel_s, times
 from experiments.moetuner.routing import Dependence, routing
 from moesim.spec.model import Model
 from traces.co_activation import co_activations, transitions
