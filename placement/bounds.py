@@ -5,13 +5,13 @@ Rules on moves are left out, as fewer rules only lower the optimum. Axes as in :
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import numpy as np
 import numpy.typing as npt
 
 from placement.companions import Loads, companion_bound
+from placement.divisions import best_division
 from placement.evaluation import copy_cost
 from placement.problem import Problem
 from placement.rules import FORBIDDEN, rule_EG
@@ -22,9 +22,6 @@ Ints = npt.NDArray[np.int64]
 _WINDOWS = 32
 """With more windows, each has the bound of even spreading, and only their mean the full one."""
 
-_GROUP_SETS = 512
-"""With more ways to fill a node with groups, they are not looked at one by one."""
-
 _EVEN = 1.0 - 1e-12
 """Sums in another order differ in the last bits; a bound must not be above what reaches it."""
 
@@ -32,17 +29,16 @@ _EVEN = 1.0 - 1e-12
 def bound_L(problem: Problem) -> Floats:
     """float64 [L], a proven lower bound of the objective of each layer.
 
-    The costs of GPUs and of copies across nodes are bounded apart; the sum of two minima is not above the
-    minimum of the sum.
+    The costs of GPUs and of copies across nodes are bounded apart in each window; the sum of two minima is
+    not above the minimum of the sum. The worst of one and the worst of the other may be of two windows.
     """
-    bound = np.zeros(len(problem.layers))
-    if problem.objective.per_token > 0 or problem.objective.per_active > 0:
-        usable = problem.speed_G[problem.slots_G > 0].sum()
-        even_WL = copy_cost(problem, 1).sum(axis=2) / usable
-        bound += [_layer_bound(problem, row, even_WL[:, row]) for row in range(len(bound))]
+    usable = problem.speed_G[problem.slots_G > 0].sum()
+    even_WL = copy_cost(problem, 1).sum(axis=2) / usable
+    copies_WL = np.zeros_like(even_WL)
     if problem.objective.per_copy > 0:
-        bound += problem.objective.per_copy * _copies_L(problem)
-    return bound * _EVEN
+        copies_WL = problem.objective.per_copy * _copies_WL(problem)
+    rows = range(len(problem.layers))
+    return np.array([_layer_bound(problem, row, even_WL[:, row], copies_WL[:, row]) for row in rows]) * _EVEN
 
 
 def window_loads(problem: Problem, row: int) -> list[Loads]:
@@ -58,14 +54,15 @@ def window_loads(problem: Problem, row: int) -> list[Loads]:
     ]
 
 
-def _layer_bound(problem: Problem, row: int, even_W: Floats) -> float:
-    """Of what GPUs take: each window by itself, and the windows' mean, which no objective is below.
+def _layer_bound(problem: Problem, row: int, even_W: Floats, copies_W: Floats) -> float:
+    """Of one layer: each window by itself, and the windows' mean, which no objective is below.
 
     The largest mean over windows of one GPU's load is below the mean of the largest loads, and that is below
     the worst.
 
     Args:
         even_W: cost of each window spread evenly over all GPUs; copies can only add to it.
+        copies_W: bound of what copies across nodes cost in each window.
     """
     worst = problem.objective.worst_window
     loads_W = window_loads(problem, row)
@@ -74,11 +71,12 @@ def _layer_bound(problem: Problem, row: int, even_W: Floats) -> float:
         least_W = [
             _window_bound(problem, loads, least) for loads, least in zip(loads_W, least_W, strict=True)
         ]
-    each = max(least_W) if worst else math.fsum(least_W) / len(least_W)
+    both_W = (np.array(least_W) + copies_W).tolist()
+    each: float = max(both_W) if worst else math.fsum(both_W) / len(both_W)
     if problem.windows == 1 or problem.objective.per_active > 0:
         return each  # a mean of probabilities is no probability of its copies
     mean = Loads(np.mean([loads.token_E for loads in loads_W], axis=0), loads_W[0].quiet_E, 0.0)
-    return max(each, _window_bound(problem, mean, float(np.mean(even_W))))
+    return max(each, _window_bound(problem, mean, float(np.mean(even_W))) + float(np.mean(copies_W)))
 
 
 def _allowed(problem: Problem, row: int, loads: Loads) -> float:
@@ -101,60 +99,36 @@ def _window_bound(problem: Problem, loads: Loads, least: float) -> float:
 
 
 def _group_bound(problem: Problem, loads: Loads, least: float) -> float:
-    """Strictly hierarchical: each group shares some node with as many others as fit there.
+    """Strictly hierarchical: the best division of groups over nodes.
 
-    The group that is served worst has the bound of the best company and node for it. Where these are too
-    many to look at, groups are items of their load on nodes that are as fast as their GPUs together.
+    Where there are too many, groups are items of their load on nodes as fast as their GPUs together.
     """
-    seats = problem.groups // problem.nodes
-    size = problem.experts // problem.groups
-    if math.comb(problem.groups, seats) > _GROUP_SETS:
-        load_P = loads.token_E.reshape(problem.groups, size).sum(axis=1)
-        speed_N = np.bincount(problem.node_G, problem.speed_G).astype(np.float64)
-        items = Loads(load_P, np.zeros(problem.groups), 0.0)
-        seats_N = np.full(problem.nodes, seats)
-        return float(companion_bound(items, seats_N, speed_N, np.ones(problem.groups, np.int64), least))
-    kinds = {
-        (tuple(problem.slots_G[problem.node_G == node]), tuple(problem.speed_G[problem.node_G == node]))
-        for node in range(problem.nodes)
-    }
-    best_P = np.full(problem.groups, np.inf)
-    for groups in itertools.combinations(range(problem.groups), seats):
-        expert_M = (np.array(groups)[:, None] * size + np.arange(size)).ravel()
-        served = Loads(loads.token_E[expert_M], loads.quiet_E[expert_M], loads.per_active)
-        bound = min(_node_bound(served, np.array(slots), np.array(speed), least) for slots, speed in kinds)
-        best_P[list(groups)] = np.minimum(best_P[list(groups)], bound)
-    return float(best_P.max())
+    division = best_division(problem, loads, least)
+    if division is not None:
+        return division.bound
+    load_P = loads.token_E.reshape(problem.groups, -1).sum(axis=1)
+    speed_N = np.bincount(problem.node_G, problem.speed_G).astype(np.float64)
+    seats_N = np.full(problem.nodes, problem.groups // problem.nodes)
+    items = Loads(load_P, np.zeros(problem.groups), 0.0)
+    return float(companion_bound(items, seats_N, speed_N, np.ones(problem.groups, np.int64), least))
 
 
-def _node_bound(loads: Loads, slots_G: Ints, speed_G: Floats, least: float) -> float:
-    """Of one node with the experts that it serves."""
-    spare = int(slots_G.sum()) - len(loads.token_E)
-    if spare < 0:
-        return math.inf
-    most_E = np.full(len(loads.token_E), spare + 1)
-    even = loads.token_E.sum() / speed_G.sum()
-    return float(companion_bound(loads, slots_G, speed_G, most_E, max(least, even)))
-
-
-def _copies_L(problem: Problem) -> Floats:
-    """float64 [L], copies across nodes: a token's K experts need as many nodes as hold K slots.
+def _copies_WL(problem: Problem) -> Floats:
+    """float64 [W, L], copies across nodes: a token's K experts need as many nodes as hold K slots.
 
     At most one of them is its home; with no home given, each is by the share of GPUs that it has.
     """
     assert problem.sample_TLK is not None  # the problem has checked it
     slots_N = np.sort(np.bincount(problem.node_G, problem.slots_G))[::-1]
-    bound_L = np.empty(len(problem.layers))
-    for row in range(len(bound_L)):
+    foreign_L = np.empty(len(problem.layers))
+    for row in range(len(foreign_L)):
         # Distinct experts of a token; one expert in several copies is needed on one node at least.
         sorted_TK = np.sort(problem.sample_TLK[:, row], axis=1)
         distinct_T = 1 + (np.diff(sorted_TK, axis=1) > 0).sum(axis=1)
         nodes_T = np.searchsorted(np.cumsum(slots_N), distinct_T) + 1
         if problem.home_T is not None:
-            foreign = (nodes_T - 1).mean()
+            foreign_L[row] = (nodes_T - 1).mean()
         else:
-            foreign = nodes_T.mean() * (1.0 - np.bincount(problem.node_G).max() / problem.gpus)
-        tokens_W = problem.load_WLE[:, row].sum(axis=1) / problem.sample_TLK.shape[2]
-        tokens = tokens_W.max() if problem.objective.worst_window else tokens_W.mean()
-        bound_L[row] = tokens * foreign
-    return bound_L
+            foreign_L[row] = nodes_T.mean() * (1.0 - np.bincount(problem.node_G).max() / problem.gpus)
+    tokens_WL: Floats = problem.load_WLE.sum(axis=2) / problem.sample_TLK.shape[2]
+    return tokens_WL * foreign_L
