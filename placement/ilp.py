@@ -138,6 +138,9 @@ class _Layer:
     def _bisect(self, bound: float, most: int | None) -> float:
         """Halve the way from the bound to the cost until little is left; returns what is proven."""
         floor, unknown = bound, 0
+        # Programmes have no GPU hold two copies of an expert. From three copies on that may cost less: they
+        # say nothing about it then.
+        proves = self.problem.slots - self.problem.experts < 2
         while unknown < _UNKNOWN and self.cost - floor > _PRECISION * self.cost:
             middle = 0.5 * (floor + self.cost)
             fitted = fit(self.rules.whole(np.full(self.problem.windows, middle), most), self.effort)
@@ -145,7 +148,8 @@ class _Layer:
                 if not self._take(fitted.held_EG):
                     break  # within the solver's tolerance of the ceiling, and no better
             elif fitted.impossible:
-                floor = bound = middle * (1 - TOLERANCE)
+                floor = middle * (1 - TOLERANCE)
+                bound = floor if proves else bound
             else:
                 floor, unknown, self.limited = middle, unknown + 1, True
         return bound
