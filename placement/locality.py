@@ -233,7 +233,9 @@ class _Gathering:
         for node in range(problem.nodes):
             copies, gpus = np.flatnonzero(node_C == node), np.flatnonzero(self.node_G == node)
             if not share_WC[:, copies].any():
-                continue  # nothing but empty slots
+                # Whatever way they lie, these GPUs are level.
+                gpu_C[copies] = np.repeat(gpus, problem.slots_G[gpus])
+                continue
             inside = swap(
                 Problem.of(
                     share_WC[:, None, copies],

@@ -63,7 +63,8 @@ def _names(problem: Problem, slots_of: list[Ints], moves_GG: Ints) -> list[int]:
     names: dict[tuple[int, int], Ints] = {}
     for a, from_P in enumerate(gpus_N):
         for b, to_P in enumerate(gpus_N):
-            if len(from_P) == len(to_P):
+            # Where tokens have a node at home, it matters which one an expert is on.
+            if len(from_P) == len(to_P) and (a == b or problem.home_T is None):
                 cost_PP = cost_GG[np.ix_(from_P, to_P)]
                 row_P, column_P = linear_sum_assignment(cost_PP)
                 names[a, b] = to_P[column_P]

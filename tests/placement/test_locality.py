@@ -72,6 +72,15 @@ def test_co_activated_experts_come_together_at_one_percent_of_balance() -> None:
     assert locality(problem).placement == answer.placement
 
 
+def test_a_node_that_is_left_without_load_is_level() -> None:
+    # One slot on each GPU: the two experts with tokens, always chosen together, leave a node to the others.
+    problem = Problem.of(
+        [[5, 5, 0, 0]], 4, gpus_per_node=2, sample_TLK=np.array([[[0, 1]]] * 8), home_T=np.zeros(8, dtype=int)
+    )
+    assert foreign_nodes_T(problem, swap(problem).placement, 0).mean() == 1.0
+    assert foreign_nodes_T(problem, locality(problem).placement, 0).mean() == 0.0
+
+
 def test_on_one_node_they_come_together_on_gpus() -> None:
     problem = clustered_problem(1, gpus_per_node=16)
     by_gpu = clustered_problem(1, gpus_per_node=1)

@@ -76,3 +76,19 @@ def test_names_matter_where_positions_are_fixed() -> None:
     assert settled(free, other) == previous
     assert settled(replace(free, fixed=(Position(0, 1, 0),)), other) == other
     assert settled(replace(free, previous=None), other) == other
+
+
+def test_nodes_are_not_exchanged_where_tokens_have_one_at_home() -> None:
+    # All tokens live on node 0 and choose expert 0, which is there now and was on node 1.
+    previous = Placement(np.array([[1, 0]]), np.array([0, 1]), 2, 2, (0,))
+    placement = Placement(np.array([[0, 1]]), np.array([0, 1]), 2, 2, (0,))
+    problem = Problem.of(
+        [[2, 0]],
+        2,
+        gpus_per_node=1,
+        objective=Objective(per_copy=1.0),
+        sample_TLK=np.zeros((2, 1, 1), dtype=int),
+        previous=previous,
+    )
+    assert settled(problem, placement) == previous
+    assert settled(replace(problem, home_T=np.zeros(2, dtype=int)), placement) == placement
