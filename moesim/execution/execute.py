@@ -12,6 +12,9 @@ from moesim.execution.plan import write_plan
 from moesim.simulation.deployment import Deployment
 from traces.timeline import Timeline, WorkTable, read_timeline, read_work
 
+USUAL = {"cpu": "loop", "cuda": "grouped_mm"}
+"""The back end that the executor takes on each kind of device where none is named."""
+
 
 @dataclass(frozen=True)
 class RunOptions:

@@ -20,7 +20,7 @@ from moesim.calibration.calibrate import Calibrating
 from moesim.calibration.design import Settings
 from moesim.calibration.files import profile_of, write_profile
 from moesim.errors import SpecError
-from moesim.execution.execute import RunOptions, execute
+from moesim.execution.execute import USUAL, RunOptions, execute
 from moesim.execution.on_network import on_simulated_network
 from moesim.execution.plan import write_plan
 from moesim.execution.repeats import join_repeats
@@ -103,7 +103,7 @@ def calibrated_around(
     settings = Settings(
         device="cuda" if options.device == "cuda" else "cpu",
         ranks=options.processes(scenario.parallelism.ep),
-        backend=options.backend or "loop",
+        backend=options.backend or USUAL[options.device],
         dtype=scenario.model.activation_dtype,
         model=scenario.model.name if scenario.model.name in preset_names("models") else None,
         seconds=_STRETCH_S,

@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 import yaml
 
+from executor import __main__ as executor
 from moesim.calibration.design import Settings
+from moesim.errors import ExecutionError
 from moesim.execution import validation
-from moesim.execution.execute import Execution, RunOptions
+from moesim.execution.execute import USUAL, Execution, RunOptions
 from moesim.execution.on_network import on_simulated_network
 from moesim.execution.repeats import join_repeats
 from moesim.execution.validation import MOST_LAUNCHES
 from moesim.hardware.profile import Profile, load_profile
-from moesim.simulation.deployment import Deployment
+from moesim.simulation.deployment import Deployment, deploy
 from moesim.simulation.run import run
 from moesim.spec.scenario import load_scenario
 from moesim.spec.yaml_source import Source
@@ -167,6 +169,24 @@ def test_without_a_profile_it_calibrates_around_each_launch(
     assert json.loads(done.out)["scenario"]["profile"]["name"] == "measured"
     assert asked == [Settings("cpu", processes, "grouped_mm", "fp32", None, seconds=20.0)]
     assert launches == list(range(len(stand_in.asked) + 1))
+
+
+@pytest.mark.parametrize("device", USUAL)
+def test_what_is_calibrated_is_the_back_end_that_runs(
+    stand_in: StandIn, monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    asked: list[Settings] = []
+
+    def calibrating(settings: Settings, _: Path) -> None:
+        asked.append(settings)
+        raise ExecutionError("enough")
+
+    monkeypatch.setattr(validation, "Calibrating", calibrating)
+    with pytest.raises(ExecutionError, match="enough"):
+        validation.calibrated_around(
+            deploy(load_scenario("small.yaml")), RunOptions(device), "moesim validate"
+        )
+    assert [settings.backend for settings in asked] == [executor.USUAL[device]]
 
 
 def test_what_it_writes(stand_in: StandIn, tmp_path: Path) -> None:
