@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from traces.draws import choose
 from traces.errors import TraceError
 from traces.statistics import trace_statistics
-from traces.synthesis import SynthSpec, _choose, _draw, synthesize
+from traces.synthesis import SynthSpec, _draw, synthesize
 
 _MASK = 2**64 - 1
 
@@ -61,7 +62,7 @@ def test_choice_against_sorting(data: st.DataObject) -> None:
         for value in data.draw(st.lists(st.integers(1, 9), min_size=size * groups, max_size=size * groups))
     ]
     ids_K, weights_K = np.zeros(top_k, np.uint8), np.zeros(top_k, np.float32)
-    _choose(np.array(score_E), groups, top_groups, ids_K, weights_K)
+    choose(np.array(score_E), groups, top_groups, ids_K, weights_K)
     expected = chosen_naively(score_E, groups, top_groups, top_k)
     assert ids_K.tolist() == expected
     total = sum(score_E[expert] for expert in expected)
