@@ -66,6 +66,8 @@ def convert_trace(file: Path, out: Path, hints: Hints, *, layout: str | None = N
         raise TraceError(rule, file=file)
     opened = found.open(file, hints)
     if isinstance(opened, Recording):
+        if out.suffix in (".json", ".yaml"):
+            raise TraceError("must end in .parquet, as traces do: the recording holds tokens", file=out)
         opened.write(out)
     else:
         write_load_table(opened, out)

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +112,32 @@ def check_folder(folder: Path) -> None:
         raise OutputError(f"cannot be written: {error.strerror or error}", file=folder) from error
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise OutputError("cannot be written: Permission denied", file=nearest)
+
+
+def check_file(out: Path, *, reads: Iterable[Path | str | None] = ()) -> None:
+    """Refuse a file that could not or should not be written, before the work that fills it.
+
+    Args:
+        reads: what the command reads, of which ``out`` must be none; entries may be missing files.
+
+    Raises:
+        OutputError: it is a folder or one of ``reads``, its folder is missing, or there is no permission.
+    """
+    if out.is_dir():
+        raise OutputError("is a folder, a file was expected", file=out)
+    if not out.parent.is_dir():
+        raise OutputError("there is no such folder", file=out.parent)
+    if not os.access(out.parent, os.W_OK | os.X_OK):
+        raise OutputError("cannot be written: Permission denied", file=out)
+    if out.exists() and any(each is not None and _is_file(each, out) for each in reads):
+        raise OutputError("is what this command reads; name another file to write", file=out)
+
+
+def _is_file(path: Path | str, other: Path) -> bool:
+    try:
+        return Path(path).samefile(other)
+    except (OSError, ValueError):  # a preset's name, or nothing that is there
+        return False
 
 
 def to_json(value: dict[str, Any]) -> str:

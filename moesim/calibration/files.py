@@ -15,6 +15,7 @@ from moesim.calibration.calibrate import Calibration, calibrate
 from moesim.calibration.design import Settings
 from moesim.errors import OutputError
 from moesim.hardware.profile import Profile
+from moesim.output import check_file
 from traces.files import write_text
 
 
@@ -64,14 +65,11 @@ def check_target(file: Path) -> None:
     """Refuse a file that could not be written, before a minute of measuring.
 
     Raises:
-        OutputError: it is a folder, is not named as YAML, or its folder is missing.
+        OutputError: it cannot be written, or is not named as YAML.
     """
-    if file.is_dir():
-        raise OutputError("is a folder, a file was expected", file=file)
+    check_file(file)
     if file.suffix not in (".yaml", ".yml"):
         raise OutputError("must end in .yaml, by which a profile is known", file=file)
-    if not file.parent.is_dir():
-        raise OutputError("is in a folder that does not exist", file=file)
 
 
 def write_profile(profile: Profile, file: Path) -> None:

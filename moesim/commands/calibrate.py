@@ -22,9 +22,12 @@ def calibrate(
         typer.Option("--ranks", min=1, max=64, metavar="N", help="Measured at once. [default: 2, 1 on cuda]"),
     ] = None,
     backend: Annotated[
-        Literal["loop", "grouped_mm", "triton"],
-        typer.Option("--backend", help="What multiplies the experts' matrices."),
-    ] = "loop",
+        Literal["loop", "grouped_mm", "triton"] | None,
+        typer.Option(
+            "--backend",
+            help="What multiplies the experts' matrices. [default: loop, grouped_mm on cuda]",
+        ),
+    ] = None,
     dtype: Annotated[
         Literal["fp32", "bf16", "fp16"], typer.Option("--dtype", help="Of weights and activations.")
     ] = "fp32",
@@ -47,6 +50,7 @@ def calibrate(
     """
     from moesim.calibration.design import Settings
     from moesim.calibration.files import calibrated, check_target, write_profile
+    from moesim.execution.execute import USUAL
     from moesim.execution.scenario import crowded
     from moesim.report.calibration_table import calibration_tables
 
@@ -56,7 +60,9 @@ def calibrate(
     if device == "cpu" and (crowd := crowded(ranks)):
         print(f"moesim: note: {crowd}", file=sys.stderr)
     with progress("measuring", 1):
-        profile, found = calibrated(Settings(device, ranks, backend, dtype, model, seconds), out)
+        profile, found = calibrated(
+            Settings(device, ranks, backend or USUAL[device], dtype, model, seconds), out
+        )
     if out is not None:
         write_profile(profile, out)
     show(found, lambda: calibration_tables(found), as_json, None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,6 +91,7 @@ def place(
 ) -> None:
     """Search an expert placement for the loads in SOURCE, and say how good it is."""
     from moesim.convert import named_hints
+    from moesim.output import check_file
     from moesim.placing.loads import known_model, read_source
     from moesim.placing.place import answer, candidates, search
     from moesim.placing.question import Question, read_previous
@@ -102,6 +102,8 @@ def place(
 
     solver_named(solver)
     _check_options(out, format_, set_, simulate)
+    if out is not None:
+        check_file(out, reads=(source, previous, simulate))
     loads = read_source(source, named_hints(model, experts), hold_out=hold_out, windows=windows)
     bench = None if simulate is None else trial(simulate, overrides(set_), loads, gpus)
     question = Question(
@@ -140,20 +142,13 @@ def place(
 
 
 def _check_options(out: Path | None, format_: str, set_: list[str] | None, simulate: str | None) -> None:
-    """What contradicts itself, or could not be written in the end."""
-    from moesim.errors import OutputError, SpecError
+    """What contradicts itself."""
+    from moesim.errors import SpecError
 
     if out is None and format_ != "native":
         raise SpecError("needs -o FILE to write to", field="--format", got=format_)
     if set_ and simulate is None:
         raise SpecError("sets a field of --simulate SCENARIO, which is not named", field="-s", got=set_[0])
-    if out is not None:
-        if out.is_dir():
-            raise OutputError("is a folder, a file was expected", file=out)
-        if not out.parent.is_dir():
-            raise OutputError("there is no such folder", file=out.parent)
-        if not os.access(out.parent, os.W_OK | os.X_OK):
-            raise OutputError("cannot be written: Permission denied", file=out)
 
 
 @contextlib.contextmanager

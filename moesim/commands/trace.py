@@ -61,7 +61,9 @@ def trace_convert(
 ) -> None:
     """Convert what something else recorded: tokens into a trace, counts into a load table."""
     from moesim.convert import convert_trace, named_hints
+    from moesim.output import check_file
 
+    check_file(out, reads=[file])
     hints = named_hints(model, experts, origin=origin, licence=licence)
     convert_trace(file, out, hints, layout=from_)
     _say(out)
@@ -89,8 +91,10 @@ def trace_record(
     licence: Annotated[str, typer.Option("--licence", help="The licence of the recording.")] = "",
 ) -> None:
     """Run texts through a model and record what its routers choose; needs torch and transformers."""
+    from moesim.output import check_file
     from moesim.record import record_texts
 
+    check_file(out, reads=text)
     record_texts(
         model,
         text,

@@ -198,7 +198,7 @@ def _comparison(comparison: Mapping[str, Any]) -> Markup:
 def _provenance(result: Mapping[str, Any]) -> Markup:
     """Where the numbers come from: every entry of the provenance, and the resolved scenario."""
     trace = result["trace"]
-    rows = [("trace", f"{trace['name']}: {trace['origin']}")]
+    rows = [("trace", f"{trace['name']}: {trace['origin'] or 'origin not stated'}")]
     # The wall time differs from run to run and would make equal runs' pages differ.
     facts = {key: value for key, value in result["provenance"].items() if key not in ("wall_s", "command")}
     rows += [(str(key), brief(value)) for key, value in facts.items()]

@@ -57,7 +57,7 @@ def trace_note(trace: Mapping[str, Any]) -> str:
     """Where the routing comes from and how skewed it is."""
     kind = "Generated routing" if trace["generated"] else "Recorded routing"
     return (
-        f"{kind}: {trace['name']} ({trace['origin']}), {trace['tokens']:,} tokens of "
+        f"{kind}: {trace['name']} ({trace['origin'] or 'origin not stated'}), {trace['tokens']:,} tokens of "
         f"{trace['requests']:,} requests, hottest expert at {trace['skew']:.2f} times "
         "the mean load, averaged over layers."
     )

@@ -66,7 +66,7 @@ def test_json_is_the_profile_and_how_sure_it_is(here: Path, measured: list[Setti
     [
         (["-o", "folder"], "folder: is a folder, a file was expected"),
         (["-o", "mine.txt"], "mine.txt: must end in .yaml"),
-        (["-o", "nowhere/mine.yaml"], "nowhere/mine.yaml: is in a folder that does not exist"),
+        (["-o", "nowhere/mine.yaml"], "nowhere: there is no such folder"),
         (["--model", "deepseek-v9"], "--model: no such model preset"),
     ],
 )

@@ -240,3 +240,14 @@ def test_values_that_an_option_cannot_have(here: Path, option: str, value: objec
     assert (done.code, done.out) == (2, "")
     assert option in done.err
     assert files(here) == before
+
+
+@pytest.mark.parametrize("out", ["t.parquet", "./t.parquet", "before.json", "s.yaml"])
+def test_what_is_read_is_not_written(out: str) -> None:
+    write_placement(solve("linear", None, experts=8, gpus=4, layers=(1, 2)), "before.json")
+    write_scenario(Path(), tiny_scenario(), "s.yaml")
+    before = files(Path())
+    asked = ["t.parquet", "--gpus", 4, "--previous", "before.json", "--simulate", "s.yaml", "-o", out]
+    assert "is what this command reads" in refused("place", *asked)
+    assert "is what this command reads" in refused("trace", "convert", "t.parquet", "-o", "t.parquet")
+    assert files(Path()) == before

@@ -59,8 +59,16 @@ def test_stat_that_does_not_fit_the_model_is_refused(tmp_path: Path) -> None:
     path = save(tmp_path / "t.pt", stat([[[0] * 4, [1] * 4]]))
     with pytest.raises(LoadTableError, match=r"t\.pt: tiny has 8 experts \(got 4\)"):
         open_source(path, Hints(model="tiny", experts=8))
-    with pytest.raises(LoadTableError, match=r"layers with load: tiny has MoE layers 0, 1 \(got '1'\)"):
-        open_source(path, Hints(model="tiny", layers=(0, 1)))
+    rule = r"needs a row for each MoE layer of tiny \(3, from 1 to 3\).*'load in 1 of 2 rows, from 1 to 1'"
+    with pytest.raises(LoadTableError, match=rule):
+        open_source(path, Hints(model="tiny", layers=(1, 2, 3)))
+
+
+def test_rows_of_the_moe_layers_alone_are_told_by_their_number(tmp_path: Path) -> None:
+    path = save(tmp_path / "t.pt", stat([[[1, 2, 3, 4], [4, 3, 2, 1]]]))
+    opened = open_source(path, Hints(model="tiny", layers=(3, 5)))
+    assert isinstance(opened, LoadTable)
+    assert opened.layers == (3, 5)
 
 
 STAT_FAULTS: dict[str, tuple[Any, str]] = {

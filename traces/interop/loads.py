@@ -18,12 +18,14 @@ def to_table(
 
     Args:
         load_WLE: int64, a row for each of ``layers``.
-        layers: true indices of the rows; None = all hidden layers, of which those without any load are
-            dense and left out too.
+        layers: true indices of the rows; None = the MoE layers of the model that was named, where there
+            are as many, else all hidden layers, of which those without any load are dense and left out.
 
     Raises:
         LoadTableError: nothing was counted, or the counts do not fit what the user said.
     """
+    if layers is None and hints.layers is not None and load_WLE.shape[1] == len(hints.layers):
+        layers = hints.layers
     used_WLE = load_WLE[load_WLE.any(axis=(1, 2))]
     if not len(used_WLE):
         raise LoadTableError("has no load in any window", file=file)
@@ -33,9 +35,12 @@ def to_table(
     if hints.experts not in (None, experts):
         raise LoadTableError(f"{hints.name} has {hints.experts} experts", file=file, got=experts)
     if hints.layers is not None and found != hints.layers:
-        expected = ", ".join(map(str, hints.layers))
-        rule = f"{hints.name} has MoE layers {expected}"
-        raise LoadTableError(rule, file=file, field="layers with load", got=", ".join(map(str, found)))
+        rule = (
+            f"needs a row for each MoE layer of {hints.name} ({len(hints.layers)}, from {hints.layers[0]} to "
+            f"{hints.layers[-1]}), or for each hidden layer with zeros in the dense ones"
+        )
+        got = f"load in {len(found)} of {load_WLE.shape[1]} rows, from {found[0]} to {found[-1]}"
+        raise LoadTableError(rule, file=file, got=got)
     table = LoadTable(
         hints.model,
         experts,
