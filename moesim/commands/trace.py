@@ -1,4 +1,4 @@
-"""``moesim trace``: look at routing traces, bring them in, record them."""
+"""``moesim trace``: look at routing traces, bring them in, record them, generate more like them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from moesim.commands.terminal import AsJson, progress, show
+from traces.errors import MoesimError
 
-app = typer.Typer(help="Look at routing traces, convert and record them.", no_args_is_help=True)
+app = typer.Typer(help="Look at routing traces, convert, record and generate them.", no_args_is_help=True)
 
 RecordedModel = Annotated[
     str | None, typer.Option("--model", help="Preset or config.json of the model that was recorded.")
@@ -28,17 +29,40 @@ def trace_info(
         int | None,
         typer.Option("--ep", min=1, metavar="G", help="Also the balance of G GPUs, placed linearly."),
     ] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Also who meets whom, what changes, what repeats; of a trace.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option("-o", metavar="OUT", help="With --full: write a page with pictures (HTML).")
+    ] = None,
     model: RecordedModel = None,
     experts: RecordedExperts = None,
     as_json: AsJson = False,
 ) -> None:
     """What a trace or a load table holds and how skewed it is."""
     from moesim.convert import named_hints
-    from moesim.report.trace_table import info_tables
-    from traces.describe import describe
+    from traces.describe import describe, describe_fully
 
-    facts = describe(file, ep=ep, hints=named_hints(model, experts))
-    show(facts.to_dict(), lambda: info_tables(facts), as_json, None)
+    if out is not None and not full:
+        raise MoesimError("belongs to --full", field="-o", got=str(out))
+    hints = named_hints(model, experts)
+    if not full:
+        from moesim.report.trace_table import info_tables
+
+        facts = describe(file, ep=ep, hints=hints)
+        show(facts.to_dict(), lambda: info_tables(facts), as_json, None)
+        return
+    from moesim.output import check_file
+    from moesim.report.trace_detail_table import full_tables
+    from moesim.report.trace_page import trace_page
+    from traces.files import write_text
+
+    if out is not None:
+        check_file(out, reads=[file])
+    found = describe_fully(file, ep=ep, hints=hints)
+    if out is not None:
+        write_text(out, trace_page(found))
+    show(found.to_dict(), lambda: full_tables(found), as_json, None)
 
 
 @app.command("convert")
@@ -106,6 +130,73 @@ def trace_record(
         licence=licence,
         progress=progress,
     )
+    _say(out)
+
+
+@app.command("fit")
+def trace_fit(
+    file: Annotated[Path, typer.Argument(metavar="TRACE", help="A trace, or a recording by something else.")],
+    out: Annotated[Path, typer.Option("-o", metavar="OUT", help="The generator to write (YAML).")],
+    topics: Annotated[
+        int, typer.Option("--topics", min=1, metavar="C", help="Kinds of tokens, at most.")
+    ] = 64,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the random numbers in the fit.")] = 0,
+    model: RecordedModel = None,
+    experts: RecordedExperts = None,
+) -> None:
+    """Fit a generator to a trace: it makes routing of the same structure, in any model's shape."""
+    from moesim.convert import named_hints
+    from moesim.output import check_file
+    from moesim.spec.generator_file import write_generator
+    from traces.fitting import fitted
+    from traces.interop import load_any
+
+    check_file(out, reads=[file])
+    generator = fitted(load_any(file, named_hints(model, experts)), topics=topics, seed=seed)
+    write_generator(generator, out)
+    meta, found = generator.meta, len(generator.log_weight_CLE)
+    typer.echo(f"{out}: {found} topics, {_shape(meta.layers, meta.experts)}, top-{meta.top_k}; {meta.origin}")
+
+
+@app.command("synth")
+def trace_synth(
+    file: Annotated[
+        Path, typer.Argument(metavar="GENERATOR", help="A generator that moesim trace fit has written.")
+    ],
+    out: Annotated[Path, typer.Option("-o", metavar="OUT", help="The trace to write (Parquet).")],
+    requests: Annotated[int, typer.Option("--requests", min=1, metavar="R", help="Requests.")] = 64,
+    tokens: Annotated[int, typer.Option("--tokens", min=1, metavar="T", help="Tokens of each request.")] = 64,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Preset or config.json of a model to take the shape of.")
+    ] = None,
+    layers: Annotated[
+        int | None, typer.Option("--layers", min=1, help="MoE layers, numbered from 0.")
+    ] = None,
+    experts: Annotated[int | None, typer.Option("--experts", min=1, help="Experts of a layer.")] = None,
+    top_k: Annotated[int | None, typer.Option("--top-k", min=1, help="Experts of a token.")] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Another seed, another trace.")] = 0,
+) -> None:
+    """Generate a trace with a fitted generator, in the shape it was fitted to or another."""
+    from moesim.output import check_file
+    from moesim.spec.generator_file import read_generator, shaped
+    from moesim.spec.presets import load_model
+    from moesim.spec.yaml_source import Source
+    from traces.generator import generate
+    from traces.routing import write_trace
+
+    check_file(out, reads=[file])
+    generator = read_generator(file)
+    if model is not None:
+        if (layers, experts, top_k) != (None, None, None):
+            raise MoesimError(
+                "has a shape: name it, or --layers, --experts and --top-k", field="--model", got=model
+            )
+        generator = shaped(generator, load_model(model, Source(model, None, {})))
+    elif (layers, experts, top_k) != (None, None, None):
+        meta = generator.meta
+        indices = meta.layers if layers in (None, len(meta.layers)) else tuple(range(layers or 0))
+        generator = generator.scaled(indices, experts or meta.experts, top_k or meta.top_k)
+    write_trace(generate(generator, requests, tokens, seed), out)
     _say(out)
 
 

@@ -18,12 +18,14 @@ from moesim.simulation.batch import batches
 from moesim.simulation.conditions import Health
 from moesim.simulation.memory import Memory, check_memory, memory
 from moesim.simulation.operations import Bytes
+from moesim.spec.generator_file import read_generator, shaped
 from moesim.spec.model import Model
 from moesim.spec.scenario import Scenario
-from moesim.spec.workload import Synthesis
+from moesim.spec.workload import PERSISTENCE, Synthesis
 from placement.placement import Placement
 from placement.placement_file import read_placement
 from placement.solvers import solve
+from traces.generator import generate
 from traces.interop import load_any
 from traces.memory import require_memory
 from traces.routing import RoutingTrace
@@ -137,13 +139,19 @@ def assemble(
 def load_trace(scenario: Scenario) -> RoutingTrace:
     """The trace that a scenario names: read, or generated; the last ones are kept."""
     synth = scenario.trace.synth
+    if synth is not None and synth.file is not None:
+        return _generated(scenario.model, synth, _version(Path(synth.file)), scenario.seed)
     if synth is not None:
         return _synthesized(scenario.model, synth, scenario.seed)
     assert scenario.trace.file is not None  # TraceSource names one of the two
     path = Path(scenario.trace.file)
+    return _read(str(path), _version(path), scenario.model)
+
+
+def _version(path: Path) -> tuple[int, int] | None:
+    """Another one after a file has changed: between two runs of one process it must be read again."""
     stat = path.stat() if path.exists() else None
-    # A file that changed between two runs of one process must be read again.
-    return _read(str(path), (stat.st_mtime_ns, stat.st_size) if stat else None, scenario.model)
+    return (stat.st_mtime_ns, stat.st_size) if stat else None
 
 
 @lru_cache(maxsize=2)
@@ -153,8 +161,16 @@ def _read(path: str, _version: tuple[int, int] | None, model: Model) -> RoutingT
 
 
 @lru_cache(maxsize=2)
+def _generated(model: Model, synth: Synthesis, _version: tuple[int, int] | None, seed: int) -> RoutingTrace:
+    assert synth.file is not None  # load_trace comes here with one
+    generator = shaped(read_generator(synth.file), model)
+    return generate(generator, synth.requests, synth.tokens_per_request, seed)
+
+
+@lru_cache(maxsize=2)
 def _synthesized(model: Model, synth: Synthesis, seed: int) -> RoutingTrace:
     experts = model.experts
+    assert synth.skew is not None  # Synthesis has a file or this
     return synthesize(
         SynthSpec(
             model=model.name,
@@ -164,7 +180,7 @@ def _synthesized(model: Model, synth: Synthesis, seed: int) -> RoutingTrace:
             requests=synth.requests,
             tokens_per_request=synth.tokens_per_request,
             skew=synth.skew,
-            persistence=synth.persistence,
+            persistence=PERSISTENCE if synth.persistence is None else synth.persistence,
             groups=experts.groups,
             top_groups=experts.top_groups,
             seed=seed,

@@ -6,7 +6,7 @@ import copy
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -20,7 +20,15 @@ from moesim.spec.model import Model
 from moesim.spec.override import Override, blame
 from moesim.spec.presets import load_model, preset_names, preset_source
 from moesim.spec.rebalance import Rebalance
-from moesim.spec.workload import Dispatch, Overlap, Parallelism, PlacementChoice, TraceSource, Workload
+from moesim.spec.workload import (
+    Dispatch,
+    Overlap,
+    Parallelism,
+    PlacementChoice,
+    Synthesis,
+    TraceSource,
+    Workload,
+)
 from moesim.spec.yaml_source import Loc, Source, read_yaml
 from moesim.spec.yaml_text import to_yaml
 from placement.placement import MAX_SLOTS
@@ -287,8 +295,8 @@ def _resolve(value: dict[str, Any], source: Source, overridden: set[Loc]) -> Sce
     scenario = validate(Scenario, parts, source=source)
     return scenario.model_copy(
         update={
-            "trace": _absolute(scenario.trace, "trace", source, overridden),
-            "placement": _absolute(scenario.placement, "placement", source, overridden),
+            "trace": _absolute_trace(scenario.trace, source, overridden),
+            "placement": _absolute(scenario.placement, ("placement",), source, overridden),
         }
     )
 
@@ -304,16 +312,25 @@ def _routing(value: Any, source: Source) -> dict[str, Any]:
         raise
 
 
-def _absolute(
-    part: TraceSource | PlacementChoice, field: str, source: Source, overridden: set[Loc]
-) -> TraceSource | PlacementChoice:
+def _absolute_trace(trace: TraceSource, source: Source, overridden: set[Loc]) -> TraceSource:
+    if trace.synth is None:
+        return _absolute(trace, ("trace",), source, overridden)
+    synth = _absolute(trace.synth, ("trace", "synth"), source, overridden)
+    return trace.model_copy(update={"synth": synth})
+
+
+_Filed = TypeVar("_Filed", TraceSource, Synthesis, PlacementChoice)
+
+
+def _absolute(part: _Filed, at: Loc, source: Source, overridden: set[Loc]) -> _Filed:
+    """``part``, which stands at ``at``, with its file's whole path."""
     if part.file is None:
         return part
-    from_option = (field,) in overridden or (field, "file") in overridden
+    from_option = any((*at, "file")[:end] in overridden for end in range(1, len(at) + 2))
     base = Path.cwd() if from_option or source.file is None else Path(source.file).parent
     try:
         path = str((base / part.file).resolve())
         path.encode()  # result.json and scenario.yaml will hold it
     except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a NUL, undecodable bytes
-        raise source.error("is not a file name", (field, "file"), got=part.file) from error
+        raise source.error("is not a file name", (*at, "file"), got=part.file) from error
     return part.model_copy(update={"file": path})

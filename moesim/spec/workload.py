@@ -73,18 +73,39 @@ class Workload(Strict):
         return named
 
 
+PERSISTENCE = 0.5
+"""Of a generated trace, where nothing else is named."""
+
+
 class Synthesis(Strict):
     """A generated trace of the model's shape; expert groups are the model's.
 
     Attributes:
+        file: a generator that was fitted to a trace (``moesim trace fit``); without it:
         skew: standard deviation of the logarithm of expert popularity; 0 is uniform.
-        persistence: how much of a token's affinity to experts its successor keeps, 0 to below 1.
+        persistence: how much of a token's affinity to experts its successor keeps, 0 to below 1;
+            by default ``PERSISTENCE``.
     """
 
+    file: str | None = None
     requests: Count = 64
     tokens_per_request: Count = 64
-    skew: Annotated[Number, Field(ge=0, le=10)]
-    persistence: Annotated[Number, Field(ge=0, lt=1)] = 0.5
+    skew: Annotated[Number, Field(ge=0, le=10)] | None = None
+    persistence: Annotated[Number, Field(ge=0, lt=1)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_name_is_a_file(cls, value: Any) -> Any:
+        return {"file": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _one_model(self) -> Synthesis:
+        if self.file is None and self.skew is None:
+            raise fault("is missing; or name a fitted generator as file", "skew", got=None)
+        for name in ("skew", "persistence"):
+            if self.file is not None and getattr(self, name) is not None:
+                raise fault("does not belong beside a fitted generator", name, got=getattr(self, name))
+        return self
 
 
 class TraceSource(Strict):

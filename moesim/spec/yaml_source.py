@@ -75,11 +75,11 @@ def _show_key(key: str) -> str:
     return short if short.isprintable() and short else repr(short)
 
 
-def read_text(path: str | Path) -> str:
+def read_text(path: str | Path, most: int = MAX_BYTES) -> str:
     """The text of a small regular file in UTF-8.
 
     Raises:
-        SpecError: missing, unreadable, a folder or a device, larger than ``MAX_BYTES``, not UTF-8.
+        SpecError: missing, unreadable, a folder or a device, larger than ``most`` bytes, not UTF-8.
     """
     target = Path(path)
     try:
@@ -89,13 +89,13 @@ def read_text(path: str | Path) -> str:
             # Opening a pipe or a device could wait or read for ever.
             raise SpecError("is not a regular file", file=target)
         with target.open("rb") as stream:
-            data = stream.read(MAX_BYTES + 1)
+            data = stream.read(most + 1)
     except OSError as error:
         raise SpecError(f"cannot be read: {error.strerror or error}", file=target) from error
     except ValueError as error:  # a NUL inside the name
         raise SpecError("is not a file name", got=str(path)) from error
-    if len(data) > MAX_BYTES:
-        raise SpecError(f"is larger than {MAX_BYTES // 1024} KiB, too large for a specification", file=target)
+    if len(data) > most:
+        raise SpecError(f"is larger than {most // 1024} KiB, too large for a specification", file=target)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
