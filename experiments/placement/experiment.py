@@ -1,0 +1,216 @@
+"""Placements by ``swap`` beside the published balancer, on the same loads, and beside a proven bound."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments.comparison import Comparison, Parameter, Row
+from experiments.placement.loads import EXPERTS, FAMILIES, LAYERS, SEEDS, family, halves, trace_file
+from placement.blended import sharpened
+from placement.eplb import eplb
+from placement.evaluation import cost_L
+from placement.objective import Objective
+from placement.one_pass import linear
+from placement.placement import Placement
+from placement.problem import Problem
+from placement.solution import Solution
+from placement.swap import swap
+
+SOURCE = "DeepSeek's EPLB (github.com/deepseek-ai/EPLB), run on the same families of loads"
+
+GROUPS = 8
+"""Expert groups of DeepSeek-V3."""
+
+
+class Setting(NamedTuple):
+    """Slots on GPUs.
+
+    Attributes:
+        nodes: above 1 the problem is strictly hierarchical: the experts of a group share a node.
+        published: balancedness that EPLB was measured to reach, for each of ``FAMILIES``.
+    """
+
+    slots: int
+    gpus: int
+    nodes: int
+    published: tuple[float, ...]
+
+    @property
+    def name(self) -> str:
+        strict = f", strictly in {self.nodes} nodes" if self.nodes > 1 else ""
+        return f"{self.slots} slots on {self.gpus} GPUs{strict}"
+
+    def problem(self, name: str, seed: int) -> Problem:
+        groups = GROUPS if self.nodes > 1 else 1
+        per_node = self.gpus // self.nodes
+        return Problem.of(family(name, seed), self.gpus, self.slots, gpus_per_node=per_node, groups=groups)
+
+
+SETTINGS = (
+    Setting(256, 32, 1, (0.525, 0.186, 0.963, 0.746)),
+    Setting(288, 32, 1, (0.9987, 0.9946, 0.9916, 0.9951)),
+    Setting(288, 72, 1, (0.960, 0.884, 0.968, 0.982)),
+    Setting(288, 144, 1, (0.727, 0.487, 0.948, 0.760)),
+    Setting(256, 32, 4, (0.522, 0.186, 0.943, 0.720)),
+    Setting(288, 32, 4, (0.938, 0.719, 0.970, 0.933)),
+    Setting(320, 64, 8, (0.740, 0.394, 0.858, 0.731)),
+)
+
+SLOTS_OF_NODES = (10, 9, 9, 8)
+"""Slots of each GPU, node by node, of a cluster with unequal memory: 288 on 4 nodes of 8 GPUs."""
+
+BUDGET = 0.1
+"""Share of all copies that may move from a previous placement."""
+
+EP = (4, 8, 16)
+WINDOWS = 8
+
+
+class Cell(NamedTuple):
+    """One setting and family, over seeds.
+
+    Attributes:
+        eplb, swap, bound: balancedness, averaged over layers and seeds; ``bound`` is above any placement's.
+        gap_N: of every layer and seed, how far ``swap`` is above its bound.
+        eplb_s, swap_s: seconds of processor time for all layers, the least of the seeds.
+    """
+
+    eplb: float
+    swap: float
+    bound: float
+    gap_N: np.ndarray[tuple[int], np.dtype[np.float64]]
+    eplb_s: float
+    swap_s: float
+
+
+def placement() -> Comparison:
+    """EPLB's balancedness against the measured; beside it ``swap``, its bound, moves and a trace."""
+    rows: list[Row] = []
+    checks: list[Row] = []
+    # Both are compiled before anything is timed.
+    for solve in (eplb, swap):
+        solve(Setting(256, 32, 1, ()).problem("zipf 0.6", 0))
+    for setting in SETTINGS:
+        for name, published in zip(FAMILIES, setting.published, strict=True):
+            cell = compare([setting.problem(name, seed) for seed in SEEDS])
+            case = f"{setting.name}, {name}"
+            rows.append(Row(f"EPLB, {case}", "balancedness", published, cell.eplb))
+            checks += _beside(case, cell)
+    checks += unequal()
+    checks += moved()
+    trace = list(recorded())
+    skipped = (
+        () if trace else (Parameter("gpt-oss", "skipped", f"no file {trace_file().name}: set MOESIM_SHARED"),)
+    )
+    return Comparison("placement", SOURCE, tuple(rows), (*checks, *trace), skipped)
+
+
+def compare(problems: Sequence[Problem], rivals: Sequence[Problem] | None = None) -> Cell:
+    """Solve by both; ``rivals`` are what EPLB gets where it cannot take the problems themselves."""
+    found: list[tuple[float, float, float]] = []
+    gaps, eplb_s, swap_s = [], [], []
+    for problem, rival in zip(problems, rivals or problems, strict=True):
+        begun = time.process_time()
+        published = eplb(rival)
+        eplb_s.append(time.process_time() - begun)
+        begun = time.process_time()
+        solved = swap(problem)
+        swap_s.append(time.process_time() - begun)
+        solved = sharpened(problem, solved)
+        found.append((balance(rival, published), balance(problem, solved), even(problem, solved.bound_L)))
+        gaps.append(solved.gap_L)
+    means = np.mean(found, axis=0).tolist()
+    return Cell(means[0], means[1], means[2], np.concatenate(gaps), min(eplb_s), min(swap_s))
+
+
+def balance(problem: Problem, solution: Solution) -> float:
+    """Mean over layers of the mean over the largest load of a GPU."""
+    return even(problem, solution.cost_L)
+
+
+def even(problem: Problem, cost: np.ndarray[tuple[int], np.dtype[np.float64]]) -> float:
+    """Mean over layers of an even load over a cost."""
+    even_L = problem.load_WLE.mean(axis=0).sum(axis=1) / problem.gpus
+    return float((even_L / cost).mean())
+
+
+def closed(cell: Cell) -> float:
+    """The share of EPLB's distance to the bound that ``swap`` closes."""
+    return (cell.swap - cell.eplb) / (cell.bound - cell.eplb)
+
+
+def _beside(case: str, cell: Cell) -> list[Row]:
+    """Rows of one cell: each gives ``swap`` as predicted beside something as measured."""
+    fifth, half = np.quantile(1.0 + cell.gap_N, [0.8, 0.5]).tolist()
+    return [
+        Row(f"swap beside EPLB, {case}", "balancedness", cell.eplb, cell.swap),
+        Row(f"swap beside bound, {case}", "balancedness", cell.bound, cell.swap),
+        Row(f"largest load over bound, half of the layers, {case}", "", 1.0, half),
+        Row(f"largest load over bound, four fifths of the layers, {case}", "", 1.0, fifth),
+        Row(f"time beside EPLB's, {case}", "ms", 1e3 * cell.eplb_s, 1e3 * cell.swap_s),
+    ]
+
+
+def unequal() -> list[Row]:
+    """Nodes with unequal slots; EPLB, which needs equal ones, has to leave the others empty."""
+    rows: list[Row] = []
+    slots = np.repeat(SLOTS_OF_NODES, 8).tolist()
+    for name in FAMILIES:
+        problems = [Problem.of(family(name, seed), 32, slots, gpus_per_node=8) for seed in SEEDS]
+        rivals = [Problem.of(family(name, seed), 32, 32 * min(SLOTS_OF_NODES)) for seed in SEEDS]
+        rows += _beside(f"{sum(slots)} unequal slots on 32 GPUs, {name}", compare(problems, rivals))
+    return rows
+
+
+def moved() -> list[Row]:
+    """From EPLB's placement for yesterday's loads: what a tenth of the copies may gain by moving."""
+    rows = []
+    for slots in (256, 288):
+        gains = []
+        for seed in SEEDS:
+            rng = np.random.default_rng([seed, slots])
+            yesterday_LE = family("lognormal 1.0", seed)
+            load_LE = yesterday_LE * rng.lognormal(0.0, 0.5, size=(LAYERS, EXPERTS))
+            before = eplb(Problem.of(yesterday_LE, 32, slots)).placement
+            free = Problem.of(load_LE, 32, slots)
+            most = int(BUDGET * LAYERS * slots)
+            bound = Problem.of(load_LE, 32, slots, previous=before, max_moves=most)
+            start, full = cost_L(free, before).sum(), swap(free).cost
+            gains.append((start - swap(bound).cost) / (start - full))
+        case = f"gain by {BUDGET:.0%} of the moves, {slots} slots on 32 GPUs, loads drifted by σ = 0.5"
+        rows.append(Row(case, "of the full gain", 1.0, float(np.mean(gains))))
+    return rows
+
+
+def recorded() -> Iterator[Row]:
+    """gpt-oss-20b placed on half of the requests and scored on the other half; nothing where it is absent."""
+    file = trace_file()
+    if not file.exists():
+        return
+    for gpus in EP:
+        seen: dict[str, list[float]] = {}
+        unseen: dict[str, list[float]] = {}
+        for seed in SEEDS:
+            windows_WLE, other_WLE = halves(file, seed, WINDOWS)
+            fitted = Problem.of(windows_WLE.sum(axis=0), gpus)
+            other = Problem.of(other_WLE, gpus)
+            worst = Problem.of(windows_WLE, gpus, objective=Objective(worst_window=True))
+            for name, placed in (
+                ("linear", linear(fitted).placement),
+                ("EPLB", eplb(fitted).placement),
+                ("swap", swap(fitted).placement),
+                ("swap, worst of 8 windows", swap(worst).placement),
+            ):
+                seen.setdefault(name, []).append(_scored(fitted, placed))
+                unseen.setdefault(name, []).append(_scored(other, placed))
+        for name, values in unseen.items():
+            yield Row(f"gpt-oss, EP{gpus}, {name}, other half beside its own", "balancedness",
+                      float(np.mean(seen[name])), float(np.mean(values)))  # fmt: skip
+
+
+def _scored(problem: Problem, placed: Placement) -> float:
+    return even(problem, cost_L(problem, placed))
