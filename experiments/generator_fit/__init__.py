@@ -1,0 +1,1 @@
+"""A generator fitted to half of a trace's requests, judged on the other half."""
