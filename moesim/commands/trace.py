@@ -139,7 +139,7 @@ def trace_fit(
     out: Annotated[Path, typer.Option("-o", metavar="OUT", help="The generator to write (YAML).")],
     topics: Annotated[
         int, typer.Option("--topics", min=1, metavar="C", help="Kinds of tokens, at most.")
-    ] = 64,
+    ] = 128,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the random numbers in the fit.")] = 0,
     model: RecordedModel = None,
     experts: RecordedExperts = None,

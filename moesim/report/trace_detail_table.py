@@ -20,10 +20,9 @@ LAYER_HEAD = (
     "evenness",
     "gate entropy",
     "pairs beyond chance",
-    "in clusters",
-    "largest",
+    "largest cluster",
     "bits on the next layer",
-    "pairs with most",
+    "most in company",
 )
 
 
@@ -39,7 +38,7 @@ def full_tables(found: FullStatistics) -> list[RenderableType]:
         title = "Categories" + (f", the largest {len(categories)}; --json has {more} more" if more else "")
         rows = [part_row(part) for part in categories]
         tables.append(_table(title, ("category", *PART_HEAD), rows))
-    tables.append(_table("Layers", LAYER_HEAD, [layer_row(row) for row in found.layers]))
+    tables.append(_table("Layers", LAYER_HEAD, [layer_row(row, 1) for row in found.layers]))
     return [*info_tables(found.base), *(Padding(table, (0, 0, 1, 0)) for table in tables)]
 
 
@@ -59,18 +58,17 @@ def part_row(part: Part) -> list[str]:
     return [name, *numbers, _percent(part.distance), _percent(part.by_chance)]
 
 
-def layer_row(row: LayerDetail) -> list[str]:
-    """A layer."""
-    pairs = ", ".join(f"{a}+{b} ({pair.lift:.1f}×)" for pair in row.pairs for a, b in [pair.experts])
+def layer_row(row: LayerDetail, pairs: int) -> list[str]:
+    """A layer, with so many of its pairs."""
+    named = [f"{a}+{b} ({pair.lift:.1f}×)" for pair in row.pairs[:pairs] for a, b in [pair.experts]]
     return [
         str(row.layer),
         f"{row.evenness:.3f}",
         "–" if row.gate_entropy is None else f"{row.gate_entropy:.3f}",
         _percent(row.pair_excess),
-        _percent(row.clustered),
         str(row.largest_cluster),
         "–" if row.next_layer_bits is None else f"{row.next_layer_bits:.2f}",
-        pairs,
+        ", ".join(named),
     ]
 
 
@@ -81,7 +79,7 @@ def _percent(share: float | None) -> str:
 def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     table = Table(title=title, title_justify="left")
     for name in head:
-        words = name in ("part", "category", "pairs with most")
+        words = name in ("part", "category", "most in company")
         table.add_column(name, justify="left" if words else "right")
     for row in rows:
         table.add_row(*row)

@@ -52,7 +52,7 @@ def trace_page(found: FullStatistics) -> str:
     if found.categories:
         rows = [part_row(part) for part in found.categories]
         sections.append(section("Categories", _rows(("category", *PART_HEAD), rows)))
-    rows = [layer_row(row) for row in found.layers]
+    rows = [layer_row(row, 3) for row in found.layers]
     sections.append(section("Layers", _rows(LAYER_HEAD, rows)))
     return page(f"{meta.model or 'trace'}: routing", sections)
 
