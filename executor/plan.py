@@ -214,7 +214,7 @@ def _check_routing(plan: Plan, head: _Head) -> None:
         policy = policy_from(plan.routing)
     except MoesimError as error:
         raise PlanError(error.rule, file=head.file, field=error.field, got=error.got) from error
-    if policy.needs_weights and plan.weights_TLK is None:
+    if "weights" in policy.needs and plan.weights_TLK is None:
         raise head.error("weighted", f"must be true: policy {policy.name} needs gate weights", got=False)
 
 

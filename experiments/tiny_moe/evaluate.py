@@ -66,7 +66,7 @@ class _Applied:
         ids_TK = routing.ids_TK.numpy().astype(np.int16)
         weights_TK = np.ascontiguousarray(routing.weights_TK.numpy(), np.float32)
         outcome = self.policy.apply(Batch(ids_TK, weights_TK, offsets_G, experts))
-        self.tally.add(outcome, experts)
+        self.tally.add(outcome)
         assert outcome.weights_TK is not None  # the batch had weights
         return Routing(
             torch.from_numpy(outcome.ids_TK.astype(np.int64)),

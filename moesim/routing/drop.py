@@ -14,8 +14,8 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from moesim.errors import PolicyError
-from moesim.routing.policy import NO_EXPERT, Batch, Outcome, outcome
+from moesim.routing.parameters import choice, positive
+from moesim.routing.policy import NO_EXPERT, Batch, Cost, Need, Outcome, outcome, weights_of
 from traces.jit import jit
 
 UNITS = ("expert",)
@@ -59,7 +59,8 @@ class Drop:
     """
 
     name: ClassVar[str] = "drop"
-    needs_weights: ClassVar[bool] = True
+    needs: ClassVar[frozenset[Need]] = frozenset({"weights"})
+    cost: ClassVar[Cost] = Cost(assignments=3)
 
     capacity_factor: float
     unit: str = "expert"
@@ -67,14 +68,10 @@ class Drop:
     order: str = "score"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "capacity_factor", _positive("capacity_factor", self.capacity_factor))
-        for field, value, known in (
-            ("unit", self.unit, UNITS),
-            ("scope", self.scope, SCOPES),
-            ("order", self.order, ORDERS),
-        ):
-            if not isinstance(value, str) or value not in known:
-                raise PolicyError(f"must be one of: {', '.join(known)}", field=f"routing.{field}", got=value)
+        object.__setattr__(self, "capacity_factor", positive("capacity_factor", self.capacity_factor))
+        choice("unit", self.unit, UNITS)
+        choice("scope", self.scope, SCOPES)
+        choice("order", self.order, ORDERS)
 
     def apply(self, batch: Batch) -> Outcome:
         """The batch without what is above capacity.
@@ -82,13 +79,7 @@ class Drop:
         Raises:
             PolicyError: the batch has no gate weights.
         """
-        if batch.weights_TK is None:
-            raise PolicyError(
-                "dropping by score needs gate weights, which this trace lacks; record it with weights or use "
-                "policy none",
-                field="routing.order",
-                got=self.order,
-            )
+        weights_TK = weights_of(batch, self)
         tokens, top_k = batch.ids_TK.shape
         bounds_G = batch.offsets_G if self.scope == "source" else np.array([0, tokens], dtype=np.int64)
         sizes_G = np.diff(bounds_G).tolist()
@@ -97,25 +88,12 @@ class Drop:
         capacity_G = [capacity[size] for size in sizes_G]
         # An expert gets at most one assignment of each token, so T is as good as any larger limit.
         limit_G = np.array([min(limit, tokens) for limit in capacity_G], dtype=np.int64)
-        ids_TK = _drop(batch.ids_TK, batch.weights_TK.view(np.int32), bounds_G, limit_G, batch.experts)
-        return outcome(batch, ids_TK, batch.weights_TK, capacity=sum(capacity_G))
+        ids_TK = _drop(batch.ids_TK, weights_TK.view(np.int32), bounds_G, limit_G, batch.experts)
+        return outcome(batch, ids_TK, weights_TK, room=sum(capacity_G) * batch.experts)
 
     def capacity(self, tokens: int, top_k: int, experts: int) -> int:
         """⌈γ·T·K / E⌉ for γ as it is written in decimal: 1.1 · 50 is 55, not the 56 of binary floats."""
         return math.ceil(Fraction(str(self.capacity_factor)) * tokens * top_k / experts)
-
-
-def _positive(field: str, value: object) -> float:
-    """``value`` as a float."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise PolicyError("must be a number", field=f"routing.{field}", got=value)
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not (math.isfinite(number) and number > 0):
-        raise PolicyError("must be finite and above 0", field=f"routing.{field}", got=value)
-    return number
 
 
 @jit

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from moesim.routing.policy import Batch, Outcome, outcome
+from moesim.routing.policy import Batch, Cost, Need, Outcome, outcome
 
 
 @dataclass(frozen=True)
@@ -13,7 +13,8 @@ class NoPolicy:
     """Every token visits the experts that the router chose."""
 
     name: ClassVar[str] = "none"
-    needs_weights: ClassVar[bool] = False
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    cost: ClassVar[Cost] = Cost()
 
     def apply(self, batch: Batch) -> Outcome:
         """The batch as it is."""

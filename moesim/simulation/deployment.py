@@ -124,7 +124,7 @@ def assemble(
         MoesimError: the policy lacks what it needs, or the model does not fit the memory.
     """
     policy = policy_from(scenario.routing)
-    if policy.needs_weights and trace.weights_TLK is None:
+    if "weights" in policy.needs and trace.weights_TLK is None:
         raise PolicyError(
             f"policy {policy.name} needs gate weights, which the trace lacks: record them, or name another",
             field="routing.policy",

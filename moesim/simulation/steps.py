@@ -197,13 +197,13 @@ class Steps:
         ids_LTK = gather_ids(trace.ids_TLK, tokens.row_T, layers)
         self.rebalancing.watch(layers, ids_LTK)
         weights_LTK = None
-        looked_at = policy.needs_weights or self.deployment.scenario.dispatch.mode == "expert_to_expert"
+        looked_at = "weights" in policy.needs or self.deployment.scenario.dispatch.mode == "expert_to_expert"
         if looked_at and trace.weights_TLK is not None:
             weights_LTK = gather_weights(trace.weights_TLK, tokens.row_T, layers)
         for layer, ids_TK in enumerate(ids_LTK):
             weights_TK = None if weights_LTK is None else weights_LTK[layer]
             outcome = policy.apply(Batch(ids_TK, weights_TK, tokens.offsets_G, experts))
-            self.tally.add(outcome, experts)
+            self.tally.add(outcome)
             ids_LTK[layer] = outcome.ids_TK
             if weights_LTK is not None and outcome.weights_TK is not None:
                 weights_LTK[layer] = outcome.weights_TK

@@ -19,11 +19,11 @@ class Tally:
     gate_mass: float = 0.0
     gate_mass_lost: float = 0.0
     weighted: bool = True
-    # Sums of capacity·E over what has a capacity, and of the assignments there.
+    # What fits under the limits where there are any, and the assignments there.
     room: int = 0
     limited: int = 0
 
-    def add(self, outcome: Outcome, experts: int) -> None:
+    def add(self, outcome: Outcome) -> None:
         """Count one layer of one step."""
         self.wished += outcome.wished
         self.kept += outcome.kept
@@ -35,6 +35,6 @@ class Tally:
         else:
             self.gate_mass += outcome.gate_mass
             self.gate_mass_lost += outcome.gate_mass_lost
-        if outcome.capacity is not None:
-            self.room += outcome.capacity * experts
+        if outcome.room is not None:
+            self.room += outcome.room
             self.limited += outcome.wished

@@ -1,0 +1,96 @@
+"""What became of the assignments that a router asked for.
+
+An assignment is *kept* if its token visits its expert, in whichever place. What is missing is *rerouted* if
+another expert, that the token had not asked for, stands for it: the one in its place, else the next one that
+stands for none. What is then still missing is *dropped*, and experts that stand for none are *added*.
+
+Axes: T tokens, K experts per token before, J after.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from traces.jit import jit
+
+
+class Counts(NamedTuple):
+    """Assignments, and the gate weights of those asked for and of the dropped ones, if they are known."""
+
+    kept: int
+    rerouted: int
+    dropped: int
+    added: int
+    mass: float | None
+    mass_lost: float | None
+
+
+def count(
+    before_TK: npt.NDArray[np.int16],
+    after_TJ: npt.NDArray[np.int16],
+    weights_TK: npt.NDArray[np.float32] | None,
+) -> Counts:
+    """Tell apart the assignments of ``before_TK``, whose weights are ``weights_TK``, by ``after_TJ``.
+
+    The first token loses expert 1 and gets 2 for it; the second keeps its expert, in another place, and
+    gets one more; the third loses its only one.
+
+    >>> before_TK = np.array([[0, 1], [3, -1], [5, -1]], np.int16)
+    >>> after_TJ = np.array([[0, 2], [4, 3], [-1, -1]], np.int16)
+    >>> weights_TK = np.array([[0.75, 0.25], [1, 0], [1, 0]], np.float32)
+    >>> count(before_TK, after_TJ, weights_TK)
+    Counts(kept=2, rerouted=1, dropped=1, added=1, mass=3.0, mass_lost=1.0)
+    """
+    known = weights_TK is not None
+    kept, rerouted, dropped, added, mass, lost = _count(
+        before_TK, after_TJ, weights_TK if weights_TK is not None else np.zeros(before_TK.shape, np.float32)
+    )
+    return Counts(kept, rerouted, dropped, added, mass if known else None, lost if known else None)
+
+
+@jit
+def _count(before_TK: Any, after_TJ: Any, weights_TK: Any) -> tuple[int, int, int, int, float, float]:
+    """As :func:`count`; masses are summed in row order in double precision."""
+    T, K = before_TK.shape
+    J = after_TJ.shape[1]
+    kept = rerouted = dropped = added = 0
+    mass = lost = 0.0
+    for token in range(T):
+        before_K, after_J = before_TK[token], after_TJ[token]
+        spare = 0
+        for place in range(J):
+            if _is_in(after_J, place, before_K):
+                continue
+            # A new expert: does it stand in the place of a missing one?
+            spare += place >= K or before_K[place] < 0 or _is_in(before_K, place, after_J)
+        for place in range(K):
+            if before_K[place] < 0:
+                continue
+            mass += weights_TK[token, place]
+            if _is_in(before_K, place, after_J):
+                kept += 1
+            elif place < J and not _is_in(after_J, place, before_K):
+                rerouted += 1
+            elif spare > 0:
+                spare -= 1
+                rerouted += 1
+            else:
+                dropped += 1
+                lost += weights_TK[token, place]
+        added += spare
+    return kept, rerouted, dropped, added, mass, lost
+
+
+@jit
+def _is_in(ids_K: Any, place: int, others_J: Any) -> bool:
+    """Whether what stands in a place is among the others; no expert is, so that it is never missing."""
+    expert = ids_K[place]
+    if expert < 0 or (place < len(others_J) and others_J[place] == expert):
+        return True
+    found = False
+    for other in others_J:
+        found |= other == expert
+    return found
