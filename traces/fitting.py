@@ -115,7 +115,8 @@ def fitted(trace: RoutingTrace, *, topics: int = TOPICS, seed: int = 0) -> Gener
 
 def _origin(trace: RoutingTrace) -> str:
     requests = len(trace.request_offsets) - 1
-    return f"fitted to {trace.tokens} tokens of {requests} requests; {trace.meta.origin}"
+    fit = f"fitted to {trace.tokens} tokens of {requests} requests"
+    return f"{fit}; {trace.meta.origin}" if trace.meta.origin else fit
 
 
 def _weights(share: Floats) -> Floats:
