@@ -76,6 +76,25 @@ class Links(Strict):
     fitted_tokens: Count | None = None
 
 
+class Jitter(Strict):
+    """How long a phase takes on one rank, over its median, from one time to the next.
+
+    Attributes:
+        ratios: quantiles, ascending. Of n values the i-th, counted from 0, is not exceeded with probability
+            (i + ½) / n; between two of them the quantile is linear, and nothing lies beyond the ends.
+        together: how far what slows one rank slows all: the correlation of two ranks' normal scores.
+    """
+
+    ratios: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=2, max_length=_MAX_SHAPES)]
+    together: Annotated[float, Field(ge=0, le=1)]
+
+    @model_validator(mode="after")
+    def _ascends(self) -> Self:
+        if list(self.ratios) != sorted(self.ratios):
+            raise fault("must ascend", "ratios", got=self.ratios)
+        return self
+
+
 class Profile(Strict):
     """Efficiencies and fixed costs of one machine, with where they come from.
 
@@ -103,6 +122,7 @@ class Profile(Strict):
             and is ``per_gpu``; ``expert_to_expert`` uses its kernels unless it is named itself.
         step: seconds of host work per step that no GPU work hides.
         memory: share of GPU memory that weights, KV cache and buffers may take.
+        jitter: how durations of a phase spread; a phase that is not named always takes its median.
         machine: the cluster that was measured, where a calibration wrote the profile; a scenario that names
             no cluster runs on it.
         residuals: relative errors of the fit, by quantity; empty where nothing was fitted.
@@ -132,6 +152,7 @@ class Profile(Strict):
     dispatch: dict[DispatchMode, Links] = Field(default_factory=dict)
     step: Seconds
     memory: Share
+    jitter: dict[Phase, Jitter] = Field(default_factory=dict)
     machine: Cluster | None = None
     residuals: dict[str, float] = Field(default_factory=dict)
     sources: dict[str, str]

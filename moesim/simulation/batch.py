@@ -78,11 +78,12 @@ class Seeds:
     tokens: np.random.Generator
     contexts: np.random.Generator
     jitter: np.random.Generator
+    durations: np.random.Generator
 
     @classmethod
     def of(cls, seed: int) -> Seeds:
         """Streams that follow from the scenario's seed."""
-        return cls(*(np.random.default_rng(each) for each in np.random.SeedSequence(seed).spawn(5)))
+        return cls(*(np.random.default_rng(each) for each in np.random.SeedSequence(seed).spawn(6)))
 
 
 def batches(trace: RoutingTrace, workload: Workload, ranks: int, seed: int) -> Iterator[StepTokens]:

@@ -53,8 +53,10 @@ class Meeting:
         transfer: Transfer,
         network: Callable[[float], Network],
         left_G: FloatArray,
+        stretch_G: FloatArray | None = None,
     ) -> None:
         self._env, self._transfer, self._network, self._left_G = env, transfer, network, left_G
+        self._stretch_G = stretch_G
         self._entered_G = [0.0] * len(left_G)
         self._absent = len(left_G)
         self.met = env.event()
@@ -71,6 +73,8 @@ class Meeting:
             entered_G = np.array(self._entered_G)
             end_G = network.collective(entered_G, transfer.first_GG, transfer.second_GG, self._left_G)
             self._left_G[:] = end_G
+            if self._stretch_G is not None:
+                end_G = self.start_s + (end_G - self.start_s) * self._stretch_G
             self.end_G = end_G.tolist()
             self.met.succeed()
         return self.met
@@ -102,7 +106,9 @@ class _Run:
         operations = program.operations
         left_G = np.full(ranks, env.now, np.float64)
         self._meetings = [
-            Meeting(env, operation.transfer, conditions.network, left_G) if operation.transfer else None
+            Meeting(env, operation.transfer, conditions.network, left_G, operation.stretch_G)
+            if operation.transfer
+            else None
             for operation in operations
         ]
         self._seconds_OG = [operation.seconds_G.tolist() for operation in operations]

@@ -60,6 +60,8 @@ class Operation:
         transfer: what a collective moves.
         micro_batch: of the step.
         later_EG: ``busy_G + wire_G`` after each change of the hardware, where it changes during the run.
+        stretch_G: how many times as long it takes on each GPU, from when the last one has entered a
+            collective; None where none takes longer or shorter.
     """
 
     phase: Phase
@@ -72,6 +74,7 @@ class Operation:
     transfer: Transfer | None = None
     micro_batch: int = 0
     later_EG: tuple[FloatArray, ...] = ()
+    stretch_G: FloatArray | None = None
 
     def on(self, busy_EG: Sequence[FloatArray], wire_EG: Sequence[FloatArray]) -> Operation:
         """The same on hardware that passes through states: before its first change and after each."""
@@ -90,7 +93,8 @@ class Operation:
     @property
     def seconds_G(self) -> FloatArray:
         """Seconds on each GPU, the transfer apart."""
-        return self.busy_G + self.wire_G + self.overhead_s
+        seconds_G = self.busy_G + self.wire_G + self.overhead_s
+        return seconds_G if self.stretch_G is None else seconds_G * self.stretch_G
 
 
 @dataclass(frozen=True)
