@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from placement.exchange import descend
 from placement.packing import Pack, cost
-from traces.jit import jit
+from traces.jit import jit_for_threads
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -98,7 +98,7 @@ def _fall(way: Way, hull: list[int], corner: int, layer: int, price: float) -> t
     return float(fall / moves + price), layer, moves
 
 
-@jit
+@jit_for_threads
 def _way(
     pack: Pack, before_EG: Bools, enough: float, steps: int
 ) -> tuple[Floats, Ints, npt.NDArray[np.int16]]:

@@ -34,6 +34,7 @@ class Pack(NamedTuple):
             of the worst window.
         item_GK: experts on each GPU, ``EMPTY`` from ``used_G`` on; ``mark_EG``, bits as above.
         load_GW: cost of what each GPU holds, by its speed.
+        fast_N: the GPUs with slots, the fastest first.
     """
 
     token_EW: Floats
@@ -50,6 +51,7 @@ class Pack(NamedTuple):
     used_G: Ints
     mark_EG: Bytes
     load_GW: Floats
+    fast_N: Ints
 
 
 @jit
@@ -161,7 +163,7 @@ def resort(peak_E: Floats, order_E: Ints, expert: int) -> None:
 
 @jit
 def place_in_order(pack: Pack, order_E: Ints) -> bool:
-    """Place all planned copies, largest first, each on the GPU that is least loaded of those it may go to.
+    """Place all planned copies, largest first, each on the least loaded GPU with room; rules are not asked.
 
     Returns:
         whether all found a GPU with room that does not hold the expert yet.
@@ -171,18 +173,31 @@ def place_in_order(pack: Pack, order_E: Ints) -> bool:
     room_G, used_G, item_GK, mark_EG = pack.room_G, pack.used_G, pack.item_GK, pack.mark_EG
     load_GW, share_EW, pace_G = pack.load_GW, pack.share_EW, pack.pace_G
     gpus, windows = load_GW.shape
-    # A heap of the GPUs with room, least loaded on top: at first all are empty, which is any order.
-    heap_load_G, heap_G, full = np.zeros(gpus), np.empty(gpus, np.int64), 0
-    for gpu in range(gpus):
-        if room_G[gpu] > 0:
-            heap_G[full] = gpu
-            full += 1
+    # A heap of the GPUs that have something and room for more, least loaded on top.
+    heap_load_G, heap_G, full = np.empty(gpus), np.empty(gpus, np.int64), 0
     peak_G, aside_G = np.zeros(gpus), np.empty(gpus, np.int64)
+    begun = 0
     for expert in order_E:
         left, waiting = pack.copies_E[expert], 0
+        # The first copies each go to an empty GPU, the fastest first, and need no heap.
+        while left > 0 and begun < len(pack.fast_N):
+            gpu = pack.fast_N[begun]
+            item_GK[gpu, 0] = expert
+            used_G[gpu] = 1
+            mark_EG[expert, gpu] |= HELD
+            for window in range(windows):
+                load_GW[gpu, window] = share_EW[expert, window] * pace_G[gpu]
+                peak_G[gpu] = max(peak_G[gpu], load_GW[gpu, window])
+            left -= 1
+            begun += 1
+            if begun == len(pack.fast_N):
+                for gpu in pack.fast_N[::-1]:
+                    if room_G[gpu] > 1:
+                        _rise(heap_load_G, heap_G, full, peak_G[gpu], gpu)
+                        full += 1
         while left > 0 and full > 0:
             gpu = heap_G[0]
-            if mark_EG[expert, gpu] & CLOSED == 0:
+            if mark_EG[expert, gpu] & HELD == 0:
                 item_GK[gpu, used_G[gpu]] = expert
                 used_G[gpu] += 1
                 mark_EG[expert, gpu] |= HELD

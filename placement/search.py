@@ -21,7 +21,7 @@ from placement.placement import EMPTY
 from placement.problem import Problem
 from placement.replication import replan, replicate
 from placement.rules import FIXED, FORBIDDEN
-from traces.jit import jit
+from traces.jit import jit_for_threads
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -30,7 +30,7 @@ Bools = npt.NDArray[np.bool_]
 ENOUGH = 5e-4
 """A layer that is so near its bound is left alone."""
 
-PACKINGS, STEPS = 100, 400
+PACKINGS, STEPS = 160, 400
 """With an effort of 1: packings that replanning tries, and steps of exchange that follow each."""
 
 
@@ -63,6 +63,7 @@ def pack_of(
         used_G=np.zeros(gpus, dtype=np.int64),
         mark_EG=mark_EG,
         load_GW=np.zeros((gpus, windows)),
+        fast_N=np.argsort(np.where(room_G > 0, -speed_G, np.inf), kind="stable")[: np.count_nonzero(room_G)],
     )
 
 
@@ -99,12 +100,12 @@ def from_scratch(pack: Pack, bound: float, effort: float) -> bool:
         )
         if found < best:
             best, best_GK = found, pack.item_GK.copy()
-    if best_GK is not None:
+    if best_GK is not None and len(shares) > 1:
         restore(pack, best_GK)
     return best_GK is not None
 
 
-@jit
+@jit_for_threads
 def _search(pack: Pack, slots: int, bound: float, enough: float, packings: int, steps: int) -> float:
     """Cost of what is held in the end; infinite where nothing could be packed."""
     replicate(pack, slots)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +25,8 @@ from placement.solution import NO_CLOCK, Limits, Report, Solution, solution
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
+Solved = TypeVar("Solved")
+
 
 def swap(
     problem: Problem, *, seed: int = 0, limits: Limits = NO_CLOCK, report: Report | None = None
@@ -35,10 +41,11 @@ def swap(
     """
     started = time.perf_counter()
     bounds = bound_L(problem)
-    rows = range(len(problem.layers))
     item_LGK: list[Ints] | None = None
     if not problem.fixed and not problem.forbidden:
-        item_LGK = [_from_scratch(problem, row, bounds[row], limits.effort) for row in rows]
+        item_LGK = _each(
+            lambda row: _from_scratch(problem, row, bounds[row], limits.effort), len(problem.layers)
+        )
     best = None if item_LGK is None else _obeying(problem, item_LGK, bounds, started)
     if best is None or problem.max_moves is not None or problem.objective.per_move > 0:
         item_LGK = _from_previous(problem, bounds, limits.effort)
@@ -56,6 +63,12 @@ def _obeying(problem: Problem, item_LGK: list[Ints], bounds: Floats, started: fl
         return None
 
 
+def _each(solve: Callable[[int], Solved], layers: int) -> list[Solved]:
+    """What ``solve`` makes of each layer; layers are apart, so threads change nothing but the time."""
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        return list(pool.map(solve, range(layers)))
+
+
 def _from_scratch(problem: Problem, row: int, bound: float, effort: float) -> Ints:
     """int64 [G, K] of a layer without rules but groups."""
     if problem.groups > 1:
@@ -70,7 +83,7 @@ def _from_scratch(problem: Problem, row: int, bound: float, effort: float) -> In
 
 def _from_previous(problem: Problem, bounds: Floats, effort: float) -> list[Ints]:
     """int64 [G, K] of each layer: from the fewest moves that the rules ask for, those that pay best."""
-    ways = [_way(problem, row, bounds[row], effort) for row in range(len(problem.layers))]
+    ways = _each(lambda row: _way(problem, row, bounds[row], effort), len(problem.layers))
     most = math.inf if problem.max_moves is None else problem.max_moves
     steps = divided(ways, problem.objective.per_move, most)
     return [way.item_NGK[step].astype(np.int64) for way, step in zip(ways, steps, strict=True)]

@@ -53,3 +53,8 @@ if _folder is not None:
 def jit(function: Function) -> Function:
     """Compile ``function`` with a cache on disk; no fastmath and no threads, so results repeat to the bit."""
     return cast(Function, numba.njit(cache=True)(function))
+
+
+def jit_for_threads(function: Function) -> Function:
+    """As :func:`jit`, and lets Python's other threads run while it works: what they touch must be apart."""
+    return cast(Function, numba.njit(cache=True, nogil=True)(function))
