@@ -1,0 +1,135 @@
+"""Places of a token that an expert must leave, and the next best candidates that take them.
+
+Axes: T tokens, K places of a token, C candidates per token, best first.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from moesim.errors import PolicyError
+from moesim.routing.policy import NO_EXPERT, Batch, Candidates, Need, Outcome, Policy, candidates_of, outcome
+from traces.jit import jit
+
+INSTEAD: dict[str, frozenset[Need]] = {"candidates": frozenset({"candidates"}), "nothing": frozenset()}
+"""What takes the place of an expert that a token may not visit, and what that needs to know."""
+
+
+def restrict(
+    batch: Batch, policy: Policy, instead: str, on_QE: npt.NDArray[np.bool_], row_T: npt.NDArray[np.intp]
+) -> Outcome:
+    """The batch with the experts that are on, those of row ``row_T`` of ``on_QE`` for each token.
+
+    Args:
+        instead: ``candidates``: the best candidates that are on, and that the token does not visit yet, take
+            the freed places; ``nothing``: the assignments are dropped.
+
+    Raises:
+        PolicyError: candidates are asked for, and the batch has none.
+    """
+    free_TK = (batch.ids_TK >= 0) & ~_look_up(on_QE, row_T, batch.ids_TK)
+    if instead == "nothing":
+        return without(batch, free_TK)
+    candidates = candidates_of(batch, policy)
+    return refill(batch, free_TK, candidates, _look_up(on_QE, row_T, candidates.ids_TC))
+
+
+def without(batch: Batch, free_TK: npt.NDArray[np.bool_]) -> Outcome:
+    """The batch without the assignments in these places."""
+    return outcome(batch, np.where(free_TK, np.int16(NO_EXPERT), batch.ids_TK), batch.weights_TK)
+
+
+def refill(
+    batch: Batch, free_TK: npt.NDArray[np.bool_], candidates: Candidates, allowed_TC: npt.NDArray[np.bool_]
+) -> Outcome:
+    """The batch with the best allowed candidates in these places, from the first place on.
+
+    A place for which no candidate is left has no expert. The weight of a new expert is in proportion to its
+    score: the token's scores count as many times as its chosen experts' weights do theirs.
+
+    Expert 7 is off; of its candidates the token visits 3 already, so that 5 is the next.
+
+    >>> candidates = Candidates(np.array([[7, 3, 5]], np.int16), np.array([[0.5, 0.25, 0.125]], np.float32))
+    >>> batch = Batch(np.array([[7, 3]], np.int16), np.array([[0.6, 0.3]], np.float32), np.array([0, 1]), 8)
+    >>> free_TK, allowed_TC = np.array([[True, False]]), np.array([[False, True, True]])
+    >>> found = refill(batch, free_TK, candidates, allowed_TC)
+    >>> found.ids_TK, found.weights_TK
+    (array([[5, 3]], dtype=int16), array([[0.15, 0.3 ]], dtype=float32))
+    """
+    ids_TK = batch.ids_TK.copy()
+    weights_TK = np.zeros((0, 0), np.float32) if batch.weights_TK is None else batch.weights_TK.copy()
+    _refill(ids_TK, weights_TK, free_TK, candidates.ids_TC, candidates.scores_TC, allowed_TC)
+    return outcome(batch, ids_TK, None if batch.weights_TK is None else weights_TK)
+
+
+def check_experts(name: str, experts: tuple[int, ...], batch: Batch) -> None:
+    """Refuse ids that the layer does not have.
+
+    Raises:
+        PolicyError: naming the parameter ``name``.
+    """
+    for expert in experts:
+        if expert >= batch.experts:
+            rule = f"must be below the {batch.experts} experts of a layer"
+            raise PolicyError(rule, field=f"routing.{name}", got=expert)
+
+
+def _look_up(
+    on_QE: npt.NDArray[np.bool_], row_T: npt.NDArray[np.intp], ids_TK: npt.NDArray[np.int16]
+) -> npt.NDArray[np.bool_]:
+    """Whether each expert is on for its token; no expert is not."""
+    on_TK = np.empty(ids_TK.shape, np.bool_)
+    _look_up_into(on_QE, row_T, ids_TK, on_TK)
+    return on_TK
+
+
+@jit
+def _look_up_into(on_QE: Any, row_T: Any, ids_TK: Any, on_TK: Any) -> None:
+    T, K = ids_TK.shape
+    for token in range(T):
+        on_E = on_QE[row_T[token]]
+        for place in range(K):
+            expert = ids_TK[token, place]
+            on_TK[token, place] = expert >= 0 and on_E[expert]
+
+
+@jit
+def _refill(ids_TK: Any, weights_TK: Any, free_TK: Any, ids_TC: Any, scores_TC: Any, allowed_TC: Any) -> None:
+    """Weights of no tokens stand for none."""
+    T, K = ids_TK.shape
+    weighted = len(weights_TK) > 0
+    taken_C = np.empty(ids_TC.shape[1], np.bool_)
+    for token in range(T):
+        free_K, ids_K, ids_C = free_TK[token], ids_TK[token], ids_TC[token]
+        any_free = False
+        for place in range(K):
+            any_free |= free_K[place]
+        if not any_free:
+            continue
+        mass = score = 0.0
+        taken_C[:] = False
+        for place in range(K):
+            if ids_K[place] < 0:
+                continue
+            for candidate in range(len(ids_C)):
+                if ids_C[candidate] == ids_K[place]:
+                    taken_C[candidate] = True
+                    score += scores_TC[token, candidate]
+                    if weighted:
+                        mass += weights_TK[token, place]
+                    break
+        scale = mass / score if score > 0 else 1.0
+        candidate = 0
+        for place in range(K):
+            if not free_K[place]:
+                continue
+            while candidate < len(ids_C) and (taken_C[candidate] or not allowed_TC[token, candidate]):
+                candidate += 1
+            found = candidate < len(ids_C)
+            ids_K[place] = ids_C[candidate] if found else NO_EXPERT
+            if weighted and found:
+                weights_TK[token, place] = scores_TC[token, candidate] * scale
+            candidate += 1

@@ -1,0 +1,189 @@
+"""Experts that are off: by list, by their use, or by the kind of request.
+
+Axes: T tokens, K experts per token, E experts, Q kinds of tokens that have a mask of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from moesim.errors import PolicyError
+from moesim.routing.filling import INSTEAD, check_experts, restrict
+from moesim.routing.parameters import choice, integer
+from moesim.routing.policy import Batch, Cost, Need, Outcome, categories_of, weights_of
+
+MEASURES = ("load", "score")
+GROUPS = ("all", "category")
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Some experts are off, for all tokens or for those of some categories.
+
+    What remains of static expert pruning at inference (arXiv 2206.00277 for one task, 2402.14800 for all),
+    whichever way the experts were found.
+
+    Expert 1 is off; nothing takes its place.
+
+    >>> batch = Batch(np.array([[0, 1], [2, 0]], np.int16), None, np.array([0, 2]), experts=3)
+    >>> Mask((1,), instead="nothing").apply(batch).ids_TK.tolist()
+    [[0, -1], [2, 0]]
+
+    Attributes:
+        experts: their ids; none changes nothing.
+        layers: true indices of the layers in which they are off; None = all.
+        categories: the requests for which they are off, by their names in the trace; None = all.
+        instead: ``candidates``: the token's best candidates that are on and that it does not visit yet;
+            ``nothing``: the assignment is dropped.
+
+    Raises:
+        PolicyError: a parameter has a wrong type or value; applied to a layer without such an expert, or to
+            a trace without such a category.
+    """
+
+    name: ClassVar[str] = "mask"
+    cost: ClassVar[Cost] = Cost(candidates=1)
+
+    experts: tuple[int, ...]
+    layers: tuple[int, ...] | None = None
+    categories: tuple[str, ...] | None = None
+    instead: str = "candidates"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "experts", _integers("experts", self.experts))
+        if self.layers is not None:
+            object.__setattr__(self, "layers", _integers("layers", self.layers))
+        if self.categories is not None:
+            object.__setattr__(self, "categories", _names("categories", self.categories))
+        choice("instead", self.instead, INSTEAD)
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """Candidates to choose from, categories to tell requests apart."""
+        return INSTEAD[self.instead] | ({"categories"} if self.categories is not None else set())
+
+    def apply(self, batch: Batch) -> Outcome:
+        """The batch without the experts that are off.
+
+        Raises:
+            PolicyError: the batch lacks what the policy needs, or what its parameters name.
+        """
+        check_experts("experts", self.experts, batch)
+        on_QE = np.ones((2, batch.experts), np.bool_)
+        if self.layers is None or batch.layer in self.layers:
+            on_QE[1, list(self.experts)] = False
+        row_T = np.ones(len(batch.ids_TK), np.intp)
+        if self.categories is not None:
+            row_T[:] = np.isin(categories_of(batch, self), self._numbers(batch))
+        return restrict(batch, self, self.instead, on_QE, row_T)
+
+    def _numbers(self, batch: Batch) -> list[int]:
+        """The categories as the trace numbers them."""
+        for name in self.categories or ():
+            if name not in batch.categories:
+                known = ", ".join(batch.categories) or "none"
+                rule = f"must be categories of the trace: {known}"
+                raise PolicyError(rule, field="routing.categories", got=name)
+        return [batch.categories.index(name) for name in self.categories or ()]
+
+
+@dataclass(frozen=True)
+class MaskLeast:
+    """The least used experts of each batch are off.
+
+    Use is what experts get in this layer and step from all ranks together, which they have to tell each
+    other: counts of assignments, or sums of gate weights. Of equally used experts the lower id goes first.
+    Published prunings decide once, from calibration data, by counts or by weights (SEER-MoE,
+    arXiv 2404.05089) or for each task (arXiv 2206.00277); deciding in each batch bounds what they can win.
+
+    Attributes:
+        off: how many experts of a layer; 0 changes nothing.
+        by: ``load``, assignments, or ``score``, gate weights.
+        among: ``all`` tokens together; ``category``: for the requests of each category those that it uses
+            least. Requests of unknown category count as one more.
+        protect: experts that are never off.
+        instead: as for ``mask``.
+
+    Raises:
+        PolicyError: a parameter has a wrong type or value; applied to a layer with too few experts.
+    """
+
+    name: ClassVar[str] = "mask_least"
+    cost: ClassVar[Cost] = Cost(assignments=1, candidates=1, exchanges=1)
+
+    off: int
+    by: str = "load"
+    among: str = "all"
+    protect: tuple[int, ...] = ()
+    instead: str = "candidates"
+
+    def __post_init__(self) -> None:
+        integer("off", self.off, 0)
+        choice("by", self.by, MEASURES)
+        choice("among", self.among, GROUPS)
+        object.__setattr__(self, "protect", _integers("protect", self.protect))
+        choice("instead", self.instead, INSTEAD)
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What experts are measured by, and what takes their place."""
+        needs = set(INSTEAD[self.instead])
+        if self.by == "score":
+            needs.add("weights")
+        if self.among == "category":
+            needs.add("categories")
+        return frozenset(needs)
+
+    def apply(self, batch: Batch) -> Outcome:
+        """The batch without the least used experts.
+
+        Raises:
+            PolicyError: the batch lacks what the policy needs, or experts that may be off.
+        """
+        check_experts("protect", self.protect, batch)
+        most = batch.experts - max(1, len(set(self.protect)))
+        if self.off > most:
+            rule = f"must be at most {most}: {batch.experts} experts, {len(set(self.protect))} protected"
+            raise PolicyError(rule, field="routing.off", got=self.off)
+        row_T = np.zeros(len(batch.ids_TK), np.intp)
+        if self.among == "category":
+            row_T[:] = categories_of(batch, self)
+            row_T += 1
+        use_QE = self._use(batch, row_T)
+        use_QE[:, list(self.protect)] = np.inf
+        on_QE = np.ones(use_QE.shape, np.bool_)
+        least_QO = np.argsort(use_QE, axis=1, kind="stable")[:, : self.off]
+        np.put_along_axis(on_QE, least_QO, False, axis=1)
+        return restrict(batch, self, self.instead, on_QE, row_T)
+
+    def _use(self, batch: Batch, row_T: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
+        """[Q, E]: how much each kind of tokens uses each expert."""
+        rows = int(row_T.max(initial=0)) + 1
+        taken_TK = batch.ids_TK >= 0
+        cell_TK = row_T[:, None] * batch.experts + batch.ids_TK
+        weights = weights_of(batch, self)[taken_TK] if self.by == "score" else None
+        use = np.bincount(cell_TK[taken_TK], weights, minlength=rows * batch.experts)
+        return use.astype(np.float64).reshape(rows, batch.experts)
+
+
+def _integers(name: str, value: object) -> tuple[int, ...]:
+    return tuple(integer(name, each, 0) for each in _items(name, value, "whole numbers"))
+
+
+def _names(name: str, value: object) -> tuple[str, ...]:
+    found = _items(name, value, "names")
+    for each in found:
+        if not isinstance(each, str):
+            raise PolicyError("must be a list of names", field=f"routing.{name}", got=value)
+    return tuple(str(each) for each in found)
+
+
+def _items(name: str, value: object, what: str) -> Sequence[object]:
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise PolicyError(f"must be a list of {what}", field=f"routing.{name}", got=value)
+    return value
