@@ -4,7 +4,8 @@ Written anew from its description (https://github.com/deepseek-ai/EPLB): where t
 the nodes, groups are packed onto nodes in equal numbers, then inside each node the spare slots go one by one
 to the expert with the largest load per copy, and the copies are packed onto the node's GPUs in equal numbers;
 otherwise all GPUs are one node. Packing takes the largest first and gives it to the least loaded that has
-room. It looks at loads alone: not at where experts are now, nor whether a GPU gets two copies of one expert.
+room; with room for one each it keeps the order. It looks at loads alone: not at where experts are now, nor
+whether a GPU gets two copies of one expert.
 """
 
 from __future__ import annotations
@@ -55,46 +56,40 @@ def eplb(
 def _balance(load_LE: Floats, slots: int, gpus: int, nodes: int, groups: int) -> npt.NDArray[np.int16]:
     """int16 [L, S], slots in order of nodes and their GPUs."""
     layers, experts = load_LE.shape
-    if nodes == 1:
-        groups = 1
-    size, each, per_gpu = experts // groups, slots // nodes, slots // gpus
+    size, each, first = experts // groups, slots // nodes, experts // nodes
     slot_expert_LS = np.empty((layers, slots), np.int16)
+    expert_M = np.empty(experts, np.int64)
     for layer in range(layers):
-        load_P = load_LE[layer].reshape(groups, size).sum(axis=1)
-        node_P = _pack(load_P, nodes)
+        place_P = _pack(load_LE[layer].reshape(groups, size).sum(axis=1), nodes)
+        for group in range(groups):
+            expert_M[place_P[group] * size :][:size] = np.arange(group * size, (group + 1) * size)
         for node in range(nodes):
-            expert_M = np.empty(experts // nodes, np.int64)
-            known = 0
-            for group in range(groups):
-                if node_P[group] == node:
-                    expert_M[known : known + size] = np.arange(group * size, (group + 1) * size)
-                    known += size
-            copy_C, share_C = _replicate(load_LE[layer][expert_M], each)
-            gpu_C = _pack(share_C, gpus // nodes)
-            used_G = np.zeros(gpus // nodes, np.int64)
-            for copy in range(each):
-                gpu = gpu_C[copy]
-                slot = node * each + gpu * per_gpu + used_G[gpu]
-                slot_expert_LS[layer, slot] = expert_M[copy_C[copy]]
-                used_G[gpu] += 1
+            here_M = expert_M[node * first : (node + 1) * first]
+            copy_C, share_C = _replicate(load_LE[layer][here_M], each)
+            slot_expert_LS[layer, node * each + _pack(share_C, gpus // nodes)] = here_M[copy_C]
     return slot_expert_LS
 
 
 @jit
 def _pack(weight_I: Floats, packs: int) -> Ints:
-    """int64 [I], a pack for each item, equally many in each: largest first, to the lightest with room."""
+    """int64 [I], a place for each item: largest first, the next place of the lightest pack that has room.
+
+    Packs have equally many places, one after another. With one place each, items stay in their order.
+    """
     room = len(weight_I) // packs
-    pack_I = np.empty(len(weight_I), np.int64)
+    if room == 1:
+        return np.arange(packs)
+    place_I = np.empty(len(weight_I), np.int64)
     weight_P, used_P = np.zeros(packs), np.zeros(packs, np.int64)
     for item in np.argsort(-weight_I, kind="mergesort"):
         best = -1
         for pack in range(packs):
             if used_P[pack] < room and (best < 0 or weight_P[pack] < weight_P[best]):
                 best = pack
-        pack_I[item] = best
+        place_I[item] = best * room + used_P[best]
         weight_P[best] += weight_I[item]
         used_P[best] += 1
-    return pack_I
+    return place_I
 
 
 @jit

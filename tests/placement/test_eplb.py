@@ -16,6 +16,8 @@ from placement.solution import Solution
 
 def naive_pack(weights: list[float], packs: int) -> list[list[int]]:
     """Items of each pack, in the order in which they came."""
+    if len(weights) == packs:
+        return [[item] for item in range(packs)]
     packed: list[list[int]] = [[] for _ in range(packs)]
     for item in sorted(range(len(weights)), key=lambda item: (-weights[item], item)):
         open_packs = [pack for pack in range(packs) if len(packed[pack]) < len(weights) // packs]
@@ -24,13 +26,13 @@ def naive_pack(weights: list[float], packs: int) -> list[list[int]]:
     return packed
 
 
-def naive_eplb(load: list[float], slots: int, gpus: int, nodes: int, groups: int) -> list[list[int]]:
-    """Experts of each GPU, sorted."""
+def naive_eplb(load: list[float], slots: int, gpus: int, nodes: int, groups: int) -> list[int]:
+    """The expert in each slot."""
     size = len(load) // groups
     group_load = [sum(load[group * size : (group + 1) * size]) for group in range(groups)]
     held = []
     for node_groups in naive_pack(group_load, nodes):
-        experts = [group * size + i for group in sorted(node_groups) for i in range(size)]
+        experts = [group * size + i for group in node_groups for i in range(size)]
         copies = dict.fromkeys(experts, 1)
         copy_of = list(experts)
         while len(copy_of) < slots // nodes:
@@ -38,7 +40,7 @@ def naive_eplb(load: list[float], slots: int, gpus: int, nodes: int, groups: int
             copies[best] += 1
             copy_of.append(best)
         shares = [load[expert] / copies[expert] for expert in copy_of]
-        held += [sorted(copy_of[copy] for copy in pack) for pack in naive_pack(shares, gpus // nodes)]
+        held += [copy_of[copy] for pack in naive_pack(shares, gpus // nodes) for copy in pack]
     return held
 
 
@@ -46,7 +48,7 @@ def naive_eplb(load: list[float], slots: int, gpus: int, nodes: int, groups: int
 @given(st.data())
 def test_it_is_its_description(data: st.DataObject) -> None:
     nodes, per_node = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 2))
-    groups = nodes * data.draw(st.integers(1, 2)) if nodes > 1 else 1
+    groups = nodes * data.draw(st.integers(1, 2))
     size = data.draw(st.integers(1, 4)) * per_node
     experts, gpus = groups * size, nodes * per_node
     slots = experts + gpus * data.draw(st.integers(0, 3))
@@ -56,8 +58,25 @@ def test_it_is_its_description(data: st.DataObject) -> None:
         slots += gpus - slots % gpus
     problem = Problem.of([load], gpus, slots, gpus_per_node=per_node, groups=groups)
     placement = eplb(problem).placement
-    held = [sorted(placement.slot_expert_LS[0, placement.slot_gpu_S == gpu].tolist()) for gpu in range(gpus)]
-    assert held == naive_eplb(load.tolist(), slots, gpus, nodes if groups > 1 else 1, groups)
+    assert placement.slot_expert_LS[0].tolist() == naive_eplb(load.tolist(), slots, gpus, nodes, groups)
+
+
+def test_it_is_the_original_on_its_example() -> None:
+    """The example of EPLB's README: two layers, 4 groups of 3 experts, 16 slots on 8 GPUs in 2 nodes."""
+    load_LE = [
+        [90, 132, 40, 61, 104, 165, 39, 4, 73, 56, 183, 86],
+        [20, 107, 104, 64, 19, 197, 187, 157, 172, 86, 16, 27],
+    ]
+    placement = eplb(Problem.of(load_LE, 8, 16, gpus_per_node=4, groups=4)).placement
+    assert placement.slot_expert_LS.tolist() == [
+        [5, 6, 5, 7, 8, 4, 3, 4, 10, 9, 10, 2, 0, 1, 11, 1],
+        [7, 10, 6, 8, 6, 11, 8, 9, 2, 4, 5, 1, 5, 0, 3, 1],
+    ]
+
+
+def test_with_one_slot_on_each_gpu_experts_stay_in_order() -> None:
+    placement = eplb(Problem.of([[1.0, 9.0, 4.0]], 3)).placement
+    assert placement.slot_expert_LS.tolist() == [[0, 1, 2]]
 
 
 def balancedness(problem: Problem, found: Solution) -> float:
