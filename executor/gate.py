@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -17,6 +16,7 @@ from executor.errors import PlanError
 from executor.experts.weights import GATE, fill_
 from executor.plan import MoeShape
 from executor.routing import LayerRouting
+from moesim.routing.copies import Copies
 from moesim.routing.none import NoPolicy
 from moesim.routing.policy import Batch, Policy
 from moesim.routing.replicas import ReplicaChoice, round_robin
@@ -97,7 +97,7 @@ class Choose:
     Attributes:
         gate: of the layer.
         rank, ranks: this one of how many.
-        count_E, slots_ER: int32: how many slots hold each expert, and which, ascending.
+        copies: of the experts of this one layer.
         policy: as in a simulation; needs nothing of other ranks.
         replicas: as in a simulation.
     """
@@ -105,8 +105,7 @@ class Choose:
     gate: Gate
     rank: int
     ranks: int
-    count_E: npt.NDArray[np.int32]
-    slots_ER: npt.NDArray[np.int32]
+    copies: Copies
     policy: Policy = field(default_factory=NoPolicy)
     replicas: ReplicaChoice = round_robin
 
@@ -115,9 +114,15 @@ class Choose:
         ids_TK, weight_TK = (tensor.cpu().numpy() for tensor in self.gate(x_TH))
         T = len(ids_TK)
         offsets_G = np.where(np.arange(self.ranks + 1) > self.rank, T, 0)
-        batch = Batch(ids_TK.astype(np.int16), weight_TK, offsets_G, len(self.count_E))
+        batch = Batch(
+            ids_TK.astype(np.int16),
+            weight_TK,
+            offsets_G,
+            self.copies.count_LE.shape[1],
+            held=self.copies.held(0),
+        )
         outcome = self.policy.apply(batch)
-        slot_1TK = self.replicas(outcome.ids_TK[None], offsets_G, self.count_E[None], self.slots_ER[None])
+        slot_1TK = self.replicas(outcome.ids_TK[None], offsets_G, self.copies)
         chosen_TK = weight_TK if outcome.weights_TK is None else outcome.weights_TK
         device = x_TH.device
         return LayerRouting(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from executor.errors import PlanError
-from moesim.routing.catalogue import policy_from
+from moesim.routing.candidates import candidates
+from moesim.routing.catalogue import policies_from
+from moesim.routing.copies import Copies
+from moesim.routing.policy import Batch, Candidates, Need, check_needs
 from moesim.routing.replicas import REPLICA_CHOICES
 from traces.errors import MoesimError
 from traces.files import check_format
@@ -53,18 +56,47 @@ class MoeShape:
 
 
 @dataclass(frozen=True)
+class Others:
+    """Scores of C experts of each token, those that it chose among them.
+
+    Attributes:
+        ids_TLC, scores_TLC: int16 and float32, as the trace has them.
+        logits: whether the scores are logits.
+    """
+
+    ids_TLC: npt.NDArray[np.int16]
+    scores_TLC: npt.NDArray[np.float32]
+    logits: bool
+
+    def of(self, tokens: slice) -> tuple[Candidates, ...]:
+        """Those of some tokens as policies see them, layer by layer."""
+        ids_LTC, scores_LTC = (
+            np.ascontiguousarray(array[tokens].transpose(1, 0, 2))
+            for array in (self.ids_TLC, self.scores_TLC)
+        )
+        pairs = zip(ids_LTC, scores_LTC, strict=True)
+        return tuple(candidates(ids_TC, scores_TC, logits=self.logits) for ids_TC, scores_TC in pairs)
+
+
+@dataclass(frozen=True)
 class StepRouting:
     """What the router chose in one step, before any policy.
 
     Attributes:
+        number: of the step, from 0.
         ids_LTK: int16, logical experts, contiguous.
         weights_LTK: float32 gate weights, or None where the trace has none.
         offsets_G: int64 [G + 1]; tokens offsets_G[g] to offsets_G[g + 1] are at home on rank g.
+        others: candidates of each layer, or None without.
+        category_T: int16, the category of each token's request, or None without.
     """
 
+    number: int
     ids_LTK: npt.NDArray[np.int16]
     weights_LTK: npt.NDArray[np.float32] | None
     offsets_G: npt.NDArray[np.int64]
+    others: tuple[Candidates, ...] | None = None
+    category_T: npt.NDArray[np.int16] | None = None
 
 
 @dataclass(frozen=True)
@@ -76,12 +108,15 @@ class Plan:
         dtype: of weights and activations, on the wire too.
         mode, padded: what counts as a copy of a token, and whether all pairs send as many as the fullest.
         replicas: how a token chooses among the replicas of its expert.
-        routing: the policy, as a scenario writes it.
+        routing: the policy or a list of them, as a scenario writes it.
         offsets_NG: int64 [N, G + 1]; tokens offsets_NG[n, g] to offsets_NG[n, g + 1] are those of step n
             that are at home on rank g.
         ids_TLK, weights_TLK: int16 and float32 (or None): what the router chose.
         slot_expert_LS, slot_gpu_S: int16 (-1 is empty) and int32: the placement.
         count_LE, slots_LER: int32: how many slots hold each expert, and which, ascending.
+        others: candidates of all tokens where a policy needs them.
+        category_T: int16, the category of each token's request where a policy needs it, an index into
+            ``categories`` or -1.
     """
 
     name: str
@@ -92,7 +127,7 @@ class Plan:
     mode: str
     padded: bool
     replicas: str
-    routing: Mapping[str, Any]
+    routing: Mapping[str, Any] | Sequence[Any]
     seed: int
     offsets_NG: npt.NDArray[np.int64]
     ids_TLK: npt.NDArray[np.int16]
@@ -101,6 +136,14 @@ class Plan:
     slot_gpu_S: npt.NDArray[np.int32]
     count_LE: npt.NDArray[np.int32]
     slots_LER: npt.NDArray[np.int32]
+    others: Others | None = None
+    category_T: npt.NDArray[np.int16] | None = None
+    categories: tuple[str, ...] = ()
+
+    @property
+    def copies(self) -> Copies:
+        """The placement as routing sees it."""
+        return Copies(self.count_LE, self.slots_LER, self.slot_gpu_S, self.ranks, self.ranks_per_node)
 
     @property
     def steps(self) -> int:
@@ -112,10 +155,29 @@ class Plan:
         first, last = int(self.offsets_NG[step, 0]), int(self.offsets_NG[step, -1])
         weights_TLK = self.weights_TLK
         return StepRouting(
+            step,
             np.ascontiguousarray(self.ids_TLK[first:last].transpose(1, 0, 2)),
             None if weights_TLK is None else np.ascontiguousarray(weights_TLK[first:last].transpose(1, 0, 2)),
             self.offsets_NG[step] - first,
+            None if self.others is None else self.others.of(slice(first, last)),
+            None if self.category_T is None else self.category_T[first:last],
         )
+
+    def batches(self, step: StepRouting) -> Iterator[Batch]:
+        """What policies see of each layer of a step."""
+        for row, layer in enumerate(self.model.layers):
+            yield Batch(
+                step.ids_LTK[row],
+                None if step.weights_LTK is None else step.weights_LTK[row],
+                step.offsets_G,
+                self.model.experts,
+                None if step.others is None else step.others[row],
+                self.copies.held(row),
+                layer,
+                step.number * len(self.model.layers) + row,
+                step.category_T,
+                self.categories,
+            )
 
     def local_slots(self, rank: int) -> npt.NDArray[np.int64]:
         """Slots that a rank holds, ascending."""
@@ -157,7 +219,7 @@ def read_plan(folder: Path) -> Plan:
         dispatch.choice("mode", MODES),
         dispatch.flag("padded"),
         head.text("replicas"),
-        head.mapping("routing"),
+        head.routing(),
         head.integer("seed", 0),
         offsets_NG,
         arrays.load("ids", np.int16, (tokens, L, K)),
@@ -166,9 +228,24 @@ def read_plan(folder: Path) -> Plan:
         slot_gpu_S,
         arrays.load("replica_count", np.int32, (L, E)),
         arrays.load("replica_slots", np.int32, (L, E, None)),
+        _others(head, arrays, tokens, shape),
+        arrays.load("category", np.int16, (tokens,)) if "categories" in head.value else None,
+        tuple(head.texts("categories")) if "categories" in head.value else (),
     )
     _check(plan, head)
     return plan
+
+
+def _others(head: _Head, arrays: _Arrays, tokens: int, shape: MoeShape) -> Others | None:
+    if "candidates" not in head.value:
+        return None
+    described = head.part("candidates")
+    size = (tokens, len(shape.layers), described.integer("count", 1))
+    return Others(
+        arrays.load("candidate_ids", np.int16, size),
+        arrays.load("candidate_scores", np.float32, size),
+        described.flag("logits"),
+    )
 
 
 def _check(plan: Plan, head: _Head) -> None:
@@ -191,13 +268,21 @@ def _check(plan: Plan, head: _Head) -> None:
         ("slot_gpu", plan.slot_gpu_S, 0, plan.ranks),
         ("replica_count", plan.count_LE, 1, R + 1),
         ("replica_slots", plan.slots_LER, -1, S),
+        ("category", plan.category_T, -1, len(plan.categories)),
+        ("candidate_ids", None if plan.others is None else plan.others.ids_TLC, 0, E),
     ):
+        if array is None:
+            continue
         wrong = (array < low) | (array >= high)
         if wrong.any():
             got = int(array[wrong][0])
             raise head.error(f"arrays.{name}", f"must be from {low} to {high - 1}", got=got)
-    if plan.weights_TLK is not None and not np.isfinite(plan.weights_TLK).all():
-        raise head.error("arrays.weights", "must be finite")
+    for name, values in (
+        ("weights", plan.weights_TLK),
+        ("candidate_scores", None if plan.others is None else plan.others.scores_TLC),
+    ):
+        if values is not None and not np.isfinite(values).all():
+            raise head.error(f"arrays.{name}", "must be finite")
     held_LER = plan.slot_expert_LS[np.arange(len(plan.count_LE))[:, None, None], plan.slots_LER]
     counted_LER = np.arange(R) < plan.count_LE[:, :, None]
     wrong_LER = (plan.slots_LER < 0) | (held_LER != np.arange(E)[:, None])
@@ -211,11 +296,20 @@ def _check_routing(plan: Plan, head: _Head) -> None:
     if plan.replicas not in REPLICA_CHOICES:
         raise head.error("replicas", f"must be one of: {', '.join(REPLICA_CHOICES)}", got=plan.replicas)
     try:
-        policy = policy_from(plan.routing)
+        check_needs(policies_from(plan.routing), _known(plan))
     except MoesimError as error:
         raise PlanError(error.rule, file=head.file, field=error.field, got=error.got) from error
-    if "weights" in policy.needs and plan.weights_TLK is None:
-        raise head.error("weighted", f"must be true: policy {policy.name} needs gate weights", got=False)
+
+
+def _known(plan: Plan) -> frozenset[Need]:
+    """What policies may ask for."""
+    known: dict[Need, bool] = {
+        "weights": plan.weights_TLK is not None,
+        "candidates": plan.others is not None,
+        "placement": True,
+        "categories": plan.category_T is not None,
+    }
+    return frozenset(need for need, there in known.items() if there)
 
 
 class _Head:
@@ -242,7 +336,7 @@ class _Head:
     def error(self, field: str, rule: str, got: Any = ...) -> PlanError:
         return PlanError(rule, file=self.file, field=f"{self.at}{field}", got=got)
 
-    def _get(self, field: str, kind: type, what: str) -> Any:
+    def _get(self, field: str, kind: type | tuple[type, ...], what: str) -> Any:
         if field not in self.value:
             raise self.error(field, "is missing")
         value = self.value[field]
@@ -259,6 +353,16 @@ class _Head:
 
     def mapping(self, field: str) -> dict[str, Any]:
         value: dict[str, Any] = self._get(field, dict, "an object")
+        return value
+
+    def routing(self) -> Mapping[str, Any] | Sequence[Any]:
+        value: Mapping[str, Any] | Sequence[Any] = self._get("routing", (dict, list), "an object or a list")
+        return value
+
+    def texts(self, field: str) -> list[str]:
+        value: list[Any] = self._get(field, list, "a list of texts")
+        if not all(isinstance(each, str) for each in value):
+            raise self.error(field, "must be a list of texts", got=value)
         return value
 
     def part(self, field: str) -> _Head:

@@ -1,6 +1,7 @@
 """From what a router chose to what each rank does with it: policy, replicas, and where tokens go.
 
-Axes: L MoE layers, T tokens, K experts per token, S slots, G ranks, X = L + 1 moments between layers.
+Axes: L MoE layers, T tokens, K experts that a
+token visits at most, J in :mod:`moesim.routing.stages`, S slots, G ranks, X = L + 1 moments between layers.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from torch import Tensor
 from executor.errors import PlanError
 from executor.plan import Plan, StepRouting
 from moesim.routing.anchor import path_XT
-from moesim.routing.catalogue import policy_from
-from moesim.routing.policy import Batch, Outcome
+from moesim.routing.catalogue import policies_from
+from moesim.routing.policy import Outcome
 from moesim.routing.replicas import REPLICA_CHOICES
+from moesim.routing.stages import route as route_layers
 
 
 @dataclass(frozen=True)
@@ -45,13 +47,13 @@ class RoutedStep:
         slot_LTK: int16, the slot that serves each assignment; -1 where it was dropped.
         weights_LTK: float32 gate weights as the policy left them; 1 / K where the trace has none.
         rank_XT: int32, the rank that holds each token before each layer, and after the last.
-        outcomes: what the policy changed in each layer.
+        outcomes: of each layer what each policy made of the router's choice.
     """
 
     slot_LTK: npt.NDArray[np.int16]
     weights_LTK: npt.NDArray[np.float32]
     rank_XT: npt.NDArray[np.int32]
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[tuple[Outcome, ...], ...]
 
     def tokens(self, layer: int, rank: int) -> npt.NDArray[np.int64]:
         """The tokens that a rank holds before a layer (its row, from 0), ascending."""
@@ -79,27 +81,20 @@ def route(plan: Plan, step: StepRouting) -> RoutedStep:
         PolicyError: the plan's policy is not known, or needs gate weights that it lacks.
         PlanError: the plan's replica choice is not known.
     """
-    policy = policy_from(plan.routing)
+    policies = policies_from(plan.routing)
     if plan.replicas not in REPLICA_CHOICES:
         known = ", ".join(REPLICA_CHOICES)
         raise PlanError(f"must be one of: {known}", field="replicas", got=plan.replicas)
-    ids_LTK = step.ids_LTK.copy()
-    weights_LTK = None if step.weights_LTK is None else step.weights_LTK.copy()
-    outcomes = []
-    for layer in range(len(ids_LTK)):
-        weights_TK = None if weights_LTK is None else weights_LTK[layer]
-        outcome = policy.apply(Batch(ids_LTK[layer], weights_TK, step.offsets_G, plan.model.experts))
-        ids_LTK[layer] = outcome.ids_TK
-        if weights_LTK is not None and outcome.weights_TK is not None:
-            weights_LTK[layer] = outcome.weights_TK
-        outcomes.append(outcome)
-    slot_LTK = REPLICA_CHOICES[plan.replicas](ids_LTK, step.offsets_G, plan.count_LE, plan.slots_LER)
-    L, _, K = slot_LTK.shape
+    copies = plan.copies
+    routed = route_layers(policies, plan.batches(step))
+    weights_LTK = routed.weights_LTJ
+    slot_LTK = REPLICA_CHOICES[plan.replicas](routed.ids_LTJ, step.offsets_G, copies)
+    L = len(slot_LTK)
     home_T = np.repeat(np.arange(plan.ranks, dtype=np.int32), np.diff(step.offsets_G))
     rank_XT = np.broadcast_to(home_T, (L + 1, len(home_T)))
     if plan.mode == "expert_to_expert":
         rank_XT = path_XT(slot_LTK, weights_LTK, home_T, plan.slot_gpu_S)
         rank_XT[-1] = home_T
     if weights_LTK is None:
-        weights_LTK = np.full(slot_LTK.shape, 1 / K, np.float32)
-    return RoutedStep(slot_LTK, weights_LTK, rank_XT, tuple(outcomes))
+        weights_LTK = np.full(slot_LTK.shape, 1 / plan.model.top_k, np.float32)
+    return RoutedStep(slot_LTK, weights_LTK, rank_XT, routed.outcomes)

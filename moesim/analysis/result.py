@@ -38,7 +38,12 @@ def result(done: Run) -> Result:
     scenario, steps = deployment.scenario, deployment.scenario.workload.steps
     metrics = timeline_metrics(done.timeline, done.tokens / steps)
     step_s = metrics["step_time_s"]["mean"]
-    metrics |= routing_metrics(done.tally)
+    metrics |= routing_metrics(done.tallies[-1])
+    if len(done.tallies) > 1:
+        metrics["stages"] = [
+            {"policy": policy.name} | routing_metrics(tally)
+            for policy, tally in zip(deployment.policies, done.tallies, strict=True)
+        ]
     metrics["cross_node_bytes"] = done.cross_node_bytes / steps
     metrics["gpu_memory_bytes"] = {
         "max": float(deployment.memory.total_G.max()),
@@ -96,7 +101,7 @@ def trace_facts(deployment: Deployment) -> dict[str, Any]:
     load_LE = expert_loads(replayed)
     synth, file = deployment.scenario.trace.synth, deployment.scenario.trace.file
     return {
-        "name": meta.model if file is None else file.rsplit("/", 1)[-1],
+        "name": name,
         "origin": meta.origin,
         "tokens": replayed.tokens,
         "requests": len(replayed.request_offsets) - 1,

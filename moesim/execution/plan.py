@@ -16,7 +16,7 @@ from traces.files import write_text
 from traces.memory import require_memory
 
 _ENTRY_BYTES = 6
-"""Of an assignment: its expert in int16, its weight in float32."""
+"""Of an assignment or a candidate: its expert in int16, its weight or score in float32."""
 
 
 def write_plan(deployment: Deployment, folder: Path) -> None:
@@ -41,7 +41,7 @@ def _arrays(deployment: Deployment) -> dict[str, NDArray[Any]]:
     row_T = np.concatenate([tokens.row_T for tokens in steps])
     _, L, K = trace.ids_TLK.shape
     require_memory(
-        len(row_T) * L * K * _ENTRY_BYTES,
+        len(row_T) * L * (K + trace.meta.candidates) * _ENTRY_BYTES,
         f"a plan of {scenario.workload.steps} steps",
         error=SpecError,
         way_out="lower workload.steps",
@@ -58,6 +58,16 @@ def _arrays(deployment: Deployment) -> dict[str, NDArray[Any]]:
         "replica_count": count_LE,
         "replica_slots": slots_LER,
     }
+    needs = deployment.needs
+    if "candidates" in needs:
+        # A trace without them has been refused.
+        assert trace.candidate_ids_TLC is not None
+        assert trace.candidate_scores_TLC is not None
+        arrays["candidate_ids"] = trace.candidate_ids_TLC[row_T].astype(np.int16)
+        arrays["candidate_scores"] = trace.candidate_scores_TLC[row_T].astype(np.float32)
+    if "categories" in needs:
+        assert trace.category_T is not None
+        arrays["category"] = trace.category_T[row_T].astype(np.int16)
     if trace.weights_TLK is not None:
         arrays["weights"] = trace.weights_TLK[row_T].astype(np.float32)
     return arrays
@@ -66,7 +76,7 @@ def _arrays(deployment: Deployment) -> dict[str, NDArray[Any]]:
 def _head(deployment: Deployment, *, weighted: bool) -> dict[str, Any]:
     scenario = deployment.scenario
     model, dispatch, ranks = scenario.model, scenario.dispatch, scenario.parallelism.ep
-    return {
+    head: dict[str, Any] = {
         "format": "moesim.plan/1",
         "name": scenario.name,
         "model": {
@@ -89,3 +99,8 @@ def _head(deployment: Deployment, *, weighted: bool) -> dict[str, Any]:
         "seed": scenario.seed,
         "weighted": weighted,
     }
+    if "candidates" in deployment.needs:
+        head["candidates"] = {"count": deployment.trace.meta.candidates, "logits": deployment.logits}
+    if "categories" in deployment.needs:
+        head["categories"] = list(deployment.trace.categories)
+    return head

@@ -80,7 +80,7 @@ class Drop:
             PolicyError: the batch has no gate weights.
         """
         weights_TK = weights_of(batch, self)
-        tokens, top_k = batch.ids_TK.shape
+        tokens, top_k = len(batch.ids_TK), batch.top_k
         bounds_G = batch.offsets_G if self.scope == "source" else np.array([0, tokens], dtype=np.int64)
         sizes_G = np.diff(bounds_G).tolist()
         # Exact fractions are slow, and most ranks have equally many tokens.

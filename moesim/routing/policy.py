@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
 
@@ -28,11 +28,12 @@ _NEEDS: dict[Need, tuple[str, str]] = {
 
 @dataclass(frozen=True)
 class Candidates:
-    """The best experts of each token, those that it chose among them.
+    """The best experts of each token, those that it chose among them, as :mod:`.candidates` makes them.
 
     Attributes:
         ids_TC: int16 [T, C], C-contiguous, distinct within a token; C > K.
-        scores_TC: float32 [T, C], C-contiguous, router scores, descending within a token.
+        scores_TC: float32 [T, C], C-contiguous, the router's scores as shares that sum to 1 within a token,
+            descending.
     """
 
     ids_TC: npt.NDArray[np.int16]
@@ -70,8 +71,11 @@ class Batch:
         layer: true index of the layer in the model.
         draw: another number for each layer of each step, the same in every run: what a policy that draws
             seeds its randomness with, beside a seed of its own.
-        category_T: int16 [T], the category of each token's request, −1 = unknown; None where the trace
-            has none.
+        category_T: int16 [T], the category of each token's request, an index into ``categories``,
+            −1 = unknown; None where the trace has none.
+        categories: their names.
+        top_k: experts that the router chose for each token, whatever earlier policies made of them; 0 stands
+            for the K of ``ids_TK``.
     """
 
     ids_TK: npt.NDArray[np.int16]
@@ -83,6 +87,11 @@ class Batch:
     layer: int = 0
     draw: int = 0
     category_T: npt.NDArray[np.int16] | None = None
+    categories: tuple[str, ...] = ()
+    top_k: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "top_k", self.top_k or self.ids_TK.shape[1])
 
 
 @dataclass(frozen=True)
@@ -105,7 +114,7 @@ class Outcome:
         gate_mass: sum of the gate weights of the wished assignments; None without weights.
         gate_mass_lost: the same for the dropped ones.
         room: most assignments that all experts together can get under the policy's limits; None without a
-            limit. The effective capacity factor is room / (T·K).
+            limit. The effective capacity factor is room / wished.
     """
 
     ids_TK: npt.NDArray[np.int16]
@@ -159,15 +168,16 @@ class Policy(Protocol):
         """
 
 
-def check_needs(policy: Policy, known: Collection[Need]) -> None:
-    """Refuse a policy that needs what is not known.
+def check_needs(policies: Iterable[Policy], known: Collection[Need]) -> None:
+    """Refuse policies that need what is not known.
 
     Raises:
         PolicyError: naming what it needs, and the way out.
     """
-    for need in _NEEDS:
-        if need in policy.needs and need not in known:
-            raise _lacks(policy, need)
+    for policy in policies:
+        for need in _NEEDS:
+            if need in policy.needs and need not in known:
+                raise _lacks(policy, need)
 
 
 def weights_of(batch: Batch, policy: Policy) -> npt.NDArray[np.float32]:

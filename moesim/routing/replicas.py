@@ -12,18 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from moesim.routing.copies import Copies
 from traces.jit import jit
 
-ReplicaChoice = Callable[
-    [NDArray[np.int16], NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]], NDArray[np.int16]
-]
+ReplicaChoice = Callable[[NDArray[np.int16], NDArray[np.int64], Copies], NDArray[np.int16]]
 
 
 def round_robin(
-    ids_LTK: NDArray[np.int16],
-    offsets_G: NDArray[np.int64],
-    count_LE: NDArray[np.int32],
-    slots_LER: NDArray[np.int32],
+    ids_LTK: NDArray[np.int16], offsets_G: NDArray[np.int64], copies: Copies
 ) -> NDArray[np.int16]:
     """Let each home rank cycle through the replicas of an expert, rank g starting at replica g.
 
@@ -33,20 +29,20 @@ def round_robin(
     Args:
         ids_LTK: logical experts; -1 (dropped) stays -1.
         offsets_G: [G + 1]; tokens offsets_G[g] to offsets_G[g + 1] have their home on rank g.
-        count_LE: replicas of each expert.
-        slots_LER: their slots, ascending; entries beyond the count are not read.
+        copies: of the experts of these layers.
 
     Returns:
         slot_LTK, int16: the slot that serves each assignment.
 
     Example: expert 0 has slots 4 and 7; rank 0 sends it three tokens, rank 1 one.
 
-    >>> round_robin(np.zeros((1, 4, 1), np.int16), np.array([0, 3, 4]),
-    ...             np.array([[2]], np.int32), np.array([[[4, 7]]], np.int32)).ravel().tolist()
+    >>> slot_gpu_S = np.repeat([0, 1], 4).astype(np.int32)
+    >>> copies = Copies(np.array([[2]], np.int32), np.array([[[4, 7]]], np.int32), slot_gpu_S, 2, 2)
+    >>> round_robin(np.zeros((1, 4, 1), np.int16), np.array([0, 3, 4]), copies).ravel().tolist()
     [4, 7, 4, 7]
     """
     slot_LTK = np.empty(ids_LTK.shape, np.int16)
-    _round_robin(ids_LTK, offsets_G, count_LE, slots_LER, slot_LTK)
+    _round_robin(ids_LTK, offsets_G, copies.count_LE, copies.slots_LER, slot_LTK)
     return slot_LTK
 
 

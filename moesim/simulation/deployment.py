@@ -7,13 +7,15 @@ from functools import lru_cache
 from pathlib import Path
 
 from moesim.convert import hints_of
-from moesim.errors import PlacementError, PolicyError, SpecError, TraceError
+from moesim.errors import PlacementError, SpecError, TraceError
 from moesim.hardware.catalogue import NETWORKS, network_name
 from moesim.hardware.kernels import Kernels
 from moesim.hardware.network import Fabric, Network
 from moesim.hardware.profile import Links, Profile
-from moesim.routing.catalogue import policy_from
-from moesim.routing.policy import Policy
+from moesim.routing.candidates import are_logits
+from moesim.routing.catalogue import policies_from
+from moesim.routing.none import NoPolicy
+from moesim.routing.policy import Need, Policy, check_needs
 from moesim.simulation.batch import batches
 from moesim.simulation.conditions import Health
 from moesim.simulation.memory import Memory, check_memory, memory
@@ -52,7 +54,7 @@ class Deployment:
     trace: RoutingTrace
     replayed: RoutingTrace
     placement: Placement
-    policy: Policy
+    policies: tuple[Policy, ...]
     memory: Memory
 
     def kernels(self, profile: Profile, health: Health | None = None) -> Kernels:
@@ -123,17 +125,23 @@ def assemble(
     Raises:
         MoesimError: the policy lacks what it needs, or the model does not fit the memory.
     """
-    policy = policy_from(scenario.routing)
-    if "weights" in policy.needs and trace.weights_TLK is None:
-        raise PolicyError(
-            f"policy {policy.name} needs gate weights, which the trace lacks: record them, or name another",
-            field="routing.policy",
-            got=policy.name,
-        )
+    policies = policies_from(scenario.routing)
+    check_needs(policies, known_of(trace))
     first = next(batches(replayed, scenario.workload, scenario.parallelism.ep, scenario.seed))
     needed = memory(scenario, placement, first)
     check_memory(scenario, needed)
-    return Deployment(scenario, trace, replayed, placement, policy, needed)
+    return Deployment(scenario, trace, replayed, placement, policies, needed)
+
+
+def known_of(trace: RoutingTrace) -> frozenset[Need]:
+    """What policies may ask for where this trace is replayed on a placement."""
+    known: dict[Need, bool] = {
+        "weights": trace.weights_TLK is not None,
+        "candidates": trace.candidate_ids_TLC is not None,
+        "placement": True,
+        "categories": trace.category_T is not None,
+    }
+    return frozenset(need for need, there in known.items() if there)
 
 
 def load_trace(scenario: Scenario) -> RoutingTrace:
@@ -143,7 +151,7 @@ def load_trace(scenario: Scenario) -> RoutingTrace:
         return _generated(scenario.model, synth, _version(Path(synth.file)), scenario.seed)
     if synth is not None:
         return _synthesized(scenario.model, synth, scenario.seed)
-    assert scenario.trace.file is not None  # TraceSource names one of the two
+    assert scenario.trace.file is not None  # TraceSource names one of the three
     path = Path(scenario.trace.file)
     return _read(str(path), _version(path), scenario.model)
 

@@ -55,6 +55,7 @@ class Run:
     Attributes:
         slots: tokens of each slot; ``work()`` has the copies too.
         tokens: of all ranks and steps together.
+        tallies: what became of the router's choice after each policy.
         bounds_s: per phase, seconds of a step at data-sheet peak, averaged over GPUs.
         cross_node_bytes: bytes of tokens over NICs, all steps together.
         moves: the rebalances, in order.
@@ -65,7 +66,7 @@ class Run:
     slots: WorkTable
     recording: Recording
     tokens: int
-    tally: Tally
+    tallies: Sequence[Tally]
     totals: Totals
     bounds_s: dict[str, float]
     cross_node_bytes: float
@@ -99,7 +100,8 @@ def run(deployment: Deployment) -> Run:
         made = steps.made
         recording.add_step(step, clock, made.program.operations)
         recording.add_work([part.work for part in made.parts])
-        whole_s = _seconds(made.healthy, ranks, healthy) if scenario.faults else clock.end_s - clock.start_s
+        disturbed = made.program is not made.healthy
+        whole_s = _seconds(made.healthy, ranks, healthy) if disturbed else clock.end_s - clock.start_s
         totals.healthy += whole_s
         if made.settled is not made.healthy:
             totals.migration += whole_s - _seconds(made.settled, ranks, healthy)
@@ -122,7 +124,7 @@ def run(deployment: Deployment) -> Run:
         recording.slots(),
         recording,
         tokens,
-        steps.tally,
+        steps.tallies,
         totals,
         per_step,
         crossed,

@@ -11,8 +11,11 @@ from numpy.typing import NDArray
 
 from moesim.hardware.profile import Phase, Profile
 from moesim.routing.anchor import path_XT
+from moesim.routing.candidates import candidates
+from moesim.routing.copies import Copies
 from moesim.routing.policy import Batch
 from moesim.routing.replicas import REPLICA_CHOICES
+from moesim.routing.stages import route
 from moesim.simulation.batch import Seeds, StepTokens, batches, gather_ids, gather_weights
 from moesim.simulation.busy import Busy, Overlapped, busy_seconds
 from moesim.simulation.conditions import Health, epochs, jitter_G
@@ -59,13 +62,16 @@ class Steps:
     """Makes each step when the engine asks for it; ``made`` is the one it runs."""
 
     deployment: Deployment
-    tally: Tally = field(default_factory=Tally)
     made: Step | None = None
     rebalancing: Rebalancing = field(init=False)
+    tallies: tuple[Tally, ...] = field(init=False)
 
+    # Batches routed so far.
+    _routed: int = field(default=0, init=False)
     def __post_init__(self) -> None:
         self.rebalancing = Rebalancing(self.deployment)
 
+        self.tallies = tuple(Tally() for _ in self.deployment.policies)
     def __iter__(self) -> Iterator[Program]:
         scenario = self.deployment.scenario
         ranks, faults = scenario.parallelism.ep, scenario.faults
@@ -82,7 +88,9 @@ class Steps:
                 drawn_OG = rng.standard_normal((len(settled.operations), ranks))
                 faulty = self._faulty(settled, parts, states, np.exp(spread_G * drawn_OG))
             traffic = self.rebalancing.traffic(settled)
-            self.made = Step(parts, traffic.join(faulty), traffic.join(settled), settled)
+            healthy = traffic.join(settled)
+            program = healthy if faulty is settled else traffic.join(faulty)
+            self.made = Step(parts, program, healthy, settled)
             yield self.made.program
 
     def busy(self, part: Part, profile: Profile, health: Health | None = None) -> Busy:
@@ -157,7 +165,12 @@ class Steps:
         """Route the tokens through policy and placement, and count, a block of layers at a time."""
         deployment, scenario = self.deployment, self.deployment.scenario
         _, L, K = deployment.replayed.ids_TLK.shape
-        count_LE, slots_LER = self.rebalancing.placement.replica_table()
+        copies = Copies(
+            *self.rebalancing.placement.replica_table(),
+            deployment.placement.slot_gpu_S,
+            deployment.placement.gpus,
+            deployment.fabric(scenario.profile).gpus_per_node,
+        )
         choose = REPLICA_CHOICES[scenario.replicas]
         depth = max(1, _BLOCK // max(1, len(tokens.row_T) * K))
         slot_gpu_S, path = deployment.placement.slot_gpu_S, None
@@ -165,19 +178,19 @@ class Steps:
         blocks = []
         for first in range(0, L, depth):
             layers = slice(first, first + depth)
-            ids_LTK, weights_LTK = self._route(tokens, layers)
-            slot_LTK = choose(ids_LTK, tokens.offsets_G, count_LE[layers], slots_LER[layers])
+            ids_LTJ, weights_LTJ = self._route(tokens, layers, copies.of(layers))
+            slot_LTJ = choose(ids_LTJ, tokens.offsets_G, copies.of(layers))
             if scenario.dispatch.mode == "expert_to_expert":
-                path = path_XT(slot_LTK, weights_LTK, here_T, slot_gpu_S)
+                path = path_XT(slot_LTJ, weights_LTJ, here_T, slot_gpu_S)
                 if first + depth >= L:
                     path[-1] = home_T
                 here_T = path[-1]
             blocks.append(
                 count_work(
-                    slot_LTK,
+                    slot_LTJ,
                     tokens.offsets_G,
                     slot_gpu_S,
-                    deployment.fabric(scenario.profile).gpus_per_node,
+                    copies.gpus_per_node,
                     scenario.dispatch.mode,
                     pad=scenario.dispatch.padded,
                     path=path,
@@ -186,25 +199,48 @@ class Steps:
         return Work.join(blocks)
 
     def _route(
-        self, tokens: StepTokens, layers: slice
+        self._routed += 1
+        self, tokens: StepTokens, layers: slice, copies: Copies
     ) -> tuple[NDArray[np.int16], NDArray[np.float32] | None]:
-        """Experts and weights of the tokens after the policy, and what it changed into the tally.
+        """Experts and weights of the tokens after the policies, and what these changed into the tallies."""
+        routed = route(self.deployment.policies, self._batches(tokens, layers, copies))
+        for outcomes in routed.outcomes:
+            for tally, outcome in zip(self.tallies, outcomes, strict=True):
+                tally.add(outcome)
+        return routed.ids_LTJ, routed.weights_LTJ
 
-        Weights are None where neither the policy nor the dispatch looks at them.
-        """
-        trace, policy = self.deployment.replayed, self.deployment.policy
-        experts = trace.meta.experts
+    def _batches(self, tokens: StepTokens, layers: slice, copies: Copies) -> Iterator[Batch]:
+        """What the router chose in each of the layers."""
+        trace, needs = self.deployment.replayed, self.deployment.needs
         ids_LTK = gather_ids(trace.ids_TLK, tokens.row_T, layers)
         self.rebalancing.watch(layers, ids_LTK)
-        weights_LTK = None
-        looked_at = "weights" in policy.needs or self.deployment.scenario.dispatch.mode == "expert_to_expert"
-        if looked_at and trace.weights_TLK is not None:
+        weights_LTK = category_T = None
+        if "weights" in needs and trace.weights_TLK is not None:
             weights_LTK = gather_weights(trace.weights_TLK, tokens.row_T, layers)
-        for layer, ids_TK in enumerate(ids_LTK):
-            weights_TK = None if weights_LTK is None else weights_LTK[layer]
-            outcome = policy.apply(Batch(ids_TK, weights_TK, tokens.offsets_G, experts))
-            self.tally.add(outcome)
-            ids_LTK[layer] = outcome.ids_TK
-            if weights_LTK is not None and outcome.weights_TK is not None:
-                weights_LTK[layer] = outcome.weights_TK
-        return ids_LTK, weights_LTK
+        if "categories" in needs and trace.category_T is not None:
+            category_T = trace.category_T[tokens.row_T].astype(np.int16)
+        L = len(trace.meta.layers)
+        for i, row in enumerate(range(*layers.indices(L))):
+            one = slice(row, row + 1)
+            others = None
+            if "candidates" in needs:
+                # A trace without them has been refused.
+                assert trace.candidate_ids_TLC is not None
+                assert trace.candidate_scores_TLC is not None
+                others = candidates(
+                    gather_ids(trace.candidate_ids_TLC, tokens.row_T, one)[0],
+                    gather_weights(trace.candidate_scores_TLC, tokens.row_T, one)[0],
+                    logits=self.deployment.logits,
+                )
+            yield Batch(
+                ids_LTK[i],
+                None if weights_LTK is None else weights_LTK[i],
+                tokens.offsets_G,
+                trace.meta.experts,
+                others,
+                copies.held(i) if "placement" in needs else None,
+                trace.meta.layers[row],
+                self._routed * L + row,
+                category_T,
+                trace.categories,
+            )

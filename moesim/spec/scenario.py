@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from moesim.errors import MoesimError, SpecError
+from moesim.errors import PolicyError, SpecError
 from moesim.hardware.profile import Profile, load_profile
-from moesim.routing.catalogue import policy_from, spec_of
+from moesim.routing.catalogue import policies_from, spec_of
+from moesim.routing.replicas import REPLICA_CHOICES
 from moesim.spec.base import Strict, Text, fault, suggest, validate
 from moesim.spec.cluster import Cluster, load_cluster
 from moesim.spec.fault import Fault
@@ -38,6 +40,12 @@ from placement.solvers import SOLVERS
 _SLOWEST = 1e6
 
 
+def _known_replicas(name: str) -> str:
+    if name not in REPLICA_CHOICES:
+        raise fault(f"must be one of: {', '.join(REPLICA_CHOICES)}")
+    return name
+
+
 class Scenario(Strict):
     """What ``moesim run`` simulates. Every preset in it is expanded, every path absolute.
 
@@ -53,8 +61,8 @@ class Scenario(Strict):
     workload: Workload
     placement: PlacementChoice = PlacementChoice(solver="linear")
     rebalance: Rebalance | None = None
-    replicas: Literal["round_robin"] = "round_robin"
-    routing: dict[str, Any] = Field(default_factory=lambda: {"policy": "none"})
+    replicas: Annotated[str, AfterValidator(_known_replicas)] = "round_robin"
+    routing: dict[str, Any] | list[dict[str, Any]] = Field(default_factory=lambda: {"policy": "none"})
     dispatch: Dispatch = Dispatch()
     overlap: Overlap = ()
     faults: tuple[Fault, ...] = ()
@@ -301,15 +309,19 @@ def _resolve(value: dict[str, Any], source: Source, overridden: set[Loc]) -> Sce
     )
 
 
-def _routing(value: Any, source: Source) -> dict[str, Any]:
-    """The policy with all its parameters."""
-    if not isinstance(value, dict):
-        raise source.error("must be a mapping such as {policy: none}", ("routing",), got=value)
+def _routing(value: Any, source: Source) -> dict[str, Any] | list[dict[str, Any]]:
+    """The policies with all their parameters; a name alone is a policy without any."""
     try:
-        return spec_of(policy_from(value))
-    except MoesimError as error:
-        error.file, error.line = source.file, source.line(tuple((error.field or "routing").split(".")))
+        specs = [
+            spec_of(policy)
+            for policy in policies_from({"policy": value} if isinstance(value, str) else value)
+        ]
+    except PolicyError as error:
+        places = re.findall(r"\w+", error.field or "routing")
+        at = tuple(int(place) if place.isdecimal() else place for place in places)
+        error.file, error.line = source.file, source.line(at)
         raise
+    return specs if isinstance(value, list) else specs[0]
 
 
 def _absolute_trace(trace: TraceSource, source: Source, overridden: set[Loc]) -> TraceSource:

@@ -18,6 +18,7 @@ from executor.moe_layer import MoELayer
 from executor.plan import MODES, MoeShape
 from executor.reference import reference_layer
 from executor.routing import LayerRouting
+from moesim.routing.copies import Copies
 from moesim.routing.drop import Drop
 from moesim.routing.policy import Batch
 from tests.executor.lockstep import run_ranks
@@ -81,7 +82,7 @@ def test_a_layer_that_chooses_for_itself(mode: str) -> None:
         transport = Transport()
         mine = slot_expert_LS[0, slot_gpu_S == groups.rank].tolist()
         layer = MoELayer(
-            Choose(gate, groups.rank, 4, count_LE[0], slots_LER[0], drop),
+            Choose(gate, groups.rank, 4, Copies(count_LE, slots_LER, slot_gpu_S, 4, 2), drop),
             dispatcher(mode, groups, slot_gpu_S, transport),
             transport,
             BACKENDS["loop"](ExpertWeights.random(SHAPE, 0, mine, seed=5)),
@@ -100,8 +101,9 @@ def test_a_layer_that_chooses_for_itself(mode: str) -> None:
 
 def test_a_choice_of_replicas_is_the_simulators() -> None:
     """Rank 1 of 3 starts at replica 1 of expert 0, whose slots are 2, 5 and 6."""
-    slots_ER = np.array([[2, 5, 6], [0, 0, 0]], np.int32)
-    choose = Choose(Gate(torch.tensor([[1.0], [0.0]]), 1), 1, 3, np.array([3, 1], np.int32), slots_ER)
+    slots_LER = np.array([[[2, 5, 6], [0, 0, 0]]], np.int32)
+    copies = Copies(np.array([[3, 1]], np.int32), slots_LER, np.zeros(7, np.int32), 3, 3)
+    choose = Choose(Gate(torch.tensor([[1.0], [0.0]]), 1), 1, 3, copies)
     routing = choose(torch.ones(4, 1), None)
     assert routing.slot_TK[:, 0].tolist() == [5, 6, 2, 5]
     assert routing.goes_T.tolist() == [1] * 4

@@ -31,15 +31,11 @@ def test_policy_then_replicas_layer_by_layer() -> None:
         for row in range(2):
             batch = Batch(step.ids_LTK[row], step.weights_LTK[row], step.offsets_G, 6)
             outcome = Drop(0.5).apply(batch)
-            slot_1TK = round_robin(
-                outcome.ids_TK[None],
-                step.offsets_G,
-                plan.count_LE[row : row + 1],
-                plan.slots_LER[row : row + 1],
-            )
+            copies = plan.copies.of(slice(row, row + 1))
+            slot_1TK = round_robin(outcome.ids_TK[None], step.offsets_G, copies)
             np.testing.assert_array_equal(routed.slot_LTK[row], slot_1TK[0])
             np.testing.assert_array_equal(routed.weights_LTK[row], step.weights_LTK[row])
-            assert routed.outcomes[row].dropped == outcome.dropped > 0
+            assert routed.outcomes[row][-1].dropped == outcome.dropped > 0
 
 
 def test_tokens_are_at_home_between_layers() -> None:
@@ -79,8 +75,8 @@ def test_unit_weights_keep_everything_else() -> None:
 
 def test_what_a_plan_may_not_ask_for() -> None:
     plan = small_plan(2, 1, "per_gpu", seed=0)
-    with pytest.raises(PlanError, match=r"replicas: must be one of: round_robin \(got 'nearest'\)"):
-        route(replace(plan, replicas="nearest"), plan.step(0))
+    with pytest.raises(PlanError, match=r"replicas: must be one of: round_robin.*\(got 'any'\)"):
+        route(replace(plan, replicas="any"), plan.step(0))
     with pytest.raises(PolicyError, match=r"routing\.policy: no such policy"):
         route(replace(plan, routing={"policy": "best"}), plan.step(0))
     weightless = small_plan(2, 1, "per_gpu", seed=0, weighted=False, routing=DROP)

@@ -169,7 +169,7 @@ def elsewhere(array: Any) -> Any:
         (head_with(replicas="any"), "plan.json: replicas: must be one of: round_robin"),
         (head_with(routing={}), "plan.json: routing.policy: name a policy: none, "),
         (head_with(routing={"policy": "drop"}), "plan.json: routing.capacity_factor: policy drop needs it"),
-        (head_with(weighted=False), "plan.json: weighted: must be true: policy drop needs gate weights"),
+        (head_with(weighted=False), "plan.json: routing.policy: policy drop needs gate weights"),
         (head_with(steps=3), "offsets.npy: must hold int64 of shape (3, 5) (got 'int64 of shape (2, 5)')"),
         (head_with(model__experts=9), "replica_count.npy: must hold int32 of shape (2, 9)"),
         (lambda folder: (folder / "ids.npy").unlink(), "ids.npy: cannot be read: No such file"),

@@ -197,7 +197,7 @@ def test_loads_after_a_rebalance_are_the_solvers_own(folder: Path, mode: str) ->
     trace = random_trace(layers=(1, 2), lengths=(2000,) * 6)
     trace = replace(trace, ids_TLK=np.ascontiguousarray(trace.ids_TLK[trace.request_T * 2000]))
     made = deploy(asked)
-    deployment = Deployment(asked, trace, trace, made.placement, made.policy, made.memory)
+    deployment = Deployment(asked, trace, trace, made.placement, made.policies, made.memory)
     done = run(deployment)
     move = done.moves[0]
     assert move.copies > 0

@@ -103,7 +103,7 @@ def test_no_policy_serves_the_wish() -> None:
     with_weights = NoPolicy().apply(Batch(ids_TK, weights_TK, np.array([0, 2]), experts=2))
     assert with_weights.ids_TK is ids_TK
     assert (with_weights.wished, with_weights.kept, with_weights.dropped) == (3, 3, 0)
-    assert (with_weights.gate_mass, with_weights.gate_mass_lost, with_weights.capacity) == (2.0, 0.0, None)
+    assert (with_weights.gate_mass, with_weights.gate_mass_lost, with_weights.room) == (2.0, 0.0, None)
     without = NoPolicy().apply(Batch(ids_TK, None, np.array([0, 2]), experts=2))
     assert (without.kept, without.gate_mass, without.gate_mass_lost) == (3, None, None)
 

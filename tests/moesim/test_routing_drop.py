@@ -101,7 +101,7 @@ def test_no_expert_is_above_its_capacity(batch: Batch, gamma: float, scope: str)
         served = outcome.ids_TK[first:last]
         assert np.bincount(served[served >= 0], minlength=1).max() <= capacity
         total += capacity
-    assert outcome.capacity == total
+    assert outcome.room == total * batch.experts
 
 
 @given(batches(), gammas, scopes)
@@ -183,11 +183,11 @@ def test_worked_by_hand() -> None:
     source = Drop(1.0).apply(batch)
     assert source.ids_TK.ravel().tolist() == [0, -1, 1, 0, 0, -1]
     assert counts(source) == (6, 4, 0, 2, 0)
-    assert source.capacity == 3
+    assert source.room == 3 * 3
     assert source.gate_mass_lost == pytest.approx(0.55)
     overall = Drop(1.0, scope="global").apply(batch)
     assert overall.ids_TK.ravel().tolist() == [0, -1, 1, 0, -1, -1]
-    assert overall.capacity == 2
+    assert overall.room == 2 * 3
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_capacity_is_exact(gamma: float, tokens: int, top_k: int, experts: int, 
 def test_a_trace_without_weights_is_refused_with_the_way_out() -> None:
     batch = Batch(np.zeros((2, 1), dtype=np.int16), None, np.array([0, 2]), experts=1)
     with pytest.raises(
-        PolicyError, match=r"routing\.order: dropping by score needs gate weights.*use policy none"
+        PolicyError, match=r"routing\.policy: policy drop needs gate weights.*record the trace"
     ):
         Drop(1.0).apply(batch)
 
@@ -223,7 +223,7 @@ def test_a_batch_without_tokens_stays_empty() -> None:
     )
     outcome = Drop(1.0).apply(empty)
     assert outcome.ids_TK.shape == (0, 2)
-    assert (counts(outcome), outcome.capacity, outcome.gate_mass) == ((0, 0, 0, 0, 0), 0, 0.0)
+    assert (counts(outcome), outcome.room, outcome.gate_mass) == ((0, 0, 0, 0, 0), 0, 0.0)
 
 
 @pytest.mark.shared

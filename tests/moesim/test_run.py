@@ -47,7 +47,7 @@ def test_conservation(folder: Any, mode: str, routing: Any, placement: Any, seed
     dispatch = {"mode": mode, "dtype": "fp8", "combine_dtype": "bf16"}
     asked = scenario(folder, dispatch=dispatch, routing=routing, placement=placement, seed=seed)
     done = run(deploy(asked))
-    tally, work, timeline = done.tally, done.work(), done.timeline
+    tally, work, timeline = done.tallies[-1], done.work(), done.timeline
     timeline.validate()
     work.validate()
     steps, layers, tokens = 2, 2, 16
@@ -114,7 +114,7 @@ def _relabel(deployment: Deployment, new_E: np.ndarray) -> Deployment:
         trace(deployment.trace),
         trace(deployment.replayed),
         placement,
-        deployment.policy,
+        deployment.policies,
         deployment.memory,
     )
 
@@ -161,7 +161,7 @@ def test_a_hot_expert_names_its_gpu(folder: Any) -> None:
         update={"cluster": deployment.scenario.cluster.model_copy(update={"gpu": gpu})}
     )
     finished = run(
-        Deployment(asked, deployment.trace, hot, deployment.placement, deployment.policy, deployment.memory)
+        Deployment(asked, deployment.trace, hot, deployment.placement, deployment.policies, deployment.memory)
     )
     found = stragglers(finished.timeline, finished.slots, deployment.placement)
     assert [(entry["layer"], entry["rank"], entry["expert"]) for entry in found] == [(1, 2, 5), (2, 2, 5)]
