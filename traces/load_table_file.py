@@ -52,7 +52,7 @@ def read_load_table(path: str | Path) -> LoadTable:
     """
     source = Path(path)
     require_file(source, "a load table", LoadTableError)
-    if _is_parquet(source):
+    if parquet.is_parquet(source):
         return _read_parquet(source)
     content = read_json(source, "a load table", LoadTableError)
     if "format" not in content and "logical_count" in content:
@@ -69,7 +69,7 @@ def is_load_table(path: str | Path) -> bool:
     source = Path(path)
     if not source.is_file():
         return False
-    if not _is_parquet(source):
+    if not parquet.is_parquet(source):
         return _first_byte(source) == b"{"
     try:
         with parquet.open_parquet(source, LoadTableError) as file:
@@ -77,14 +77,6 @@ def is_load_table(path: str | Path) -> bool:
     except LoadTableError:
         return False
     return str(meta.get("format")).startswith("moesim.load_table/")
-
-
-def _is_parquet(source: Path) -> bool:
-    try:
-        with source.open("rb") as file:
-            return file.read(len(parquet.MAGIC)) == parquet.MAGIC
-    except OSError:
-        return False
 
 
 def _first_byte(source: Path) -> bytes:

@@ -39,6 +39,15 @@ def reading(path: Path, error: type[MoesimError]) -> Iterator[None]:
         raise error(f"is damaged or not a Parquet file: {reason}", file=path) from fault
 
 
+def is_parquet(path: Path) -> bool:
+    """Whether the file begins as Parquet does, sound or not."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(MAGIC)) == MAGIC
+    except OSError:
+        return False
+
+
 def open_parquet(path: Path, error: type[MoesimError]) -> pq.ParquetFile:
     """Open ``path``, reading its footer only."""
     require_file(path, "a Parquet file", error)

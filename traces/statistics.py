@@ -168,7 +168,7 @@ def trace_statistics(trace: TraceSource, *, ep: int | None = None, seed: int = 0
         max_over_mean_median=float(np.median(ratios)),
         max_over_mean_worst=max(ratios),
         overlap=None if overlap_L is None else float(np.mean(overlap_L)),
-        overlap_by_chance=meta.top_k / meta.experts,
+        overlap_by_chance=float(np.mean(chance_overlap(count.load_LE, meta.top_k))),
         batches=tuple(_batch_statistics(batch_BTLK, meta, ep) for batch_BTLK in sample.batches()),
         gpus=None if ep is None else gpu_statistics(count.load_LE, ep),
         layers=layers,
@@ -223,6 +223,20 @@ def gpu_statistics(load_LE: Loads, ep: int) -> GpuStatistics:
         balancedness=float(np.mean((mean_L + 1e-5) / (max_L + 1e-5))),
         straggler_ratio=float(np.mean(max_L / mean_L)),
     )
+
+
+def chance_overlap(load_LE: Loads, top_k: int) -> Array:
+    """float64 [L]: the share of its experts that a token has in common with a token drawn at random.
+
+    An expert is among those of a token with probability π = K · load / Σ load, among those of both with
+    π²; so the share is Σ π² / K: K / E where all experts are equally popular, more otherwise.
+
+    >>> chance_overlap(np.array([[2, 2, 2, 2], [4, 4, 0, 0]]), top_k=2).tolist()
+    [0.5, 1.0]
+    """
+    share_LE = load_LE / load_LE.sum(axis=1, keepdims=True)
+    overlap_L: Array = top_k * (share_LE**2).sum(axis=1)
+    return overlap_L
 
 
 def gini(load_E: Array) -> float:

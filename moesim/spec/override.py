@@ -74,6 +74,9 @@ def blame(overrides: Sequence[Override], file: str | None) -> Iterator[None]:
         for override in overrides:
             if error.file in (None, file) and _concerns(error.field or "", override.key):
                 error.file, error.line = override.option, None
+                if error.field == override.key:
+                    error.field = None  # the option says it already
+                break
         raise
 
 

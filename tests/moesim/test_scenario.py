@@ -151,13 +151,13 @@ def test_a_fault_in_the_file_names_its_line(tmp_path: Path) -> None:
 
 def test_a_fault_of_an_option_names_the_option(tmp_path: Path) -> None:
     assert fault(tmp_path, "workload.steps=0").startswith(
-        "-s workload.steps: workload.steps: must be at least 1"
+        "-s workload.steps: must be at least 1"
     )
     # Where an option sets a whole mapping, the fault is inside it; where it sets a part, around it.
     assert fault(tmp_path, "workload={tokens_per_gpu: 4, context: 8, steps: 0}").startswith(
         "-s workload: workload.steps: "
     )
-    assert fault(tmp_path, "trace.file=x").startswith("-s trace.file: trace: must name either")
+    assert fault(tmp_path, "trace.file=x").startswith("-s trace.file: trace: must name one of file, sample")
     tiles = "profile.tiles=[{rows: 0, efficiency: 1}]"
     assert fault(tmp_path, tiles).startswith("-s profile.tiles: profile.tiles[0].rows: must be at least 1")
 

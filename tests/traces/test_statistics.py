@@ -49,7 +49,8 @@ def test_a_case_worked_by_hand() -> None:
     assert layer.never_activated == 0
     # Pairs: {0,1}→{1,0} share 2, {1,0}→{0,2} share 1, then {0,1}→{3,2} of the next request 0.
     assert layer.overlap == found.overlap == 3 / 6
-    assert found.overlap_by_chance == 0.5
+    # Chances of 0.8, 0.6, 0.4 and 0.2 that a token has an expert: (0.64 + 0.36 + 0.16 + 0.04) / 2.
+    assert found.overlap_by_chance == pytest.approx(0.6)
     assert found.gpus is not None
     assert found.gpus.straggler_ratio == 7 / 5
     assert found.gpus.balancedness == pytest.approx(5 / 7)
@@ -175,4 +176,4 @@ def test_known_facts_of_gpt_oss(shared: Path) -> None:
     assert found.overlap == pytest.approx(0.43, abs=0.01)
     for batch, stated in zip(found.batches, (3.6, 3.1, 3.0), strict=True):
         assert batch.max_over_mean == pytest.approx(stated, abs=0.1)
-    assert asdict(found)["overlap_by_chance"] == 0.125
+    assert 0.15 < asdict(found)["overlap_by_chance"] < 0.25

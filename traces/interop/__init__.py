@@ -22,6 +22,7 @@ from traces.interop.table import ParquetTable
 from traces.interop.trtllm import TrtllmCounts, TrtllmTokens
 from traces.load_table import LoadTable
 from traces.load_table_file import is_load_table, read_load_table
+from traces.parquet import is_parquet
 from traces.routing import RoutingTrace
 from traces.trace_file import TraceFile
 
@@ -114,7 +115,12 @@ def open_source(path: str | Path, hints: Hints | None = None) -> TraceFile | Rou
     if found is not None:
         opened = found.open(source, hints or Hints())
         return opened.read() if isinstance(opened, Recording) else opened
-    return read_load_table(source) if is_load_table(source) else TraceFile(source)
+    if is_load_table(source):
+        return read_load_table(source)
+    if source.is_file() and source.stat().st_size and not is_parquet(source):
+        known = ", ".join((*IMPORTERS, *LOAD_IMPORTERS))
+        raise TraceError(f"is no trace, no load table, and of none of the layouts {known}", file=source)
+    return TraceFile(source)
 
 
 def load_any(path: str | Path, hints: Hints | None = None) -> RoutingTrace:
