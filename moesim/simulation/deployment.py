@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from moesim.convert import hints_of
@@ -98,6 +98,21 @@ class Deployment:
     def network_name(self) -> str:
         """The network model; ``auto`` is resolved."""
         return network_name(self.scenario.network, self.scenario.cluster, self.scenario.parallelism.ep)
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What policies and dispatch look at: gate weights wherever assignments may be lost."""
+        needs = frozenset[Need]().union(*(policy.needs for policy in self.policies))
+        idle = all(isinstance(policy, NoPolicy) for policy in self.policies)
+        if idle and self.scenario.dispatch.mode != "expert_to_expert":
+            return needs
+        return needs | {"weights"}
+
+    @cached_property
+    def logits(self) -> bool:
+        """Whether the trace's scores of candidates are logits."""
+        scores_TLC = self.trace.candidate_scores_TLC
+        return scores_TLC is not None and are_logits(scores_TLC)
 
     def copy_bytes(self) -> Bytes:
         """Bytes of a token on a wire."""
