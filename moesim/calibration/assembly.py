@@ -49,6 +49,8 @@ def assemble(done: Calibration, settings: Settings, *, name: str, command: str, 
             "dispatch": 0,
             "combine": 0,
         },
+        # The experts that every token visits are GEMMs like the others.
+        "jitter": done.jitter | {"shared_expert": done.jitter["experts"]},
         "residuals": {what: round(each.left_out[0], 4) for what, each in done.quality.items()},
         **_links(done, settings),
     }
@@ -64,6 +66,7 @@ def assemble(done: Calibration, settings: Settings, *, name: str, command: str, 
         "dispatch": f"fitted to the same loads; a node has {_ranks(settings.ranks)}",
         "nvlink": "for modes that dispatch does not name",
         "nic": "not measured: one machine",
+        "jitter": "measured: all repeats of all loads over their medians; shared_expert as experts",
         "step": _ASSUMED,
         "memory": _ASSUMED,
     }

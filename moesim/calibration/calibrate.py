@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from moesim.calibration.design import Settings, write_spec
 from moesim.calibration.experts import ExpertFit, fit_experts
 from moesim.calibration.fitting import Fit
+from moesim.calibration.jitter import fit_jitter, quantities
 from moesim.calibration.machine import Machine
 from moesim.calibration.observed import COLLECTIVES, Observed
 from moesim.calibration.quantity import Quantity
@@ -24,6 +25,7 @@ from moesim.calibration.transfers import TransferFit, fit_transfers
 from moesim.errors import CalibrationError
 from moesim.execution.launch import launch
 from moesim.execution.repeats import join_repeats
+from moesim.hardware.profile import Jitter, Phase
 from moesim.simulation.deployment import Deployment
 from moesim.spec.model import Dtype
 from traces.timeline import read_timeline
@@ -68,6 +70,7 @@ class Calibration:
     Attributes:
         plans: what ran.
         transfers: None for a rank on its own.
+        jitter: of all phases that were measured.
         quality: of the fits, by name.
     """
 
@@ -76,6 +79,7 @@ class Calibration:
     experts: ExpertFit
     transfers: TransferFit | None
     router: RouterFit
+    jitter: dict[Phase, Jitter]
     quality: dict[str, Quality]
 
     def quantities(self, dtype: Dtype) -> list[Quantity]:
@@ -85,6 +89,7 @@ class Calibration:
             *self.experts.quantities(dtype),
             *self.router.quantities(),
             *(self.transfers.quantities() if self.transfers is not None else ()),
+            *quantities(self.jitter),
         ]
 
 
@@ -169,7 +174,7 @@ def fit_machine(settings: Settings, deployments: Sequence[Deployment], *measured
         quality["transfers"] = Quality.of(transfers.fit, transfers.measured_X, noise["transfers"])
     router = fit_router(plans, experts, machine.launch_s, fold_P)
     quality["router"] = Quality.of(router.fit, router.measured_X, _error(plans, ("router",)))
-    return Calibration(machine, plans, experts, transfers, router, quality)
+    return Calibration(machine, plans, experts, transfers, router, fit_jitter(plans), quality)
 
 
 def _spread(error_X: FloatArray) -> tuple[float, float]:

@@ -41,7 +41,8 @@ class Observed:
         deployment: what the plan was written from.
         work: counted as the simulation counts it, one row for each cell.
         tokens_CG: at home on each rank.
-        seconds: by phase, [C, G]: medians over repeats, without waiting for other ranks.
+        repeats: by phase, [R, C, G]: seconds of each repeat, without waiting for other ranks.
+        seconds: by phase, [C, G]: their medians.
         error: by phase, [C, G]: standard errors of these medians, relative to them.
         entered: by collective, [C, G]: when each rank entered, in seconds from the last one's entry.
         transfers: by collective: what each cell moved.
@@ -50,6 +51,7 @@ class Observed:
     deployment: Deployment
     work: Work
     tokens_CG: FloatArray
+    repeats: dict[str, FloatArray]
     seconds: dict[str, FloatArray]
     error: dict[str, FloatArray]
     entered: dict[str, FloatArray]
@@ -86,6 +88,7 @@ class Observed:
             deployment,
             Work.join([part.work for part in parts]),
             np.repeat([part.tokens.tokens_G for part in parts], len(layers), axis=0).astype(np.float64),
+            seconds_RCG,
             {phase: np.median(each, axis=0) for phase, each in seconds_RCG.items()},
             {phase: standard_error(each) for phase, each in seconds_RCG.items()},
             {

@@ -13,13 +13,10 @@ from moesim.analysis.cube import Cube
 from moesim.analysis.validation import phase_seconds
 from moesim.errors import TimelineError
 from moesim.execution.repeats import join_repeats
+from moesim.execution.simulated import draw_repeats, play
 from moesim.hardware.profile import Phase
-from moesim.simulation.conditions import Conditions
 from moesim.simulation.deployment import Deployment
-from moesim.simulation.engine import simulate
 from moesim.simulation.operations import Operation
-from moesim.simulation.recording import Recording
-from moesim.simulation.steps import Steps
 from traces.timeline import PHASES, Timeline
 
 # Of kernels alone; what else a step of the MoE part has are collectives.
@@ -33,25 +30,21 @@ def on_simulated_network(deployment: Deployment, measured: Timeline) -> Timeline
     """A run whose kernels take as long as they were measured, repeat by repeat.
 
     Phases of kernels that ``measured`` holds replace the cost model's. Which rank waits for which, and what
-    dispatch and combine take, is simulated.
+    dispatch and combine take, is simulated, jitter of the latter included.
 
     Raises:
         TimelineError: ``measured`` lacks a span of the deployment's steps, layers and ranks.
     """
-    programs = list(Steps(deployment))
     scenario = deployment.scenario
     ranks, layers = scenario.parallelism.ep, scenario.model.moe_layers
-    conditions = Conditions([deployment.network(scenario.profile)])
-    repeats = []
+    repeats, drawn = [], draw_repeats(deployment)
     for repeat in np.unique(measured.repeat_N).tolist():
+        programs = next(drawn)
         taken = _taken(measured.select(measured.repeat_N == repeat), (len(programs), layers, ranks))
         steps = [
             program.change(partial(_as_measured, own)) for program, own in zip(programs, taken, strict=True)
         ]
-        recording = Recording(measured.run, layers)
-        for step, clock in enumerate(simulate(steps, ranks, conditions)):
-            recording.add_step(step, clock, steps[step].operations)
-        repeats.append(recording.timeline())
+        repeats.append(play(deployment, steps, measured.run))
     return join_repeats(repeats)
 
 
@@ -60,7 +53,7 @@ def _as_measured(taken: _Taken, operations: Sequence[Operation]) -> list[Operati
     return [
         operation
         if (busy_G := taken.get((operation.phase, operation.layer))) is None
-        else replace(operation, busy_G=busy_G, overhead_s=0.0)
+        else replace(operation, busy_G=busy_G, overhead_s=0.0, stretch_G=None)
         for operation in operations
     ]
 

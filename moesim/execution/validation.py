@@ -25,6 +25,7 @@ from moesim.execution.on_network import on_simulated_network
 from moesim.execution.plan import write_plan
 from moesim.execution.repeats import join_repeats
 from moesim.execution.scenario import Executable, Machine, crowded
+from moesim.execution.simulated import simulated_repeats
 from moesim.hardware.profile import Profile
 from moesim.output import to_json, whole_folder
 from moesim.report.validation_page import validation_page
@@ -70,12 +71,14 @@ class Validated:
     """A validation and what it rests on.
 
     Attributes:
+        simulated: its timeline, as often as its jitter asks for.
         measured: all repeats of all launches.
         counts_equal: whether what arrived is what was simulated; None where nothing was sent.
         run: what the executor says of the real run.
     """
 
     simulation: Run
+    simulated: Timeline
     measured: Timeline
     found: Validation
     launches: int
@@ -173,12 +176,13 @@ def run_until_steady(
 
 def validate(deployment: Deployment, measured: Measured, options: RunOptions) -> Validated:
     """Simulate a deployment and compare it with its real runs."""
-    simulation = run(deployment)
+    simulation, simulated = run(deployment), simulated_repeats(deployment)
     seen = _joined(deployment, measured.launched, options)
     return Validated(
         simulation,
+        simulated,
         seen,
-        compare(seen, simulation.timeline),
+        compare(seen, simulated),
         len(measured.launched),
         None if measured.work is None else same_counts(measured.work, simulation.work()),
         measured.run,
@@ -227,7 +231,7 @@ def write_validation(folder: Path, validated: Validated, result: dict[str, Any])
         OutputError: the folder cannot be written.
     """
     deployment = validated.simulation.deployment
-    simulated = validated.simulation.timeline
+    simulated = validated.simulated
     with whole_folder(folder) as part:
         write_text(part / "scenario.yaml", deployment.scenario.to_yaml())
         write_profile(deployment.scenario.profile, part / "profile.yaml")
