@@ -20,6 +20,7 @@ from moesim.simulation.batch import Seeds, StepTokens, batches, gather_ids, gath
 from moesim.simulation.busy import Busy, Overlapped, busy_seconds
 from moesim.simulation.conditions import Health, epochs, jitter_G
 from moesim.simulation.deployment import Deployment
+from moesim.simulation.jitter import jittered
 from moesim.simulation.operations import attention_group_s, step_operations
 from moesim.simulation.program import Program, beside_shared_expert, in_sequence, two_batches
 from moesim.simulation.rebalancing import Rebalancing
@@ -47,7 +48,7 @@ class Step:
 
     Attributes:
         program: as the hardware is.
-        healthy: as it would be without faults.
+        healthy: as it would be without faults and jitter; ``program`` itself where there are none.
         settled: also without experts that move; ``healthy`` itself where none do.
     """
 
@@ -63,21 +64,21 @@ class Steps:
 
     deployment: Deployment
     made: Step | None = None
-    rebalancing: Rebalancing = field(init=False)
     tallies: tuple[Tally, ...] = field(init=False)
-
+    rebalancing: Rebalancing = field(init=False)
     # Batches routed so far.
     _routed: int = field(default=0, init=False)
+
     def __post_init__(self) -> None:
         self.rebalancing = Rebalancing(self.deployment)
-
         self.tallies = tuple(Tally() for _ in self.deployment.policies)
+
     def __iter__(self) -> Iterator[Program]:
         scenario = self.deployment.scenario
         ranks, faults = scenario.parallelism.ep, scenario.faults
         _, states = epochs(faults, ranks)
         spread_G = jitter_G(faults, ranks)
-        rng = Seeds.of(scenario.seed).jitter
+        seeds, jitter = Seeds.of(scenario.seed), scenario.profile.jitter
         drawn = batches(self.deployment.replayed, scenario.workload, ranks, scenario.seed)
         for step, tokens in enumerate(drawn):
             self.rebalancing.begin(step)
@@ -85,8 +86,10 @@ class Steps:
             parts = [Part(each, self._work(each)) for each in halves]
             settled = faulty = self.program(parts, scenario.profile)
             if faults:
-                drawn_OG = rng.standard_normal((len(settled.operations), ranks))
+                drawn_OG = seeds.jitter.standard_normal((len(settled.operations), ranks))
                 faulty = self._faulty(settled, parts, states, np.exp(spread_G * drawn_OG))
+            if jitter:
+                faulty = faulty.change(lambda each: jittered(each, jitter, ranks, seeds.durations))
             traffic = self.rebalancing.traffic(settled)
             healthy = traffic.join(settled)
             program = healthy if faulty is settled else traffic.join(faulty)
@@ -196,10 +199,10 @@ class Steps:
                     path=path,
                 )
             )
+        self._routed += 1
         return Work.join(blocks)
 
     def _route(
-        self._routed += 1
         self, tokens: StepTokens, layers: slice, copies: Copies
     ) -> tuple[NDArray[np.int16], NDArray[np.float32] | None]:
         """Experts and weights of the tokens after the policies, and what these changed into the tallies."""
