@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 import triton
 from torch import Tensor
 
 from executor.errors import PlanError
-from executor.experts.weights import ExpertWeights, activate_
+from executor.experts.weights import ExpertWeights
 from executor.kernels.grouped_gemm import grouped_gemm
+from executor.kernels.schedule import schedule
+from executor.kernels.tiles import choose_tiles
 
 
 @dataclass(frozen=True)
@@ -29,5 +32,13 @@ class TritonExperts:
 
     def __call__(self, rows_AH: Tensor, count_Z: Tensor) -> Tensor:
         """See :class:`executor.experts.catalogue.Experts`."""
-        inner_AN = grouped_gemm(rows_AH, self.weights.up_SNH, count_Z)
-        return grouped_gemm(activate_(inner_AN, self.weights.gated), self.weights.down_SHF, count_Z)
+        up_SNH, down_SHF, gated = self.weights.up_SNH, self.weights.down_SHF, self.weights.gated
+        assignments, (slots, hidden, width) = len(rows_AH), down_SHF.shape
+        if assignments == 0:
+            return torch.empty_like(rows_AH)
+        element_bytes = rows_AH.element_size()
+        tiles = choose_tiles(assignments, slots, hidden, width, gated=gated, element_bytes=element_bytes)
+        end_Z = count_Z.cumsum(0, dtype=torch.int32)
+        groups = schedule(end_Z, assignments, tiles.rows, by_group=tiles.by_group)
+        inner_AF = grouped_gemm(rows_AH, up_SNH, groups, tiles.up, activation="swiglu" if gated else "silu")
+        return grouped_gemm(inner_AF, down_SHF, groups, tiles.down)

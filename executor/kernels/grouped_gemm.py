@@ -1,105 +1,173 @@
-"""A matrix product for each group of rows with its own matrix, in one launch; plain, not tuned.
+"""A matrix product for each group of rows with its own matrix, in one launch, with what surrounds it.
 
-Axes: A rows of the result, X rows to take them from, Z groups, N columns of the result, K of the rows.
+Rows are gathered as they are loaded and scattered as they are stored: nothing is copied, nothing is padded.
+Axes: A rows in the order of their groups, X rows to take them from, Y rows of the result, Z groups, N columns
+of the result, M of all matrices of a group together, K of the rows.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
-_ROWS, _COLUMNS, _DEPTH = 64, 64, 32
-"""Of a tile: any powers of two from 16 on are right."""
+from executor.kernels.schedule import Schedule
+from executor.kernels.tiles import Tile
+
+Activation = Literal["none", "silu", "swiglu"]
+
+_BAND = 8
+"""Tiles of rows that go with one tile of columns before the next is begun: the 132 programs of a moment
+share 8 x 16 tiles through the L2 cache. Chosen by reasoning, not yet measured."""
 
 
-def grouped_gemm(x_XK: Tensor, weight_ZNK: Tensor, count_Z: Tensor, row_A: Tensor | None = None) -> Tensor:
-    """[A, N]: every row times the transposed matrix of its group, summed in float32.
+def grouped_gemm(
+    x_XK: Tensor,
+    weight_ZMK: Tensor,
+    groups: Schedule,
+    tile: Tile,
+    *,
+    activation: Activation = "none",
+    order_A: Tensor | None = None,
+    gather: int | None = None,
+    scatter: bool = False,
+    scale_Y: Tensor | None = None,
+) -> Tensor:
+    """[Y, N]: every row times the transposed matrix of its group, summed in float32.
 
-    Two groups of one and two rows, taken from x in the order 2, 0, 1:
-    ``out[0] = x[2] @ weight[0].T``, ``out[1] = x[0] @ weight[1].T``, ``out[2] = x[1] @ weight[1].T``.
+    Groups of one and two rows, order 2, 0, 1. Gathered by 1: ``out[0] = x[2] @ weight[0].T``,
+    ``out[1] = x[0] @ weight[1].T``, ``out[2] = x[1] @ weight[1].T``. Scattered instead:
+    ``out[2] = x[0] @ weight[0].T``, ``out[0] = x[1] @ weight[1].T``, ``out[1] = x[2] @ weight[1].T``.
 
     Args:
         x_XK: the rows, contiguous along K.
-        weight_ZNK: contiguous, of the same dtype.
-        count_Z: int64, rows of each group, in the order of the groups.
-        row_A: int64, the row of x that each row of the result is made of; by default a from a.
+        weight_ZMK: contiguous, of the same dtype; M = N, or 2 N with those of the gate first for ``swiglu``.
+        groups: of the A rows. Rows behind the last group are left as they are in fresh memory.
+        activation: of the sums: silu(y), or silu(gate) · y, before they are rounded.
+        order_A: int32 [A], numbers of the rows.
+        gather: row a is taken from row ``order_A[a] // gather`` of x; by default from row a.
+        scatter: whether row a goes to row ``order_A[a]`` of the result rather than to row a.
+        scale_Y: floats, by which the rows of the result are multiplied before they are rounded.
     """
-    rows, (groups, columns, depth) = len(x_XK) if row_A is None else len(row_A), weight_ZNK.shape
-    out_AN = x_XK.new_empty(rows, columns)
-    if rows == 0:
-        return out_AN
-    # No tile holds rows of two groups, so a group may leave one tile partly empty: that many more at most.
-    tiles = rows // _ROWS + min(groups, rows)
-    tile_end_Z = ((count_Z + _ROWS - 1) // _ROWS).cumsum(0)
-    _grouped_gemm[(tiles, triton.cdiv(columns, _COLUMNS))](
+    matrices = 2 if activation == "swiglu" else 1
+    columns, depth = weight_ZMK.shape[1] // matrices, weight_ZMK.shape[2]
+    out_YN = x_XK.new_empty(len(x_XK) if order_A is None else len(order_A), columns)
+    nothing = groups.end_Z  # stands for a pointer that is not read
+    _grouped_gemm[(groups.tiles * triton.cdiv(columns, tile.columns),)](
         x_XK,
-        out_AN if row_A is None else row_A,
-        weight_ZNK,
-        out_AN,
-        count_Z.cumsum(0),
-        tile_end_Z,
-        groups,
+        weight_ZMK,
+        out_YN,
+        nothing if order_A is None else order_A,
+        nothing if scale_Y is None else scale_Y,
+        groups.end_Z,
+        nothing if groups.group_M is None else groups.group_M,
+        nothing if groups.row_M is None else groups.row_M,
+        groups.tiles,
         columns,
         depth,
         x_XK.stride(0),
-        GATHERS=row_A is not None,
-        GROUPS=triton.next_power_of_2(groups),
-        ROWS=_ROWS,
-        COLUMNS=_COLUMNS,
-        DEPTH=_DEPTH,
+        gather or 1,
+        ACTIVATION=activation,
+        GATHERS=gather is not None,
+        SCATTERS=scatter,
+        SCALES=scale_Y is not None,
+        BY_GROUP=groups.group_M is None,
+        BAND=1 if groups.group_M is None else _BAND,
+        WHOLE=depth % tile.depth == 0,
+        ROWS=groups.rows,
+        COLUMNS=tile.columns,
+        DEPTH=tile.depth,
+        num_warps=tile.warps,
+        num_stages=tile.stages,
     )
-    return out_AN
+    return out_YN
 
 
 @triton.jit
 def _grouped_gemm(
     x,
-    row,
     weight,
     out,
-    row_end,
-    tile_end,
-    groups,
+    order,
+    scale,
+    end,
+    tile_group,
+    tile_row,
+    tiles,
     columns,
     depth,
     x_stride,
+    share,
+    ACTIVATION: tl.constexpr,
     GATHERS: tl.constexpr,
-    GROUPS: tl.constexpr,
+    SCATTERS: tl.constexpr,
+    SCALES: tl.constexpr,
+    BY_GROUP: tl.constexpr,
+    BAND: tl.constexpr,
+    WHOLE: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
 ):
-    """One tile of the result. Example: groups of 70, 0 and 3 rows, tiles of 64: tiles 0 and 1 are group 0's
-    (``tile_end`` is [2, 2, 3]), tile 2 is group 2's, for two tile ends are not above 2; tile 3 has no group.
-    """
-    tile = tl.program_id(0)
-    all_groups = tl.arange(0, GROUPS)
-    tile_ends = tl.load(tile_end + all_groups, mask=all_groups < groups, other=2147483647)
-    group = tl.sum((tile_ends <= tile).to(tl.int32))
-    if group >= groups:
-        return
-    before = all_groups < group
-    first_tile = tl.max(tl.where(before, tile_ends, 0))
-    row_ends = tl.load(row_end + all_groups, mask=all_groups < groups, other=0)
-    first_row = tl.max(tl.where(before, row_ends, 0))
-    end_row = tl.load(row_end + group)
-
-    a = first_row + (tile - first_tile) * ROWS + tl.arange(0, ROWS)
-    a_mask = a < end_row
-    n = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    """Some columns of one tile of rows, or of one tile after the other of a group."""
+    column_tiles = tl.cdiv(columns, COLUMNS)
+    in_band = tl.program_id(0) % (BAND * column_tiles)
+    first_tile = tl.program_id(0) // (BAND * column_tiles) * BAND
+    height = tl.minimum(tiles - first_tile, BAND)
+    tile = first_tile + in_band % height
+    n = in_band // height * COLUMNS + tl.arange(0, COLUMNS)
     n_mask = n < columns
-    source = tl.load(row + a, mask=a_mask, other=0) if GATHERS else a
-    x_rows = x + source[:, None] * x_stride
-    weight_rows = weight + group.to(tl.int64) * columns * depth + n[None, :] * depth
 
-    total = tl.zeros((ROWS, COLUMNS), tl.float32)
-    for first_k in range(0, depth, DEPTH):
-        k = first_k + tl.arange(0, DEPTH)
-        k_mask = k < depth
-        x_tile = tl.load(x_rows + k[None, :], mask=a_mask[:, None] & k_mask[None, :], other=0.0)
-        weight_tile = tl.load(weight_rows + k[:, None], mask=k_mask[:, None] & n_mask[None, :], other=0.0)
-        # "ieee" keeps float32 inputs whole, where TF32 would round them to 10 bits.
-        total = tl.dot(x_tile, weight_tile, total, input_precision="ieee")
-    mask = a_mask[:, None] & n_mask[None, :]
-    tl.store(out + a[:, None] * columns + n[None, :], total.to(out.dtype.element_ty), mask=mask)
+    if BY_GROUP:
+        group = tile
+        first = tl.load(end + group - 1, mask=group > 0, other=0)
+        last = tl.load(end + group)
+    else:
+        group = tl.load(tile_group + tile)
+        first = tl.load(tile_row + tile)
+        last = tl.minimum(first + ROWS, tl.load(end + group))
+
+    # What lies outside is computed from rows that exist and then not stored: loads need no mask.
+    # Matrices and rows are numbered in 64 bits: a layer's weights alone may have more than 2^31 elements.
+    k = tl.arange(0, DEPTH)
+    matrix = weight + group.to(tl.int64) * columns * depth * (2 if ACTIVATION == "swiglu" else 1)
+    weights = matrix + tl.where(n_mask, n, 0).to(tl.int64)[None, :] * depth + k[:, None]
+    to_up = columns.to(tl.int64) * depth
+    for first_row in range(first, last, ROWS):
+        a = first_row + tl.arange(0, ROWS)
+        a_mask = a < last
+        source = tl.where(a_mask, a, first_row)
+        if GATHERS:
+            source = tl.load(order + source) // share
+        rows = x + source.to(tl.int64)[:, None] * x_stride + k[None, :]
+        total = tl.zeros((ROWS, COLUMNS), tl.float32)
+        if ACTIVATION == "swiglu":
+            up = tl.zeros((ROWS, COLUMNS), tl.float32)
+        for first_k in range(0, depth, DEPTH):
+            # "ieee" keeps float32 inputs whole, where TF32 would round them to 10 bits.
+            if WHOLE:
+                x_tile = tl.load(rows + first_k)
+                total = tl.dot(x_tile, tl.load(weights + first_k), total, input_precision="ieee")
+                if ACTIVATION == "swiglu":
+                    up = tl.dot(x_tile, tl.load(weights + to_up + first_k), up, input_precision="ieee")
+            else:
+                inside = k < depth - first_k
+                x_tile = tl.load(rows + first_k, mask=inside[None, :], other=0.0)
+                w_tile = tl.load(weights + first_k, mask=inside[:, None], other=0.0)
+                total = tl.dot(x_tile, w_tile, total, input_precision="ieee")
+                if ACTIVATION == "swiglu":
+                    w_tile = tl.load(weights + to_up + first_k, mask=inside[:, None], other=0.0)
+                    up = tl.dot(x_tile, w_tile, up, input_precision="ieee")
+        if ACTIVATION != "none":
+            total *= tl.sigmoid(total)
+        if ACTIVATION == "swiglu":
+            total *= up
+        target = a
+        if SCATTERS:
+            target = tl.load(order + a, mask=a_mask, other=0)
+        if SCALES:
+            total *= tl.load(scale + target, mask=a_mask, other=0.0).to(tl.float32)[:, None]
+        cells = out + target.to(tl.int64)[:, None] * columns + n[None, :]
+        tl.store(cells, total.to(out.dtype.element_ty), mask=a_mask[:, None] & n_mask[None, :])
