@@ -1,9 +1,9 @@
-"""What a routing policy costs in quality: the model's held-out loss with the policy in all its MoE layers."""
+"""What routing policies cost in quality: the model's held-out loss with them in all its MoE layers."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,25 +12,29 @@ from rich.table import Table
 
 from experiments.tiny_moe.corpus import Corpus
 from experiments.tiny_moe.model import Routing, TinyMoe
-from experiments.tiny_moe.train import held_out_loss
-from moesim.routing.catalogue import policy_from
-from moesim.routing.policy import Batch, Policy
+from experiments.tiny_moe.train import held_out_bytes, loss_of
+from moesim.routing.catalogue import policies_from
+from moesim.routing.policy import Batch, Candidates, Held, Policy
+from moesim.routing.stages import apply_all
 from moesim.simulation.tally import Tally
+
+RANKS, RANKS_PER_NODE = 8, 4
+"""Home ranks of each batch's tokens; they hold the experts in order, as placement ``linear`` has them."""
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Held-out quality under one policy.
+    """Held-out quality under some policies.
 
     Attributes:
+        spec: the policies as a scenario's ``routing``.
         loss: nats a byte, by domain.
-        dropped, gate_mass_lost: fractions of the assignments and of their gate weights.
+        tally: what became of the assignments.
     """
 
-    policy: Mapping[str, object]
+    spec: object
     loss: dict[str, float]
-    dropped: float
-    gate_mass_lost: float
+    tally: Tally
 
     @property
     def perplexity(self) -> float:
@@ -38,34 +42,50 @@ class Quality:
         return math.exp(sum(self.loss.values()) / len(self.loss))
 
 
-def evaluate(model: TinyMoe, corpus: Corpus, spec: Mapping[str, object], *, ranks: int = 8) -> Quality:
-    """Held-out loss with a policy, the tokens of each batch at home on ``ranks`` ranks.
+def evaluate(model: TinyMoe, corpus: Corpus, spec: object) -> Quality:
+    """Held-out loss with policies in every MoE layer, 64 passages of a domain in a batch.
 
     Raises:
-        PolicyError: the policy is unknown or a parameter wrong.
+        PolicyError: a policy is unknown, or a parameter wrong.
     """
-    applied = _Applied(policy_from(spec), ranks)
+    applied = _Applied(policies_from(spec), tuple(corpus.held_out))
     model.policy = applied
+    loss = {}
     try:
-        loss = held_out_loss(model, corpus)
+        for domain, bytes_BC in held_out_bytes(corpus, model.config.context + 1).items():
+            applied.domain = domain
+            loss[domain] = loss_of(model, bytes_BC)
     finally:
         model.policy = None
-    tally = applied.tally
-    return Quality(spec, loss, tally.dropped / tally.wished, tally.gate_mass_lost / tally.gate_mass)
+    return Quality(spec, loss, applied.tally)
 
 
 class _Applied:
-    """A policy of the simulator's in the place of the model's routing."""
+    """Policies of the simulator's in the place of the model's routing."""
 
-    def __init__(self, policy: Policy, ranks: int) -> None:
-        self.policy, self.ranks, self.tally = policy, ranks, Tally()
+    def __init__(self, policies: Sequence[Policy], domains: tuple[str, ...]) -> None:
+        self.domain, self.tally = "", Tally()
+        self._policies, self._domains = policies, domains
+        self._batches = 0
 
     def __call__(self, layer: int, routing: Routing) -> Routing:
         tokens, experts = routing.scores_TE.shape
-        offsets_G = np.linspace(0, tokens, self.ranks + 1).astype(np.int64)
-        ids_TK = routing.ids_TK.numpy().astype(np.int16)
-        weights_TK = np.ascontiguousarray(routing.weights_TK.numpy(), np.float32)
-        outcome = self.policy.apply(Batch(ids_TK, weights_TK, offsets_G, experts))
+        scores_TE, candidates_TE = routing.scores_TE.sort(descending=True, stable=True)
+        home_E = np.arange(experts) * RANKS // experts
+        batch = Batch(
+            routing.ids_TK.numpy().astype(np.int16),
+            np.ascontiguousarray(routing.weights_TK.numpy(), np.float32),
+            np.linspace(0, tokens, RANKS + 1).astype(np.int64),
+            experts,
+            Candidates(candidates_TE.numpy().astype(np.int16), scores_TE.numpy()),
+            Held(home_E[:, None] == np.arange(RANKS), np.arange(RANKS, dtype=np.int32) // RANKS_PER_NODE),
+            layer,
+            self._batches,
+            np.full(tokens, self._domains.index(self.domain), np.int16),
+            self._domains,
+        )
+        outcome = apply_all(self._policies, batch)[-1]
+        self._batches += 1
         self.tally.add(outcome)
         assert outcome.weights_TK is not None  # the batch had weights
         return Routing(
@@ -76,18 +96,29 @@ class _Applied:
 
 
 def quality_table(found: Sequence[Quality]) -> Table:
-    """One row for each policy; the first is what the others are compared with."""
+    """One row for each; the first is what the others are compared with."""
     table = Table(title="held-out quality, nats a byte", title_justify="left")
-    for column in ("policy", *found[0].loss, "perplexity", "worse by", "dropped", "gate mass lost"):
+    shares = ("dropped", "rerouted", "added")
+    # Columns that are 0 throughout tell nothing, but for what the first policies are asked about.
+    shown = [name for name in shares if name == "dropped" or any(getattr(each.tally, name) for each in found)]
+    for column in ("policy", *found[0].loss, "perplexity", "worse by", *shown, "gate mass lost"):
         table.add_column(column, justify="left" if column == "policy" else "right")
     for each in found:
-        parameters = (f"{name} {value}" for name, value in each.policy.items() if name != "policy")
+        tally = each.tally
         table.add_row(
-            " ".join((str(each.policy["policy"]), *parameters)),
+            _brief(each.spec),
             *(f"{loss:.4f}" for loss in each.loss.values()),
             f"{each.perplexity:.3f}",
             f"{each.perplexity / found[0].perplexity - 1:.2%}",
-            f"{each.dropped:.2%}",
-            f"{each.gate_mass_lost:.2%}",
+            *(f"{getattr(tally, name) / tally.wished:.2%}" for name in shown),
+            f"{tally.gate_mass_lost / tally.gate_mass:.2%}",
         )
     return table
+
+
+def _brief(spec: object) -> str:
+    """``drop capacity_factor 1.5``; several policies with an arrow between them."""
+    if isinstance(spec, list):
+        return " → ".join(map(_brief, spec))
+    assert isinstance(spec, dict)  # it has been made a policy of
+    return " ".join([spec["policy"], *(f"{key} {value}" for key, value in spec.items() if key != "policy")])

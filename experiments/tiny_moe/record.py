@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from experiments.tiny_moe.corpus import Corpus
@@ -14,28 +17,44 @@ ORIGIN = "experiments/tiny_moe: held-out code of Python's standard library and p
 LICENCE = "Apache-2.0 (the routing); the text is under the PSF License Version 2 and is not in the trace"
 
 CANDIDATES = 12
+_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class Passages:
+    """Text to replay.
+
+    Attributes:
+        bytes_BC: uint8, a passage in each row, as long as the model's context.
+        category_B: the index of its domain.
+        domains: their names.
+    """
+
+    bytes_BC: npt.NDArray[np.uint8]
+    category_B: npt.NDArray[np.int32]
+    domains: tuple[str, ...]
+
+
+def passages(corpus: Corpus, context: int, requests: int) -> Passages:
+    """Evenly spread over the held-out text of all domains, in turns, so that any window holds all."""
+    domains, each = tuple(corpus.held_out), requests // len(corpus.held_out)
+    starts_DN = [np.linspace(0, len(text) - context, each).astype(int) for text in corpus.held_out.values()]
+    rows = [
+        text[start : start + context]
+        for starts_D in zip(*starts_DN, strict=True)
+        for text, start in zip(corpus.held_out.values(), starts_D, strict=True)
+    ]
+    return Passages(np.array(rows), np.tile(np.arange(len(domains), dtype=np.int32), each), domains)
 
 
 @torch.no_grad()
-def record(model: TinyMoe, corpus: Corpus, requests: int) -> RoutingTrace:
-    """Replay ``requests`` passages, one context each, evenly spread over the held-out text of all domains.
-
-    Requests alternate between the domains, so that any window of them holds both.
-    """
-    config = model.config
-    each = requests // len(corpus.held_out)
-    passages, category = [], []
-    starts = {
-        domain: np.linspace(0, len(text) - config.context, each).astype(int)
-        for domain, text in corpus.held_out.items()
-    }
-    for number in range(each):
-        for code, (domain, text) in enumerate(corpus.held_out.items()):
-            at = starts[domain][number]
-            passages.append(text[at : at + config.context])
-            category.append(code)
+def record(model: TinyMoe, text: Passages) -> RoutingTrace:
+    """What the routers choose, with gate weights and candidates; a request is a passage."""
+    config, (requests, length) = model.config, text.bytes_BC.shape
     model.eval()
-    parts = [_routing(model, np.array(passages[first : first + 16])) for first in range(0, len(passages), 16)]
+    parts = [
+        _routing(model, text.bytes_BC[first : first + _AT_ONCE]) for first in range(0, requests, _AT_ONCE)
+    ]
     ids_TLK, weights_TLK, candidates_TLC, scores_TLC = (
         np.concatenate(column) for column in zip(*parts, strict=True)
     )
@@ -51,10 +70,10 @@ def record(model: TinyMoe, corpus: Corpus, requests: int) -> RoutingTrace:
         ),
         ids_TLK=ids_TLK,
         weights_TLK=weights_TLK,
-        request_T=np.repeat(np.arange(len(passages), dtype=np.int32), config.context),
-        position_T=np.tile(np.arange(config.context, dtype=np.int32), len(passages)),
-        category_T=np.repeat(np.array(category, np.int32), config.context),
-        categories=tuple(corpus.held_out),
+        request_T=np.repeat(np.arange(requests, dtype=np.int32), length),
+        position_T=np.tile(np.arange(length, dtype=np.int32), requests),
+        category_T=np.repeat(text.category_B, length),
+        categories=text.domains,
         candidate_ids_TLC=candidates_TLC,
         candidate_scores_TLC=scores_TLC,
     )

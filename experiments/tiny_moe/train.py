@@ -135,17 +135,26 @@ def _draw(corpus: Corpus, batch: int, length: int, rng: np.random.Generator) -> 
     return torch.from_numpy(np.array(rows, np.int64))
 
 
-@torch.no_grad()
-def held_out_loss(model: TinyMoe, corpus: Corpus, sequences: int = 64) -> dict[str, float]:
-    """Cross entropy in nats a byte on text that was never trained on, by domain."""
-    model.eval()
-    losses = {}
-    length = model.config.context + 1
+def held_out_bytes(corpus: Corpus, length: int, sequences: int = 64) -> dict[str, Tensor]:
+    """Passages that were never trained on, evenly spread over the files: by domain, int64 [B, length]."""
+    found = {}
     for domain, text in corpus.held_out.items():
         starts = np.linspace(0, len(text) - length, sequences).astype(int)
-        bytes_BC = torch.from_numpy(np.array([text[at : at + length] for at in starts], np.int64))
-        losses[domain] = float(_cross_entropy(model(bytes_BC[:, :-1]), bytes_BC[:, 1:]))
-    return losses
+        found[domain] = torch.from_numpy(np.array([text[at : at + length] for at in starts], np.int64))
+    return found
+
+
+@torch.no_grad()
+def loss_of(model: TinyMoe, bytes_BC: Tensor) -> float:
+    """Cross entropy of the bytes after the first, in nats a byte."""
+    model.eval()
+    return float(_cross_entropy(model(bytes_BC[:, :-1]), bytes_BC[:, 1:]))
+
+
+def held_out_loss(model: TinyMoe, corpus: Corpus) -> dict[str, float]:
+    """Cross entropy in nats a byte on text that was never trained on, by domain."""
+    passages = held_out_bytes(corpus, model.config.context + 1)
+    return {domain: loss_of(model, bytes_BC) for domain, bytes_BC in passages.items()}
 
 
 def _cross_entropy(logits_BCV: Tensor, next_BC: Tensor) -> Tensor:

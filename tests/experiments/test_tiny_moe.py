@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,17 +12,30 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the small model needs the extra executor")
 
+from experiments.tiny_moe import evaluate as evaluation  # noqa: E402
 from experiments.tiny_moe.corpus import Corpus, read_corpus  # noqa: E402 - after torch is known to be there
 from experiments.tiny_moe.evaluate import evaluate, quality_table  # noqa: E402
 from experiments.tiny_moe.model import Config, Experts, Routing, TinyMoe, balancing_loss  # noqa: E402
-from experiments.tiny_moe.record import CANDIDATES, record  # noqa: E402
+from experiments.tiny_moe.record import CANDIDATES, passages, record  # noqa: E402
 from experiments.tiny_moe.train import Recipe, held_out_loss, load_model, save_model, train  # noqa: E402
 from moesim.errors import MoesimError  # noqa: E402
+from moesim.routing.catalogue import policies_from  # noqa: E402
+from moesim.routing.none import NoPolicy  # noqa: E402
+from moesim.routing.policy import Batch, Outcome  # noqa: E402
 
 pytestmark = pytest.mark.executor
 
 SMALL = Config(context=16, layers=2, hidden=16, heads=2, experts=16, top_k=3, width=8, shared_width=8)
 RECIPE = Recipe(steps=4, batch=4, warm_up=2, save_every=2)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """As the commands have it: more would wait for each other longer than they compute."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -136,20 +150,51 @@ def test_policies_cost_quality_only_where_they_change_the_routing(corpus: Corpus
     model = TinyMoe(SMALL).eval()
     without = evaluate(model, corpus, {"policy": "none"})
     assert without.loss == held_out_loss(model, corpus)
-    assert without.dropped == without.gate_mass_lost == 0
+    assert without.tally.dropped == without.tally.gate_mass_lost == 0
     roomy = evaluate(model, corpus, {"policy": "drop", "capacity_factor": 100.0})
     assert roomy.loss == without.loss
     tight = evaluate(model, corpus, {"policy": "drop", "capacity_factor": 0.5})
-    assert tight.dropped > 0.4
+    assert tight.tally.dropped > 0.4 * tight.tally.wished
     assert tight.loss != without.loss
     assert tight.perplexity == pytest.approx(math.exp(np.mean(list(tight.loss.values()))))
     assert quality_table([without, tight]).row_count == 2
     assert model.policy is None
 
 
+def test_policies_see_all_that_a_trace_could_tell_them_and_are_applied_in_turns(corpus: Corpus) -> None:
+    seen: list[Batch] = []
+
+    class Watch(NoPolicy):
+        def apply(self, batch: Batch) -> Outcome:
+            seen.append(batch)
+            return super().apply(batch)
+
+    torch.manual_seed(0)
+    model = TinyMoe(SMALL)
+    drop = {"policy": "drop", "capacity_factor": 0.5}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation, "policies_from", lambda spec: (*policies_from(spec), Watch()))
+        found = evaluate(model, corpus, [drop])
+    assert found.loss == evaluate(model, corpus, drop).loss
+    assert [batch.layer for batch in seen] == [0, 1, 0, 1]
+    assert [batch.draw for batch in seen] == [0, 1, 2, 3]
+    for number, batch in enumerate(seen):
+        assert (batch.ids_TK < 0).any()  # what drop left
+        assert batch.category_T is not None
+        assert {batch.categories[code] for code in batch.category_T} == {("code", "prose")[number // 2]}
+        assert batch.candidates is not None
+        assert np.all(np.diff(batch.candidates.scores_TC, axis=1) <= 0)
+        assert np.array_equal(np.sort(batch.candidates.ids_TC, axis=1)[0], np.arange(SMALL.experts))
+        assert batch.held is not None
+        assert batch.held.gpus_EG.sum(axis=0).tolist() == [2] * 8
+
+
 def test_the_record_is_a_valid_trace_with_candidates(corpus: Corpus) -> None:
     torch.manual_seed(0)
-    trace = record(TinyMoe(SMALL), corpus, requests=6)
+    text = passages(corpus, SMALL.context, requests=6)
+    assert text.bytes_BC.shape == (6, 16)
+    assert text.category_B.tolist() == [0, 1, 0, 1, 0, 1]
+    trace = record(TinyMoe(SMALL), text)
     trace.validate()
     assert trace.tokens == 6 * 16
     assert trace.categories == ("code", "prose")
