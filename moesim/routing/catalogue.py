@@ -14,21 +14,62 @@ from types import MappingProxyType
 from typing import Any, cast
 
 from moesim.errors import PolicyError
+from moesim.routing.balanced import ExpertChoice, UniformRandom
+from moesim.routing.base import Base
 from moesim.routing.drop import Drop
+from moesim.routing.expanded import ExpandedDrop
+from moesim.routing.fewer import Gap, Skip, Threshold, TopK, TopP
+from moesim.routing.important import Important, Uncertain
+from moesim.routing.locality import Limited
+from moesim.routing.masks import Mask, MaskLeast
 from moesim.routing.none import NoPolicy
 from moesim.routing.policy import Policy
+from moesim.routing.reroute import Reroute
 
-POLICIES: Mapping[str, type[Policy]] = MappingProxyType({policy.name: policy for policy in (NoPolicy, Drop)})
+POLICIES: Mapping[str, type[Policy]] = MappingProxyType(
+    {
+        policy.name: policy
+        for policy in (
+            NoPolicy,
+            Drop,
+            Reroute,
+            ExpandedDrop,
+            TopK,
+            TopP,
+            Threshold,
+            Gap,
+            Skip,
+            Important,
+            Uncertain,
+            Mask,
+            MaskLeast,
+            Limited,
+            ExpertChoice,
+            Base,
+            UniformRandom,
+        )
+    }
+)
 
-PRESETS: Mapping[str, Mapping[str, object]] = MappingProxyType({})
-"""Published policies: the parameters that make them of ours."""
+PRESETS: Mapping[str, Mapping[str, object]] = MappingProxyType(
+    {
+        "switch": {"policy": "drop", "capacity_factor": 1.25, "order": "position"},
+        "gshard": {"policy": "drop", "capacity_factor": 2.0, "order": "first_choices"},
+        "deepseek_v2": {"policy": "drop", "capacity_factor": 1.0, "unit": "device"},
+        "device_limited": {"policy": "limited", "unit": "device", "most": 3, "best": 1},
+        "node_limited": {"policy": "limited", "unit": "node", "most": 4, "best": 2},
+        "group_limited": {"policy": "limited", "unit": "group", "groups": 8, "most": 4, "best": 2},
+        "one_device": {"policy": "limited", "unit": "device", "most": 1, "best": 8},
+    }
+)
+"""Published policies as parameters of ours; what they are stands in ``docs/policies.md``."""
 
 
 def policy_from(spec: Mapping[str, object]) -> Policy:
     """The policy that a mapping describes.
 
     >>> policy_from({"policy": "drop", "capacity_factor": 1.5})
-    Drop(capacity_factor=1.5, unit='expert', scope='source', order='score')
+    Drop(capacity_factor=1.5, unit='expert', scope='source', order='score', seed=0, renormalise=False)
 
     Raises:
         PolicyError: an unknown policy, a parameter it does not know, lacks or cannot take.

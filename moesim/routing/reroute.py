@@ -1,0 +1,261 @@
+"""Sending what is above a capacity elsewhere before it is dropped.
+
+Axes: T tokens, K experts per token, C candidates per token, E logical experts, N assignments, U units.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from moesim.errors import PolicyError
+from moesim.routing.capped import Capped, limits, order_TK
+from moesim.routing.cut import cut
+from moesim.routing.drop import stays_TK
+from moesim.routing.neighbours import neighbours
+from moesim.routing.parameters import choice, integer
+from moesim.routing.policy import (
+    NO_EXPERT,
+    Batch,
+    Cost,
+    Need,
+    Outcome,
+    candidates_of,
+    held_of,
+    outcome,
+    weights_of,
+)
+from moesim.routing.scale import scale_T
+from traces.jit import jit
+
+TO = ("candidates", "gpu", "node")
+
+
+@dataclass(frozen=True)
+class Reroute(Capped):
+    """What is above the capacity goes to other experts with room, and is dropped only where none has any.
+
+    To its token's next candidates as in GShard's second choice (arXiv 2006.16668, section 2.2) and
+    Capacity-Aware Inference (arXiv 2503.05066), in rounds as ranks would run it: in each, every overflowing
+    assignment asks its token's next candidate, and the first ones by ``order``, now with the candidates'
+    scores, are taken in. Or, without scores, to the expert of the same GPU or node that is least loaded by
+    then, one assignment after the other.
+
+    γ = 1, C = 1. Token 1 loses expert 0 to token 0 and asks expert 2.
+
+    >>> from moesim.routing.policy import Candidates
+    >>> batch = Batch(
+    ...     ids_TK=np.array([[0], [0], [1]], np.int16),
+    ...     weights_TK=np.array([[0.9], [0.6], [0.8]], np.float32),
+    ...     offsets_G=np.array([0, 3]),
+    ...     experts=3,
+    ...     candidates=Candidates(
+    ...         np.array([[0, 1], [0, 2], [1, 2]], np.int16),
+    ...         np.array([[0.9, 0.1], [0.6, 0.3], [0.8, 0.2]], np.float32),
+    ...     ),
+    ... )
+    >>> found = Reroute(capacity_factor=1.0).apply(batch)
+    >>> found.ids_TK.ravel(), found.weights_TK.ravel()
+    (array([0, 2, 1], dtype=int16), array([0.9, 0.3, 0.8], dtype=float32))
+
+    Attributes:
+        to: ``candidates``, ``gpu`` or ``node``. A new expert among the candidates weighs in proportion to its
+            score, as many times as its token's chosen ones do; one of the same GPU or node weighs what the
+            lost one did.
+        rounds: how many of its token's candidates an assignment may ask at most; 0 for all.
+
+    Raises:
+        PolicyError: a parameter has a wrong type or value.
+    """
+
+    name: ClassVar[str] = "reroute"
+
+    to: str = "candidates"
+    rounds: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        choice("to", self.to, TO)
+        integer("rounds", self.rounds, 0)
+        if self.to != "candidates" and self.unit == "device":
+            rule = f"must be expert where overflow stays on its {self.to}: a full device has no room"
+            raise PolicyError(rule, field="routing.unit", got=self.unit)
+        if self.to != "candidates" and self.rounds:
+            rule = "counts candidates, and overflow goes to none; leave it out"
+            raise PolicyError(rule, field="routing.rounds", got=self.rounds)
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What the order and the unit need, and where overflow goes."""
+        where: set[Need] = {"candidates", "weights"} if self.to == "candidates" else {"placement"}
+        return super().needs | where
+
+    @property
+    def cost(self) -> Cost:
+        """Counting, finding thresholds, moving; then the same again among the candidates."""
+        asked = 1 if self.to == "candidates" else 0
+        return Cost(assignments=5, candidates=asked, exchanges=self.exchanges * (1 + asked))
+
+    def apply(self, batch: Batch) -> Outcome:
+        """The batch with overflow in other places.
+
+        Raises:
+            PolicyError: the batch lacks what the policy needs.
+        """
+        if self.to == "candidates":
+            return self._to_candidates(batch)
+        held = held_of(batch, self)
+        limited = limits(self, batch, self)
+        first_E, near = neighbours(held, self.to)
+        over_TK = ~stays_TK(limited, batch.ids_TK, order_TK(self, batch, self))
+        ids_TK = np.where(over_TK, np.int16(NO_EXPERT), batch.ids_TK)
+        _to_least_loaded(
+            batch.ids_TK, over_TK, limited.bounds_G, limited.most_G, batch.experts, first_E, near, ids_TK
+        )
+        return outcome(batch, ids_TK, batch.weights_TK, room=limited.room)
+
+    def _to_candidates(self, batch: Batch) -> Outcome:
+        candidates, weights_TK = candidates_of(batch, self), weights_of(batch, self).copy()
+        limited = limits(self, batch, self)
+        scales_T = scale_T(batch.ids_TK, weights_TK, candidates)
+        bits_TK = order_TK(self, batch, self)
+        over_TK = ~stays_TK(limited, limited.units_of(batch.ids_TK), bits_TK)
+        ids_TK = np.where(over_TK, np.int16(NO_EXPERT), batch.ids_TK)
+        _to_candidates(
+            batch.ids_TK,
+            over_TK,
+            limited.units_of(ids_TK),
+            bits_TK,
+            limited.bounds_G,
+            limited.most_G,
+            limited.units,
+            candidates.ids_TC,
+            candidates.scores_TC * scales_T[:, None],
+            limited.units_of(candidates.ids_TC),
+            self.order == "score",
+            self.rounds or candidates.ids_TC.shape[1],
+            ids_TK,
+            weights_TK,
+        )
+        return outcome(batch, ids_TK, weights_TK, room=limited.room)
+
+
+@jit
+def _to_candidates(
+    wished_TK: Any,
+    over_TK: Any,
+    unit_TK: Any,
+    bits_TK: Any,
+    bounds_G: Any,
+    most_G: Any,
+    units: int,
+    ids_TC: Any,
+    weights_TC: Any,
+    unit_TC: Any,
+    by_score: bool,
+    rounds: int,
+    ids_TK: Any,
+    weights_TK: Any,
+) -> None:
+    """Write where overflow went into ``ids_TK`` and ``weights_TK``."""
+    T, K = ids_TK.shape
+    C = ids_TC.shape[1]
+    next_T = np.zeros(T, np.int64)
+    bits_TC = weights_TC.view(np.int32)
+    for source in range(len(most_G)):
+        room_U = np.full(units, most_G[source])
+        overflow = 0
+        for token in range(bounds_G[source], bounds_G[source + 1]):
+            for place in range(K):
+                if unit_TK[token, place] >= 0:
+                    room_U[unit_TK[token, place]] -= 1
+                overflow += over_TK[token, place]
+        # Open assignments, and what each asks for now.
+        at_N = np.empty(overflow, np.int64)
+        asked_N = np.empty(overflow, np.int64)
+        unit_N = np.empty(overflow, np.int16)
+        bits_N = np.empty(overflow, np.int32)
+        taken_N = np.empty(overflow, np.bool_)
+        opened = 0
+        for token in range(bounds_G[source], bounds_G[source + 1]):
+            for place in range(K):
+                if over_TK[token, place]:
+                    at_N[opened] = token * K + place
+                    opened += 1
+        for _ in range(rounds):
+            asking = 0
+            for index in range(opened):
+                token, place = at_N[index] // K, at_N[index] % K
+                # What the token wished for is full or visited; what it asked for has been full since.
+                candidate = next_T[token]
+                while candidate < C and _is_in(ids_TC[token, candidate], wished_TK[token]):
+                    candidate += 1
+                next_T[token] = candidate + 1
+                if candidate >= C:
+                    continue
+                at_N[asking], asked_N[asking] = at_N[index], candidate
+                unit_N[asking] = unit_TC[token, candidate]
+                bits_N[asking] = bits_TC[token, candidate] if by_score else bits_TK[token, place]
+                asking += 1
+            if asking == 0:
+                break
+            taken_N[:asking] = True
+            cut(unit_N[:asking], bits_N[:asking], room_U, taken_N[:asking])
+            opened = 0
+            for index in range(asking):
+                if not taken_N[index]:
+                    at_N[opened] = at_N[index]
+                    opened += 1
+                    continue
+                token, place = at_N[index] // K, at_N[index] % K
+                ids_TK[token, place] = ids_TC[token, asked_N[index]]
+                weights_TK[token, place] = weights_TC[token, asked_N[index]]
+                room_U[unit_N[index]] -= 1
+
+
+@jit
+def _to_least_loaded(
+    wished_TK: Any,
+    over_TK: Any,
+    bounds_G: Any,
+    most_G: Any,
+    experts: int,
+    first_E: Any,
+    near: Any,
+    ids_TK: Any,
+) -> None:
+    """Write where overflow went into ``ids_TK``; expert e is near ``near[first_E[e] : first_E[e + 1]]``."""
+    K = ids_TK.shape[1]
+    for source in range(len(most_G)):
+        load_E = np.zeros(experts, np.int64)
+        for token in range(bounds_G[source], bounds_G[source + 1]):
+            for place in range(K):
+                if ids_TK[token, place] >= 0:
+                    load_E[ids_TK[token, place]] += 1
+        for token in range(bounds_G[source], bounds_G[source + 1]):
+            for place in range(K):
+                if not over_TK[token, place]:
+                    continue
+                lost = wished_TK[token, place]
+                best = NO_EXPERT
+                for other in near[first_E[lost] : first_E[lost + 1]]:
+                    if (
+                        load_E[other] < most_G[source]
+                        and (best < 0 or load_E[other] < load_E[best])
+                        and not _is_in(other, wished_TK[token])
+                        and not _is_in(other, ids_TK[token])
+                    ):
+                        best = other
+                if best >= 0:
+                    load_E[best] += 1
+                    ids_TK[token, place] = best
+
+
+@jit
+def _is_in(expert: Any, ids_K: Any) -> bool:
+    found = False
+    for other in ids_K:
+        found |= other == expert
+    return found

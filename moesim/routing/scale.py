@@ -1,0 +1,77 @@
+"""Gate weights of experts that a router did not choose, and of fewer than it chose.
+
+Axes: T tokens, K experts per token, C candidates per token.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from moesim.routing.policy import Candidates
+from traces.jit import jit
+
+
+def renormalised(
+    before_TK: npt.NDArray[np.int16], weights_TK: npt.NDArray[np.float32], after_TK: npt.NDArray[np.int16]
+) -> npt.NDArray[np.float32]:
+    """The weights of each token's experts, scaled to the sum that they had before, place by place.
+
+    >>> before_TK, after_TK = np.array([[4, 2]], np.int16), np.array([[4, -1]], np.int16)
+    >>> renormalised(before_TK, np.array([[0.5, 0.25]], np.float32), after_TK)
+    array([[0.75, 0.25]], dtype=float32)
+    """
+    scaled_TK = weights_TK.copy()
+    _renormalise(before_TK, after_TK, scaled_TK)
+    return scaled_TK
+
+
+@jit
+def _renormalise(before_TK: Any, after_TK: Any, weights_TK: Any) -> None:
+    T, K = before_TK.shape
+    for token in range(T):
+        before = after = np.float32(0.0)
+        for place in range(K):
+            if before_TK[token, place] >= 0:
+                before += weights_TK[token, place]
+            if after_TK[token, place] >= 0:
+                after += weights_TK[token, place]
+        if after == before or after == 0:
+            continue
+        for place in range(K):
+            if after_TK[token, place] >= 0:
+                weights_TK[token, place] *= before / after
+
+
+def scale_T(
+    ids_TK: npt.NDArray[np.int16], weights_TK: npt.NDArray[np.float32], candidates: Candidates
+) -> npt.NDArray[np.float32]:
+    """[T]: how many times its score a token's expert weighs: the sum of its weights over that of its scores.
+
+    1 where the scores of all of its experts are 0 or unknown.
+
+    >>> candidates = Candidates(np.array([[7, 3, 5]], np.int16), np.array([[0.5, 0.25, 0.25]], np.float32))
+    >>> scale_T(np.array([[7, 3]], np.int16), np.array([[0.6, 0.3]], np.float32), candidates).round(3)
+    array([1.2], dtype=float32)
+    """
+    scales_T = np.empty(len(ids_TK), np.float32)
+    _scale(ids_TK, weights_TK, candidates.ids_TC, candidates.scores_TC, scales_T)
+    return scales_T
+
+
+@jit
+def _scale(ids_TK: Any, weights_TK: Any, ids_TC: Any, scores_TC: Any, scales_T: Any) -> None:
+    T, K = ids_TK.shape
+    for token in range(T):
+        weight = score = np.float32(0.0)
+        for place in range(K):
+            if ids_TK[token, place] < 0:
+                continue
+            for c in range(ids_TC.shape[1]):
+                if ids_TC[token, c] == ids_TK[token, place]:
+                    weight += weights_TK[token, place]
+                    score += scores_TC[token, c]
+                    break
+        scales_T[token] = weight / score if score > 0 else np.float32(1.0)
