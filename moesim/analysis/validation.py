@@ -24,8 +24,8 @@ FloatArray = NDArray[np.float64]
 # Of each layer on each rank; models without a shared expert lack one of them.
 COMPARED: Final = ("router", "shared_expert", "dispatch", "experts", "combine")
 
-# The medians hold when those of the first and second half of the repeats differ by no more than this, in the
-# median cell and in 19 of 20: half the median and the 95th percentile that a good prediction may be wrong.
+# The medians hold when they are no more uncertain than this, in the median cell and in 19 of 20: less than half
+# of the median and of the 95th percentile that a good prediction may be wrong.
 STEADY: Final = {"median": 0.02, "p95": 0.05}
 
 Seconds = dict[str, FloatArray]
@@ -59,8 +59,9 @@ class Validation:
         layers: [L] true indices of the MoE layers.
         repeats: of the measurement.
         measured, simulated: medians over repeats.
-        noise: by quantity, for each cell: how far the medians of the measurement's first and second half of
-            repeats lie apart, relative to the median of all; empty with a single repeat.
+        noise: by quantity, for each cell: how uncertain the measured median is, relative to it. Half of how
+            far the medians of the first and the second half of the repeats lie apart, which is the standard
+            error of their mean; empty with a single repeat.
     """
 
     layers: NDArray[np.int32]
@@ -82,11 +83,11 @@ class Validation:
     def rank_order(self) -> RankOrder:
         """Kendall's tau-b of the ranks' expert time.
 
-        Left out are pairs that differ, relative to the larger, by no more than the 95th percentile of the
-        noise.
+        Left out are pairs that differ, relative to the larger, by no more than twice the 95th percentile of
+        the noise, which both of them have.
         """
         noise = spread(self.noise["experts"]) if self.noise else None
-        within = 0.0 if noise is None else noise["p95"]
+        within = 0.0 if noise is None else 2 * noise["p95"]
         measured_XG, simulated_XG = (
             seconds["experts"].reshape(-1, self.ranks) for seconds in (self.measured, self.simulated)
         )
@@ -170,7 +171,7 @@ def compare(measured: Timeline, simulated: Timeline) -> Validation:
     if repeats > 1:
         first, second = (_medians(seconds, half) for half in (slice(repeats // 2), slice(repeats // 2, None)))
         noise = {
-            quantity: _relative(np.abs(first[quantity] - second[quantity]), median)
+            quantity: _relative(np.abs(first[quantity] - second[quantity]) / 2, median)
             for quantity, median in medians.items()
         }
     return Validation(layers, repeats, medians, _medians(others[1]), noise)

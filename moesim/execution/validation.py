@@ -37,7 +37,7 @@ from moesim.spec.scenario import Scenario
 from traces.files import write_text
 from traces.timeline import Timeline, WorkTable, write_timeline
 
-REPEATS = 8
+REPEATS = 12
 """Of a launch."""
 
 MOST_LAUNCHES = 4

@@ -45,8 +45,8 @@ def validation_page(result: Mapping[str, Any], measured: Timeline, simulated: Ti
                 "p",
                 "Seconds: means over cells; a cell is one step, layer and rank, its value the median over "
                 "repeats. Error: the median over cells of |simulated − measured| / measured, and its 95th "
-                "percentile. Bias: the median with its sign. Noise: how far the medians of the first and the "
-                "second half of the repeats lie apart, in the median cell.",
+                "percentile. Bias: the median with its sign. Noise: how uncertain the measured median is, "
+                "half of how far the medians of the first and the second half of the repeats lie apart.",
             ),
             _rows("", QUANTITY_HEAD, quantity_rows(result)),
         ),

@@ -113,8 +113,8 @@ def _quantities(result: Mapping[str, Any]) -> Table:
     table = _table("", QUANTITY_HEAD)
     table.caption = (
         f"means over cells of the median of {plural(result['repeats'], 'repeat')}; error: median of "
-        "|simulated - measured| / measured over steps, layers and ranks; noise: the same between the halves "
-        "of the repeats"
+        "|simulated - measured| / measured over steps, layers and ranks; noise: how uncertain the measured "
+        "median is, by the halves of the repeats"
     )
     for row in quantity_rows(result):
         table.add_row(*row)

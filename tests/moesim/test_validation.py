@@ -69,7 +69,7 @@ def test_errors_and_noise_are_those_of_a_loop_over_spans(shared_expert: bool) ->
         sizes = [abs(error) for error in errors]
         assert summary["error"][quantity]["median"] == pytest.approx(statistics.median(sizes))
         assert summary["error"][quantity]["p95"] == pytest.approx(np.percentile(sizes, 95))
-        apart = [abs(first[cell] - second[cell]) / real[cell] for cell in cells]
+        apart = [abs(first[cell] - second[cell]) / 2 / real[cell] for cell in cells]
         assert summary["noise"][quantity]["median"] == pytest.approx(statistics.median(apart))
     for rank, row in enumerate(summary["per_rank"]):
         cells = [cell for cell in real if cell[0] == "experts" and cell[3] == rank]
@@ -160,12 +160,12 @@ def test_pairs_within_the_noise_have_no_order() -> None:
     measured = moe_timeline(rest | {"experts": experts}, layers=(0, 1))
     backward = {phase: values[:1] for phase, values in rest.items()} | {"experts": experts[:1, :, :, ::-1]}
     found = compare(measured, moe_timeline(backward, layers=(0, 1)))
-    assert found.summary()["noise"]["experts"]["p95"] == pytest.approx(0.1 / 1.05)
+    assert found.summary()["noise"]["experts"]["p95"] == pytest.approx(0.05 / 1.05)
     order = found.rank_order()
     assert (order.tau, order.pairs, order.left_out) == (-1, 1, 1)
 
 
-@pytest.mark.parametrize(("apart", "steady"), [(0.0, True), (0.015, True), (0.03, False)])
+@pytest.mark.parametrize(("apart", "steady"), [(0.0, True), (0.03, True), (0.05, False)])
 def test_medians_hold_when_the_halves_agree(apart: float, steady: bool) -> None:
     seconds = noisy_seconds(np.random.default_rng(5), (1, *SHAPE[1:]))
     twice = {phase: np.concatenate([values, values * (1 + apart)]) for phase, values in seconds.items()}
