@@ -16,8 +16,8 @@ from torch import Tensor
 _SMALL = 2048
 """Assignments up to which every pair of them is compared: 4 M comparisons in one launch. Not yet measured."""
 _QUERIES, _KEYS = 32, 128
-_CHUNK, _CHUNKS = 1024, 1024
-"""Least assignments of a chunk, and most chunks: one program adds them all up."""
+_CHUNK, _CHUNKS = 1024, 256
+"""Least assignments of a chunk, and most chunks: the registers of one program hold them all."""
 _BINS = 16
 """Slots that it adds up at a time."""
 

@@ -58,7 +58,7 @@ def choose_tiles(
     *Rows*: twice the mean of the groups that can have any, as a power of two from 16 to 128. A second tile
     reads all weights again, and dead rows cost nothing while it is reading weights that takes the time: below
     some 250 rows a group. *By group* up to 32 rows in the mean.
-    *Columns*: in tall tiles 256 of all matrices together, for which the L2 cache must give each multiprocessor
+    *Columns*: in tall tiles 256 of all matrices together, for which the L2 cache must give a multiprocessor
     48 bytes a clock, where 128 would take 64; yet 128 if over a tenth of 256 would be wasted. In other tiles
     64 of each matrix, or less until there are two programs for each multiprocessor.
     *Depth*: 128 bytes of every row, or 256 where rows are few.

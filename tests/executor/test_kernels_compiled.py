@@ -1,0 +1,97 @@
+"""Every kernel compiled for an H100: what the interpreter accepts a GPU may not, and tiles have to fit it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+pytest.importorskip("triton")
+
+from executor.kernels import combine, grouped_gemm, order, schedule
+from executor.kernels.tiles import Tile, choose_tiles
+from tests.executor.hopper import SHARED_BYTES, Compiled, compiled
+
+pytestmark = pytest.mark.executor
+
+GEMM: dict[str, str] = dict.fromkeys(("order", "end", "tile_group", "tile_row"), "*i32") | {
+    "scale": "*fp32",
+    "tiles": "i32",
+    "columns": "i16",
+    "depth": "i16",
+    "x_stride": "i16",
+    "share": "i32",
+}
+
+
+def product(tile: Tile, rows: int, *, by_group: bool, up: bool, whole: bool = True, dtype: str) -> Compiled:
+    """One of the two products of a layer, as the layer launches it."""
+    constants: dict[str, Any] = {
+        "ACTIVATION": "swiglu" if up else "none",
+        "GATHERS": up,
+        "SCATTERS": not up,
+        "SCALES": not up,
+        "BY_GROUP": by_group,
+        "BAND": 1 if by_group else 8,
+        "WHOLE": whole,
+        "ROWS": rows,
+        "COLUMNS": tile.columns,
+        "DEPTH": tile.depth,
+    }
+    types = GEMM | dict.fromkeys(("x", "weight", "out"), f"*{dtype}")
+    return compiled(grouped_gemm._grouped_gemm, types, constants, warps=tile.warps, stages=tile.stages)
+
+
+@pytest.mark.parametrize(
+    ("assignments", "up", "dtype", "two"),
+    [
+        (512, True, "bf16", True),  # decode
+        (4096, False, "fp16", True),
+        (262144, True, "bf16", False),  # prefill
+        (262144, False, "bf16", False),
+        (512, True, "fp32", True),
+    ],
+)
+def test_products_fit_a_multiprocessor(assignments: int, up: bool, dtype: str, two: bool) -> None:
+    """Programs of low tiles share one; registers stay registers; rows come 16 bytes at a time."""
+    element_bytes = 4 if dtype == "fp32" else 2
+    tiles = choose_tiles(assignments, 128, 2048, 768, gated=True, element_bytes=element_bytes)
+    tile = tiles.up if up else tiles.down
+    found = product(tile, tiles.rows, by_group=tiles.by_group, up=up, dtype=dtype)
+    assert found.shared <= SHARED_BYTES // (2 if two else 1)
+    assert found.spilled == 0
+    assert found.copies == {16}
+    # From 64 rows on the four warps of a group multiply together.
+    assert (found.products > 0) == (tiles.rows >= 64 and element_bytes == 2)
+
+
+def test_depths_that_no_tile_divides_compile() -> None:
+    found = product(Tile(64, 64, 4, 3), 32, by_group=True, up=True, whole=False, dtype="bf16")
+    assert found.spilled == 0
+
+
+@pytest.mark.parametrize(
+    ("kernel", "types", "constants", "warps"),
+    [
+        (order._compare_all, {"ids": "*i16"}, {"QUERIES": 32, "KEYS": 128}, 4),
+        (order._count, {"ids": "*i64"}, {"BINS": 512, "KEYS": 128}, 4),
+        (order._add_up, {}, {"CHUNKS": 256, "BINS": 16}, 8),
+        (order._place, {"ids": "*i32"}, {"KEYS": 128}, 4),
+        (schedule._map_tiles, {}, {"ROWS": 128, "GROUPS": 512, "TILES": 32}, 4),
+        (
+            combine._combine,
+            {"rows": "*bf16", "ids": "*i64", "y": "*bf16"},
+            {"CHOICES": 8, "COLUMNS": 1024},
+            4,
+        ),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_kernels_around_the_products_compile(
+    kernel: Any, types: dict[str, str], constants: dict[str, int], warps: int
+) -> None:
+    """At the largest sizes that they are launched with."""
+    pointers = dict.fromkeys(("assignment", "count", "start", "end", "tile_group", "tile_row"), "*i32")
+    known = pointers | types
+    others = {name: known.get(name, "i32") for name in kernel.arg_names if name not in constants}
+    assert compiled(kernel, others, constants, warps=warps).spilled == 0
