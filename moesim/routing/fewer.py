@@ -1,34 +1,30 @@
-"""Fewer experts for a token: rules that keep the best of those it chose.
+"""Fewer experts for a token: rules that look at its own gate weights and keep the best of those it chose.
 
 A token's places are ordered by gate weight, equal ones by place. Each rule says how many of the first ones
 stay, at least one; the others are dropped. What papers say of the probabilities of all experts is applied to
 the gate weights of the chosen ones, as shares of their sum, whatever that is.
 
-Axes: T tokens, K experts per token (places), G home ranks.
+Axes: T tokens, K experts per token (places).
 """
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from moesim.errors import PolicyError
-from moesim.routing.parameters import choice, flag, integer, number
+from moesim.routing.parameters import flag, integer, number
 from moesim.routing.policy import NO_EXPERT, Batch, Cost, Need, Outcome, outcome, weights_of
 from moesim.routing.ranking import best_first
+from moesim.routing.scale import renormalised
 from traces.jit import jit
 
 Counts = npt.NDArray[np.intp]
 Weights = npt.NDArray[np.float64]
-
-IMPORTANT = ("undecided", "decided")
 
 
 @dataclass(frozen=True)
@@ -41,6 +37,7 @@ class Fewer:
             (OLMoE, DeepSeek-V2) leave the weights as they are.
     """
 
+    name: ClassVar[str]
     needs: ClassVar[frozenset[Need]] = frozenset({"weights"})
     cost: ClassVar[Cost] = Cost(assignments=2)
 
@@ -57,9 +54,10 @@ class Fewer:
         """
         weights_TK = weights_of(batch, self)
         order_TK, weights_KT = best_first(batch.ids_TK, weights_TK)
-        count_T = np.maximum(self.count(weights_KT, batch), 1)
-        ids_TK, kept_TK = _keep(batch.ids_TK, weights_TK, order_TK, count_T, self.renormalise)
-        return outcome(batch, ids_TK, kept_TK if self.renormalise else weights_TK)
+        ids_TK = _keep(batch.ids_TK, order_TK, self.count(weights_KT, batch))
+        if self.renormalise:
+            weights_TK = renormalised(batch.ids_TK, weights_TK, ids_TK)
+        return outcome(batch, ids_TK, weights_TK)
 
     def count(self, weights_KT: Weights, batch: Batch) -> Counts:
         """[T]: how many of its best experts each token keeps; of 0 it keeps one.
@@ -75,8 +73,8 @@ class Fewer:
 class TopK(Fewer):
     """Each token visits its k best experts.
 
-    The least that a deployment can change; the loads of gpt-oss and DeepSeek with fewer experts are
-    measured in arXiv 2505.03531.
+    The least that a deployment can change. Faster MoE LLM Inference (arXiv 2505.03531) measures what it
+    wins and costs.
 
     >>> batch = Batch(
     ...     ids_TK=np.array([[4, 7, 2]], dtype=np.int16),
@@ -112,8 +110,8 @@ class TopK(Fewer):
         k = self.k
         if isinstance(k, tuple):
             if batch.layer >= len(k):
-                rule = f"must have an entry for each layer of the model, {batch.layer} too"
-                raise PolicyError(rule, field="routing.k", got=f"{len(k)} entries")
+                rule = f"must have an entry for each layer of the model, for layer {batch.layer} too"
+                raise PolicyError(rule, field="routing.k", got=list(k))
             k = k[batch.layer]
         return np.full(weights_KT.shape[1], min(k, len(weights_KT)))
 
@@ -142,7 +140,7 @@ class TopP(Fewer):
     def count(self, weights_KT: Weights, batch: Batch) -> Counts:
         """One, and one for each of the sums of the first weights that falls short."""
         sum_KT = np.cumsum(weights_KT, axis=0)
-        return 1 + np.count_nonzero(sum_KT[:-1] < self.p * sum_KT[-1], axis=0)
+        return 1 + _how_many(sum_KT[:-1] < self.p * sum_KT[-1])
 
 
 @dataclass(frozen=True)
@@ -168,7 +166,7 @@ class Threshold(Fewer):
 
     def count(self, weights_KT: Weights, batch: Batch) -> Counts:
         """The weights that reach the share."""
-        return np.count_nonzero(weights_KT >= self.share * weights_KT.sum(axis=0), axis=0)
+        return _how_many(weights_KT >= self.share * weights_KT.sum(axis=0))
 
 
 @dataclass(frozen=True)
@@ -196,7 +194,7 @@ class Gap(Fewer):
     def count(self, weights_KT: Weights, batch: Batch) -> Counts:
         """One, and one for each step down before the first large one."""
         small_KT = weights_KT[:-1] - weights_KT[1:] <= self.gap * weights_KT.sum(axis=0)
-        return 1 + np.count_nonzero(np.logical_and.accumulate(small_KT, axis=0), axis=0)
+        return 1 + _how_many(np.logical_and.accumulate(small_KT, axis=0))
 
 
 @dataclass(frozen=True)
@@ -222,73 +220,20 @@ class Skip(Fewer):
 
     def count(self, weights_KT: Weights, batch: Batch) -> Counts:
         """The weights that reach the ratio."""
-        return np.count_nonzero(weights_KT >= self.ratio * weights_KT[0], axis=0)
+        return _how_many(weights_KT >= self.ratio * weights_KT[0])
 
 
-@dataclass(frozen=True)
-class Important(Fewer):
-    """Of each home rank's tokens the important ones keep their experts, the others their k best.
-
-    Dynamic pruning with protected tokens, as in DA-MoE (arXiv 2409.06669) and Mixture Compressor
-    (arXiv 2410.06270). They take importance from the attention, which no trace has. Here a router that is
-    undecided makes a token important, for harder inputs need more experts (arXiv 2403.07652); unlike
-    ``top_p`` the share of tokens is fixed, and with it the load.
-
-    Attributes:
-        share: important tokens of all, from 0 to 1, which changes nothing; rounded up for each rank.
-        k: experts of the other tokens.
-        important: ``undecided`` tokens, whose largest weight has a small share in their sum, or ``decided``
-            ones. Of equal ones the lower row is the more important.
-
-    Raises:
-        PolicyError: a parameter has a wrong type or value.
-    """
-
-    name: ClassVar[str] = "important"
-
-    share: float
-    k: int
-    important: str = "undecided"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "share", number("share", self.share, 0.0, 1.0))
-        integer("k", self.k, 1)
-        choice("important", self.important, IMPORTANT)
-
-    def count(self, weights_KT: Weights, batch: Batch) -> Counts:
-        """K for the first tokens of each rank in order of importance, k for the rest."""
-        top_k, tokens = weights_KT.shape
-        sum_T = weights_KT.sum(axis=0)
-        rank_T = np.divide(weights_KT[0], sum_T, out=np.zeros(tokens), where=sum_T > 0)
-        if self.important == "decided":
-            rank_T = -rank_T
-        count_T = np.full(tokens, min(self.k, top_k))
-        for first, last in itertools.pairwise(batch.offsets_G.tolist()):
-            protected = math.ceil(Fraction(str(self.share)) * (last - first))
-            order = np.argsort(rank_T[first:last], kind="stable")
-            count_T[first + order[:protected]] = top_k
-        return count_T
+def _how_many(true_KT: npt.NDArray[np.bool_]) -> Counts:
+    """For each token."""
+    found: Counts = np.count_nonzero(true_KT, axis=0)
+    return found
 
 
 @jit
-def _keep(ids_TK: Any, weights_TK: Any, order_TK: Any, count_T: Any, renormalise: bool) -> tuple[Any, Any]:
-    """Ids with the first ``count_T`` of ``order_TK`` only, and their weights if they are renormalised."""
-    T, K = ids_TK.shape
-    kept_TK = np.full((T, K), NO_EXPERT, np.int16)
-    scaled_TK = np.zeros((T, K) if renormalise else (0, K), np.float32)
-    for token in range(T):
-        kept = total = 0.0
-        for k in range(K):
-            place = order_TK[token, k]
-            if ids_TK[token, place] < 0:
-                break
-            total += weights_TK[token, place]
-            if k < count_T[token]:
-                kept_TK[token, place] = ids_TK[token, place]
-                kept = total
-        if renormalise and kept > 0:
-            for place in range(K):
-                if kept_TK[token, place] >= 0:
-                    scaled_TK[token, place] = weights_TK[token, place] * (total / kept)
-    return kept_TK, scaled_TK
+def _keep(ids_TK: Any, order_TK: Any, count_T: Any) -> Any:
+    """The ids in the first ``count_T`` places of ``order_TK``."""
+    kept_TK = np.full(ids_TK.shape, NO_EXPERT, np.int16)
+    for token in range(len(ids_TK)):
+        for place in order_TK[token, : max(1, count_T[token])]:
+            kept_TK[token, place] = ids_TK[token, place]
+    return kept_TK

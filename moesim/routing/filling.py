@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from moesim.errors import PolicyError
 from moesim.routing.policy import NO_EXPERT, Batch, Candidates, Need, Outcome, Policy, candidates_of, outcome
+from moesim.routing.scale import scale_T
 from traces.jit import jit
 
 INSTEAD: dict[str, frozenset[Need]] = {"candidates": frozenset({"candidates"}), "nothing": frozenset()}
@@ -47,8 +48,7 @@ def refill(
 ) -> Outcome:
     """The batch with the best allowed candidates in these places, from the first place on.
 
-    A place for which no candidate is left has no expert. The weight of a new expert is in proportion to its
-    score: the token's scores count as many times as its chosen experts' weights do theirs.
+    A place for which no candidate is left has no expert.
 
     Expert 7 is off; of its candidates the token visits 3 already, so that 5 is the next.
 
@@ -60,9 +60,31 @@ def refill(
     (array([[5, 3]], dtype=int16), array([[0.15, 0.3 ]], dtype=float32))
     """
     ids_TK = batch.ids_TK.copy()
-    weights_TK = np.zeros((0, 0), np.float32) if batch.weights_TK is None else batch.weights_TK.copy()
-    _refill(ids_TK, weights_TK, free_TK, candidates.ids_TC, candidates.scores_TC, allowed_TC)
-    return outcome(batch, ids_TK, None if batch.weights_TK is None else weights_TK)
+    if batch.weights_TK is None:
+        nothing = np.zeros((0, 0), np.float32)
+        _refill(ids_TK, nothing, free_TK, candidates.ids_TC, nothing, allowed_TC)
+        return outcome(batch, ids_TK, None)
+    weights_TK = batch.weights_TK.copy()
+    weights_TC = candidate_weights(batch.ids_TK, weights_TK, candidates)
+    _refill(ids_TK, weights_TK, free_TK, candidates.ids_TC, weights_TC, allowed_TC)
+    return outcome(batch, ids_TK, weights_TK)
+
+
+def candidate_weights(
+    ids_TK: npt.NDArray[np.int16], weights_TK: npt.NDArray[np.float32], candidates: Candidates
+) -> npt.NDArray[np.float32]:
+    """float32 [T, C]: the gate weight that each candidate has, or would have.
+
+    That of an expert which the token does not visit is in proportion to its score.
+
+    >>> candidates = Candidates(np.array([[7, 3, 5]], np.int16), np.array([[0.5, 0.25, 0.125]], np.float32))
+    >>> candidate_weights(np.array([[3, 7]], np.int16), np.array([[0.5, 1.0]], np.float32), candidates)
+    array([[1.  , 0.5 , 0.25]], dtype=float32)
+    """
+    weights_TC = np.empty(candidates.ids_TC.shape, np.float32)
+    scales_T = scale_T(ids_TK, weights_TK, candidates)
+    _candidate_weights(ids_TK, weights_TK, candidates.ids_TC, candidates.scores_TC, scales_T, weights_TC)
+    return weights_TC
 
 
 def check_experts(name: str, experts: tuple[int, ...], batch: Batch) -> None:
@@ -97,39 +119,46 @@ def _look_up_into(on_QE: Any, row_T: Any, ids_TK: Any, on_TK: Any) -> None:
 
 
 @jit
-def _refill(ids_TK: Any, weights_TK: Any, free_TK: Any, ids_TC: Any, scores_TC: Any, allowed_TC: Any) -> None:
+def _refill(
+    ids_TK: Any, weights_TK: Any, free_TK: Any, ids_TC: Any, weights_TC: Any, allowed_TC: Any
+) -> None:
     """Weights of no tokens stand for none."""
     T, K = ids_TK.shape
     weighted = len(weights_TK) > 0
-    taken_C = np.empty(ids_TC.shape[1], np.bool_)
     for token in range(T):
         free_K, ids_K, ids_C = free_TK[token], ids_TK[token], ids_TC[token]
-        any_free = False
-        for place in range(K):
-            any_free |= free_K[place]
-        if not any_free:
-            continue
-        mass = score = 0.0
-        taken_C[:] = False
-        for place in range(K):
-            if ids_K[place] < 0:
-                continue
-            for candidate in range(len(ids_C)):
-                if ids_C[candidate] == ids_K[place]:
-                    taken_C[candidate] = True
-                    score += scores_TC[token, candidate]
-                    if weighted:
-                        mass += weights_TK[token, place]
-                    break
-        scale = mass / score if score > 0 else 1.0
+        allowed_C = allowed_TC[token]
         candidate = 0
         for place in range(K):
             if not free_K[place]:
                 continue
-            while candidate < len(ids_C) and (taken_C[candidate] or not allowed_TC[token, candidate]):
+            while candidate < len(ids_C) and not (
+                allowed_C[candidate] and _place_of(ids_C[candidate], ids_K) < 0
+            ):
                 candidate += 1
             found = candidate < len(ids_C)
             ids_K[place] = ids_C[candidate] if found else NO_EXPERT
             if weighted and found:
-                weights_TK[token, place] = scores_TC[token, candidate] * scale
-            candidate += 1
+                weights_TK[token, place] = weights_TC[token, candidate]
+
+
+@jit
+def _candidate_weights(
+    ids_TK: Any, weights_TK: Any, ids_TC: Any, scores_TC: Any, scale_T: Any, weights_TC: Any
+) -> None:
+    T, C = ids_TC.shape
+    for token in range(T):
+        for candidate in range(C):
+            place = _place_of(ids_TC[token, candidate], ids_TK[token])
+            weights_TC[token, candidate] = (
+                weights_TK[token, place] if place >= 0 else scores_TC[token, candidate] * scale_T[token]
+            )
+
+
+@jit
+def _place_of(expert: Any, ids_K: Any) -> int:
+    """−1 where the token does not visit it."""
+    for place in range(len(ids_K)):
+        if ids_K[place] == expert:
+            return place
+    return -1

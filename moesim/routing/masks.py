@@ -98,8 +98,8 @@ class MaskLeast:
 
     Use is what experts get in this layer and step from all ranks together, which they have to tell each
     other: counts of assignments, or sums of gate weights. Of equally used experts the lower id goes first.
-    Published prunings decide once, from calibration data, by counts or by weights (SEER-MoE,
-    arXiv 2404.05089) or for each task (arXiv 2206.00277); deciding in each batch bounds what they can win.
+    XShare (arXiv 2602.07265) keeps the experts with the largest sums of gate weights in a batch; SEER-MoE
+    (arXiv 2404.05089) prunes once by such counts, others for each task (arXiv 2206.00277).
 
     Attributes:
         off: how many experts of a layer; 0 changes nothing.

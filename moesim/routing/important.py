@@ -1,0 +1,133 @@
+"""Not all tokens alike: those that matter keep all of their experts, or get more than the router chose.
+
+Axes: T tokens, K experts per token (places).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import ClassVar
+
+import numpy as np
+
+from moesim.routing.fewer import Counts, Fewer, Weights
+from moesim.routing.filling import refill
+from moesim.routing.parameters import choice, integer, number
+from moesim.routing.policy import NO_EXPERT, Batch, Cost, Need, Outcome, candidates_of, weights_of
+from moesim.routing.ranking import best_first
+
+IMPORTANT = ("undecided", "decided")
+
+
+@dataclass(frozen=True)
+class Important(Fewer):
+    """Of each home rank's tokens the important ones keep their experts, the others their k best.
+
+    Dynamic pruning with protected tokens, as in DA-MoE (arXiv 2409.06669) and Mixture Compressor
+    (arXiv 2410.06270). They take importance from the attention, which no trace has. Here a router that is
+    undecided makes a token important, for harder inputs need more experts (arXiv 2403.07652); unlike
+    ``top_p`` the share of tokens is fixed, and with it the load.
+
+    Attributes:
+        share: important tokens of all, from 0 to 1, which changes nothing; rounded up for each rank.
+        k: experts of the other tokens.
+        important: ``undecided`` tokens, whose largest weight has a small share in their sum, or ``decided``
+            ones. Of equal ones the lower row is the more important.
+
+    Raises:
+        PolicyError: a parameter has a wrong type or value.
+    """
+
+    name: ClassVar[str] = "important"
+
+    share: float
+    k: int
+    important: str = "undecided"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "share", number("share", self.share, 0.0, 1.0))
+        integer("k", self.k, 1)
+        choice("important", self.important, IMPORTANT)
+
+    def count(self, weights_KT: Weights, batch: Batch) -> Counts:
+        """K for the first tokens of each rank in order of importance, k for the rest."""
+        top_k, tokens = weights_KT.shape
+        sum_T = weights_KT.sum(axis=0)
+        rank_T = np.divide(weights_KT[0], sum_T, out=np.zeros(tokens), where=sum_T > 0)
+        if self.important == "decided":
+            rank_T = -rank_T
+        count_T = np.full(tokens, min(self.k, top_k))
+        for first, last in itertools.pairwise(batch.offsets_G.tolist()):
+            protected = math.ceil(Fraction(str(self.share)) * (last - first))
+            order = np.argsort(rank_T[first:last], kind="stable")
+            count_T[first + order[:protected]] = top_k
+        return count_T
+
+
+@dataclass(frozen=True)
+class Uncertain:
+    """Tokens whose router is undecided get more experts than it chose, the next best of their candidates.
+
+    The other half of dynamic routing (Harder Tasks Need More Experts, arXiv 2403.07652), where undecided
+    tokens visit more experts than a fixed K. The weights of the chosen ones stay as they are.
+
+    The best of two weights is two thirds of their sum; the third expert of the candidates joins.
+
+    >>> from moesim.routing.policy import Candidates
+    >>> batch = Batch(
+    ...     ids_TK=np.array([[2, 0]], np.int16),
+    ...     weights_TK=np.array([[0.5, 0.25]], np.float32),
+    ...     offsets_G=np.array([0, 1]),
+    ...     experts=4,
+    ...     candidates=Candidates(
+    ...         np.array([[2, 0, 3]], np.int16), np.array([[0.5, 0.25, 0.125]], np.float32)
+    ...     ),
+    ... )
+    >>> found = Uncertain(below=0.75, k=3).apply(batch)
+    >>> found.ids_TK, found.weights_TK, found.added
+    (array([[2, 0, 3]], dtype=int16), array([[0.5  , 0.25 , 0.125]], dtype=float32), 1)
+
+    Attributes:
+        below: tokens get more if their largest weight has less than this share in the sum of their weights;
+            from 0, which changes nothing, to 1.
+        k: experts of such a token, if it has as many candidates.
+
+    Raises:
+        PolicyError: a parameter has a wrong type or value.
+    """
+
+    name: ClassVar[str] = "uncertain"
+    needs: ClassVar[frozenset[Need]] = frozenset({"weights", "candidates"})
+    cost: ClassVar[Cost] = Cost(assignments=1, candidates=1)
+
+    below: float
+    k: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "below", number("below", self.below, 0.0, 1.0))
+        integer("k", self.k, 1)
+
+    def apply(self, batch: Batch) -> Outcome:
+        """The batch, as many places wider as tokens can get more experts.
+
+        Raises:
+            PolicyError: the batch has no gate weights or no candidates.
+        """
+        candidates = candidates_of(batch, self)
+        _, weights_KT = best_first(batch.ids_TK, weights_of(batch, self))
+        uncertain_T = weights_KT[0] < self.below * weights_KT.sum(axis=0)
+        more = max(0, min(self.k, candidates.ids_TC.shape[1]) - batch.ids_TK.shape[1])
+        places = ((0, 0), (0, more))
+        wide = replace(
+            batch,
+            ids_TK=np.pad(batch.ids_TK, places, constant_values=NO_EXPERT),
+            weights_TK=np.pad(weights_of(batch, self), places),
+        )
+        empty_TK = wide.ids_TK < 0
+        wanted_T = uncertain_T * (self.k - np.count_nonzero(~empty_TK, axis=1))
+        free_TK = empty_TK & (np.cumsum(empty_TK, axis=1) <= wanted_T[:, None])
+        return refill(wide, free_TK, candidates, np.ones(candidates.ids_TC.shape, np.bool_))
