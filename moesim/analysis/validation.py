@@ -24,8 +24,8 @@ FloatArray = NDArray[np.float64]
 # Of each layer on each rank; models without a shared expert lack one of them.
 COMPARED: Final = ("router", "shared_expert", "dispatch", "experts", "combine")
 
-# The medians hold when they are no more uncertain than this, in the median cell and in 19 of 20: less than half
-# of the median and of the 95th percentile that a good prediction may be wrong.
+# The medians hold when they are no more uncertain than this, in the median cell and in 19 of 20: less than
+# half of the median and of the 95th percentile that a good prediction may be wrong.
 STEADY: Final = {"median": 0.02, "p95": 0.05}
 
 Seconds = dict[str, FloatArray]
