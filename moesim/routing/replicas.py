@@ -1,4 +1,7 @@
-"""Which replica of its expert serves an assignment. Every choice is made by the home rank alone.
+"""Which replica of its expert serves an assignment.
+
+``round_robin``, ``nearest`` and ``hash`` are decided by each home rank alone. ``least_loaded`` and
+``balanced`` look at the assignments of all ranks, which a server would have to exchange first.
 
 Axes: L MoE layers, T tokens, K experts per token, E logical experts, R most replicas of an expert,
 G home ranks.
@@ -6,33 +9,34 @@ G home ranks.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moesim.routing.copies import Copies
+from moesim.routing.replica_split import balanced
 from traces.jit import jit
 
 ReplicaChoice = Callable[[NDArray[np.int16], NDArray[np.int64], Copies], NDArray[np.int16]]
+"""(ids_LTK, offsets_G, copies) → slot_LTK, int16: the slot that serves each assignment.
+
+An id of -1, for no expert, stays -1. Tokens offsets_G[g] to offsets_G[g + 1] have their home on rank g.
+"""
+
+# 2³² / golden ratio: neighbours are scattered (Knuth, The Art of Computer Programming 3, section 6.4).
+_GOLDEN = np.uint64(2654435769)
 
 
 def round_robin(
     ids_LTK: NDArray[np.int16], offsets_G: NDArray[np.int64], copies: Copies
 ) -> NDArray[np.int16]:
-    """Let each home rank cycle through the replicas of an expert, rank g starting at replica g.
+    """Each home rank cycles through an expert's replicas, rank g starting at replica g.
 
     The n-th assignment (from 0) of an expert at home rank g goes to replica (g + n) mod count: spread
-    evenly inside a rank, and over ranks that send only a few. Needs no message between ranks.
-
-    Args:
-        ids_LTK: logical experts; -1 (dropped) stays -1.
-        offsets_G: [G + 1]; tokens offsets_G[g] to offsets_G[g + 1] have their home on rank g.
-        copies: of the experts of these layers.
-
-    Returns:
-        slot_LTK, int16: the slot that serves each assignment.
+    evenly inside a rank, and over ranks that send only a few.
 
     Example: expert 0 has slots 4 and 7; rank 0 sends it three tokens, rank 1 one.
 
@@ -42,19 +46,99 @@ def round_robin(
     [4, 7, 4, 7]
     """
     slot_LTK = np.empty(ids_LTK.shape, np.int16)
-    _round_robin(ids_LTK, offsets_G, copies.count_LE, copies.slots_LER, slot_LTK)
+    _in_turn(ids_LTK, offsets_G, copies.count_LE[:, None], copies.slots_LER[:, None], slot_LTK)
     return slot_LTK
 
 
+def nearest(ids_LTK: NDArray[np.int16], offsets_G: NDArray[np.int64], copies: Copies) -> NDArray[np.int16]:
+    """Each home rank cycles through the replicas on its own GPU, else on its node, else through all.
+
+    Expert 0 in slots 2 (GPU 0) and 7 (GPU 1): every token finds it at home.
+
+    >>> slot_gpu_S = np.repeat([0, 1], 4).astype(np.int32)
+    >>> copies = Copies(np.array([[2]], np.int32), np.array([[[2, 7]]], np.int32), slot_gpu_S, 2, 2)
+    >>> nearest(np.zeros((1, 4, 1), np.int16), np.array([0, 3, 4]), copies).ravel().tolist()
+    [2, 2, 2, 7]
+    """
+    slot_LTK = np.empty(ids_LTK.shape, np.int16)
+    for row in range(len(ids_LTK)):
+        here_GER, count_GE = _nearest(copies, row)
+        _in_turn(ids_LTK[row : row + 1], offsets_G, count_GE[None], here_GER[None], slot_LTK[row : row + 1])
+    return slot_LTK
+
+
+def hashed(ids_LTK: NDArray[np.int16], offsets_G: NDArray[np.int64], copies: Copies) -> NDArray[np.int16]:
+    """The place of an assignment in its home rank's batch, scattered by a hash, names the replica.
+
+    No counters, so that a kernel needs no order; spread evenly only where an expert has many tokens.
+
+    >>> slot_gpu_S = np.repeat([0, 1], 4).astype(np.int32)
+    >>> copies = Copies(np.array([[2]], np.int32), np.array([[[4, 7]]], np.int32), slot_gpu_S, 2, 2)
+    >>> hashed(np.zeros((1, 4, 1), np.int16), np.array([0, 3, 4]), copies).ravel().tolist()
+    [4, 7, 4, 4]
+    """
+    slot_LTK = np.empty(ids_LTK.shape, np.int16)
+    _hashed(ids_LTK, offsets_G, copies.count_LE, copies.slots_LER, slot_LTK)
+    return slot_LTK
+
+
+def least_loaded(
+    ids_LTK: NDArray[np.int16], offsets_G: NDArray[np.int64], copies: Copies
+) -> NDArray[np.int16]:
+    """One token after the other takes the replica on the GPU that has least so far, of equal ones the first.
+
+    What has no choice, experts with one replica, counts from the start.
+
+    Expert 0 in slots 0 (GPU 0) and 2 (GPU 1), expert 1 in slot 1 (GPU 0), which serves two tokens.
+
+    >>> slots_LER = np.array([[[0, 2], [1, -1]]], np.int32)
+    >>> copies = Copies(np.array([[2, 1]], np.int32), slots_LER, np.array([0, 0, 1], np.int32), 2, 2)
+    >>> ids_LTK = np.array([[[0], [0], [0], [1], [1]]], np.int16)
+    >>> least_loaded(ids_LTK, np.array([0, 5, 5]), copies).ravel().tolist()
+    [2, 2, 0, 1, 1]
+    """
+    slot_LTK = np.empty(ids_LTK.shape, np.int16)
+    _least_loaded(ids_LTK, copies.count_LE, copies.slots_LER, copies.slot_gpu_S, copies.gpus, slot_LTK)
+    return slot_LTK
+
+
+REPLICA_CHOICES: Mapping[str, ReplicaChoice] = MappingProxyType(
+    {
+        "round_robin": round_robin,
+        "nearest": nearest,
+        "hash": hashed,
+        "least_loaded": least_loaded,
+        "balanced": balanced,
+    }
+)
+
+
+def _nearest(copies: Copies, row: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """(slots_GER, count_GE): the slots that are nearest to each GPU, ascending, and how many these are."""
+    count_E, slots_ER = copies.count_LE[row], copies.slots_LER[row]
+    R = slots_ER.shape[1]
+    there_ER = np.arange(R) < count_E[:, None]
+    gpu_ER = np.where(there_ER, copies.slot_gpu_S[slots_ER], -1)
+    gpu_G11 = np.arange(copies.gpus)[:, None, None]
+    P = copies.gpus_per_node
+    distance_GER = np.where(gpu_ER == gpu_G11, 0, np.where(gpu_ER // P == gpu_G11 // P, 1, 2))
+    distance_GER = np.where(there_ER, distance_GER, 3)
+    near_GER = distance_GER == distance_GER.min(axis=2, keepdims=True)
+    order_GER = np.argsort(~near_GER, axis=2, kind="stable")
+    slots_GER = np.take_along_axis(np.broadcast_to(slots_ER, near_GER.shape), order_GER, axis=2)
+    return slots_GER, near_GER.sum(axis=2).astype(np.int32)
+
+
 @jit
-def _round_robin(ids_LTK: Any, offsets_G: Any, count_LE: Any, slots_LER: Any, slot_LTK: Any) -> None:
+def _in_turn(ids_LTK: Any, offsets_G: Any, count_LHE: Any, slots_LHER: Any, slot_LTK: Any) -> None:
+    """Cycle through slots_LHER; H is 1 where all home ranks choose from the same."""
     L, _, K = ids_LTK.shape
-    E = count_LE.shape[1]
+    H, E = count_LHE.shape[1:]
     next_E = np.empty(E, np.int32)
     for layer in range(L):
-        count_E = count_LE[layer]
-        slots_ER = slots_LER[layer]
         for home in range(len(offsets_G) - 1):
+            count_E = count_LHE[layer, home % H]
+            slots_ER = slots_LHER[layer, home % H]
             for expert in range(E):
                 next_E[expert] = home % count_E[expert]
             for token in range(offsets_G[home], offsets_G[home + 1]):
@@ -69,4 +153,48 @@ def _round_robin(ids_LTK: Any, offsets_G: Any, count_LE: Any, slots_LER: Any, sl
                     next_E[expert] = 0 if replica == count_E[expert] else replica
 
 
-REPLICA_CHOICES: dict[str, ReplicaChoice] = {"round_robin": round_robin}
+@jit
+def _hashed(ids_LTK: Any, offsets_G: Any, count_LE: Any, slots_LER: Any, slot_LTK: Any) -> None:
+    L, _, K = ids_LTK.shape
+    for layer in range(L):
+        count_E, slots_ER = count_LE[layer], slots_LER[layer]
+        for home in range(len(offsets_G) - 1):
+            first = offsets_G[home]
+            for token in range(first, offsets_G[home + 1]):
+                for k in range(K):
+                    expert = ids_LTK[layer, token, k]
+                    if expert < 0:
+                        slot_LTK[layer, token, k] = -1
+                        continue
+                    # The high bits of a product of 32 bits, as a fraction of the count.
+                    scattered = (np.uint64((token - first) * K + k) * _GOLDEN) & np.uint64(0xFFFFFFFF)
+                    replica = (scattered * np.uint64(count_E[expert])) >> np.uint64(32)
+                    slot_LTK[layer, token, k] = slots_ER[expert, np.int64(replica)]
+
+
+@jit
+def _least_loaded(ids_LTK: Any, count_LE: Any, slots_LER: Any, gpu_S: Any, gpus: int, slot_LTK: Any) -> None:
+    L, T, K = ids_LTK.shape
+    for layer in range(L):
+        count_E, slots_ER = count_LE[layer], slots_LER[layer]
+        load_G = np.zeros(gpus, np.int64)
+        for token in range(T):
+            for k in range(K):
+                expert = ids_LTK[layer, token, k]
+                if expert < 0:
+                    slot_LTK[layer, token, k] = -1
+                elif count_E[expert] == 1:
+                    slot_LTK[layer, token, k] = slots_ER[expert, 0]
+                    load_G[gpu_S[slots_ER[expert, 0]]] += 1
+        for token in range(T):
+            for k in range(K):
+                expert = ids_LTK[layer, token, k]
+                if expert < 0 or count_E[expert] == 1:
+                    continue
+                best = slots_ER[expert, 0]
+                for replica in range(1, count_E[expert]):
+                    slot = slots_ER[expert, replica]
+                    if load_G[gpu_S[slot]] < load_G[gpu_S[best]]:
+                        best = slot
+                slot_LTK[layer, token, k] = best
+                load_G[gpu_S[best]] += 1
