@@ -1,0 +1,67 @@
+"""A MoE layer as a CUDA graph: one launch for all of its kernels, for batches of a few tokens.
+
+Axes: as in :mod:`executor.kernels.layer`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from executor.kernels.layer import moe_layer
+
+_WARM_UP = 3
+"""Calls before the capture: they compile, and take the memory that is needed."""
+
+
+class GraphedLayer:
+    """``moe_layer`` for up to so many tokens, captured once and then replayed.
+
+        layer = GraphedLayer(64, 8, gate_up_proj, down_proj)
+        y = layer(x, ids, weights)
+
+    Args:
+        tokens: the most in one call; fewer are filled up with tokens that nobody serves.
+        choices: K.
+        up_SNH, down_SHF, gated: as of ``moe_layer``; the graph reads the weights where they are.
+
+    Raises:
+        ValueError: the weights are not on a GPU, or do not fit each other.
+    """
+
+    def __init__(
+        self, tokens: int, choices: int, up_SNH: Tensor, down_SHF: Tensor, *, gated: bool = True
+    ) -> None:
+        device = down_SHF.device
+        if device.type != "cuda":
+            raise ValueError(f"a graph needs weights on a GPU (got {device})")
+        self.x_TH = torch.zeros(tokens, up_SNH.shape[-1], dtype=up_SNH.dtype, device=device)
+        self.ids_TK = torch.full((tokens, choices), -1, dtype=torch.int64, device=device)
+        self.weight_TK = torch.zeros(tokens, choices, device=device)
+        inputs = (self.x_TH, self.ids_TK, self.weight_TK, up_SNH, down_SHF)
+        # A capture must not begin on the stream that others use.
+        aside = torch.cuda.Stream(device)
+        aside.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(aside):
+            for _ in range(_WARM_UP):
+                moe_layer(*inputs, gated=gated)
+        torch.cuda.current_stream(device).wait_stream(aside)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.y_TH = moe_layer(*inputs, gated=gated)
+
+    def __call__(self, x_TH: Tensor, ids_TK: Tensor, weight_TK: Tensor) -> Tensor:
+        """[T, H], which the next call overwrites.
+
+        Raises:
+            ValueError: more tokens than the graph was captured for.
+        """
+        tokens, most = len(x_TH), len(self.x_TH)
+        if tokens > most:
+            raise ValueError(f"the graph holds at most {most} tokens (got {tokens})")
+        self.x_TH[:tokens].copy_(x_TH)
+        self.ids_TK[:tokens].copy_(ids_TK)
+        self.ids_TK[tokens:].fill_(-1)
+        self.weight_TK[:tokens].copy_(weight_TK)
+        self.graph.replay()
+        return self.y_TH[:tokens]
