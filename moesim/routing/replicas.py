@@ -112,6 +112,9 @@ REPLICA_CHOICES: Mapping[str, ReplicaChoice] = MappingProxyType(
     }
 )
 
+AGREED = frozenset({"least_loaded", "balanced"})
+"""Those for which ranks must first tell each other what they have."""
+
 
 def _nearest(copies: Copies, row: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """(slots_GER, count_GE): the slots that are nearest to each GPU, ascending, and how many these are."""

@@ -15,11 +15,13 @@ from moesim.hardware.profile import Links, Profile
 from moesim.routing.candidates import are_logits
 from moesim.routing.catalogue import policies_from
 from moesim.routing.none import NoPolicy
-from moesim.routing.policy import Need, Policy, check_needs
+from moesim.routing.policy import Cost, Need, Policy, check_needs
+from moesim.routing.replicas import AGREED
 from moesim.simulation.batch import batches
 from moesim.simulation.conditions import Health
 from moesim.simulation.memory import Memory, check_memory, memory
 from moesim.simulation.operations import Bytes
+from moesim.simulation.policy_time import launching, total
 from moesim.spec.generator_file import read_generator, shaped
 from moesim.spec.model import Model
 from moesim.spec.scenario import Scenario
@@ -63,7 +65,7 @@ class Deployment:
         return Kernels(
             scenario.model,
             scenario.cluster.gpu,
-            profile,
+            launching(profile, self.policy_cost),
             scenario.parallelism.tp,
             self.links(profile),
             1.0 if health is None else health.clock_G,
@@ -110,6 +112,12 @@ class Deployment:
 
     @cached_property
     def logits(self) -> bool:
+    @cached_property
+    def policy_cost(self) -> Cost:
+        """What policies do in every layer, and the choice of replicas where ranks must agree on it."""
+        agreed = Cost(exchanges=1 if self.scenario.replicas in AGREED else 0)
+        return total([agreed, *(policy.cost for policy in self.policies)])
+
         """Whether the trace's scores of candidates are logits."""
         scores_TLC = self.trace.candidate_scores_TLC
         return scores_TLC is not None and are_logits(scores_TLC)

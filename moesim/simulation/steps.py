@@ -17,11 +17,12 @@ from moesim.routing.policy import Batch
 from moesim.routing.replicas import REPLICA_CHOICES
 from moesim.routing.stages import route
 from moesim.simulation.batch import Seeds, StepTokens, batches, gather_ids, gather_weights
-from moesim.simulation.busy import Busy, Overlapped, busy_seconds
+from moesim.simulation.busy import Busy, Overlapped, busy_seconds, padded
 from moesim.simulation.conditions import Health, epochs, jitter_G
 from moesim.simulation.deployment import Deployment
 from moesim.simulation.jitter import jittered
 from moesim.simulation.operations import attention_group_s, step_operations
+from moesim.simulation.policy_time import policy_seconds
 from moesim.simulation.program import Program, beside_shared_expert, in_sequence, two_batches
 from moesim.simulation.rebalancing import Rebalancing
 from moesim.simulation.tally import Tally
@@ -104,14 +105,23 @@ class Steps:
             phases = frozenset(get_args(Phase))
         elif "shared_expert" in overlap:
             phases = frozenset({"shared_expert"})
+        kernels, graph_sizes = deployment.kernels(profile, health), deployment.scenario.workload.graph_sizes
         busy = busy_seconds(
-            deployment.kernels(profile, health),
+            kernels,
             part.work,
             deployment.placement.slot_gpu_S,
             part.tokens,
-            deployment.scenario.workload.graph_sizes,
+            graph_sizes,
             Overlapped(phases, deployment.links(profile).sms),
         )
+        policy_G = policy_seconds(
+            deployment.policy_cost,
+            kernels,
+            deployment.fabric(profile),
+            padded(part.tokens.tokens_G, graph_sizes),
+        )
+        for layer in deployment.scenario.model.moe_layers:
+            busy["router", layer] = busy["router", layer] + policy_G
         if deployment.scenario.workload.part == "model":
             return busy
         return {(phase, layer): busy_G for (phase, layer), busy_G in busy.items() if phase in _MOE}
