@@ -15,8 +15,17 @@ from experiments.comparison import Comparison, Row, summary
 from moesim.errors import MoesimError
 
 
-def run_command(experiment: Callable[[], Comparison], arguments: Sequence[str] | None = None) -> None:
-    """Run an experiment as ``python -m experiments.NAME [--json] [-o OUT]`` asks."""
+def run_command(
+    experiment: Callable[[], Comparison],
+    arguments: Sequence[str] | None = None,
+    *,
+    draw: Callable[[Comparison, Path], None] | None = None,
+) -> None:
+    """Run an experiment as ``python -m experiments.NAME [--json] [-o OUT]`` asks.
+
+    Args:
+        draw: writes the figure, where it is not that of all experiments.
+    """
     parser = argparse.ArgumentParser(
         prog=f"python -m experiments.{experiment.__name__}",
         description=sys.modules[experiment.__module__].__doc__,
@@ -31,7 +40,7 @@ def run_command(experiment: Callable[[], Comparison], arguments: Sequence[str] |
             check_figure(asked.out)
         comparison = experiment()
         if asked.out is not None:
-            write_figure(comparison, asked.out)
+            (draw or write_figure)(comparison, asked.out)
     except MoesimError as error:
         print(error, file=sys.stderr)
         raise SystemExit(error.exit_code) from error

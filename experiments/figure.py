@@ -47,6 +47,14 @@ def write_figure(comparison: Comparison, path: Path) -> None:
     axes.set_xlabel("predicted / measured")
     axes.set_title(comparison.name)
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
-    # The same bytes for the same numbers: SVG ids come from a fixed salt, and no file carries a date.
+    save_figure(figure, path)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """The same bytes for the same figure: SVG ids come from a fixed salt, and no file carries a date.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
     with mpl.rc_context({"svg.hashsalt": "moesim", "svg.fonttype": "none"}), whole_file(path) as partial:
         figure.savefig(partial, format=path.suffix[1:], metadata=_METADATA[path.suffix], dpi=150)
