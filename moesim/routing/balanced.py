@@ -78,7 +78,7 @@ class ExpertChoice:
         candidates = candidates_of(batch, self)
         ids_TC, bits_TC = candidates.ids_TC, candidates.scores_TC.view(np.int32)
         allowed = limits(Capped(self.capacity_factor, scope=self.scope), batch, self)
-        stays_TC = np.empty(ids_TC.shape, np.bool_)
+        stays_TC = np.ones(ids_TC.shape, np.bool_)
         for source, most in enumerate(allowed.most_G.tolist()):
             rows = slice(allowed.bounds_G[source], allowed.bounds_G[source + 1])
             room_E = np.full(batch.experts, most, np.int64)
