@@ -5,7 +5,7 @@ BIN := .venv/bin
 EXTRAS ?= test,executor
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench bench-gpu clean
 
 demo: .venv/core
 	$(BIN)/moesim demo -o moesim-demo
@@ -20,6 +20,10 @@ lint: .venv/test
 
 bench: .venv/core
 	$(BIN)/python -m benchmarks
+
+# With a Python of your own where torch is already there: make bench-gpu GPU_PYTHON=python3
+bench-gpu: $(if $(GPU_PYTHON),,.venv/test)
+	$(or $(GPU_PYTHON),$(BIN)/python) -m benchmarks.gpu
 
 clean:
 	rm -rf .venv build dist moesim-demo .mypy_cache .ruff_cache .pytest_cache .hypothesis

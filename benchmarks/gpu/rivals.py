@@ -1,0 +1,133 @@
+"""The layers that are compared: ours, and what others offer for the same weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+from torch.nn.functional import grouped_mm, silu
+
+from benchmarks.gpu.cases import Shape
+from executor.kernels.layer import moe_layer
+
+Layer = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""From tokens, experts and gate weights to tokens."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Of all experts.
+
+    Attributes:
+        up_ENH: the gate first.
+        down_EHF: the way back.
+    """
+
+    shape: Shape
+    up_ENH: Tensor
+    down_EHF: Tensor
+
+    @classmethod
+    def random(
+        cls, shape: Shape, dtype: torch.dtype = torch.bfloat16, device: torch.device | str = "cuda"
+    ) -> Weights:
+        """Normal, of variance 1 / inputs."""
+        E, H, F = shape.experts, shape.hidden, shape.width
+        up_ENH = torch.empty(E, 2 * F, H, dtype=dtype, device=device).normal_(std=H**-0.5)
+        return cls(shape, up_ENH, torch.empty(E, H, F, dtype=dtype, device=device).normal_(std=F**-0.5))
+
+
+def ours(weights: Weights) -> Layer:
+    """One call."""
+    return lambda x_TH, ids_TK, weight_TK: moe_layer(
+        x_TH, ids_TK, weight_TK, weights.up_ENH, weights.down_EHF
+    )
+
+
+def torch_grouped_mm(weights: Weights) -> Layer:
+    """``torch.nn.functional.grouped_mm`` twice, with the torch operations that it needs around it."""
+    up_EHN, down_EFH = weights.up_ENH.transpose(1, 2), weights.down_EHF.transpose(1, 2)
+    E = weights.shape.experts
+
+    def layer(x_TH: Tensor, ids_TK: Tensor, weight_TK: Tensor) -> Tensor:
+        T, K = ids_TK.shape
+        key_A, order_A = ids_TK.flatten().sort(stable=True)
+        one_A = torch.ones_like(key_A, dtype=torch.int32)
+        count_E = torch.zeros(E, dtype=torch.int32, device=key_A.device).scatter_add_(0, key_A, one_A)
+        ends_E = count_E.cumsum(0, dtype=torch.int32)
+        gate_AF, up_AF = grouped_mm(x_TH[order_A // K], up_EHN, offs=ends_E).chunk(2, dim=1)
+        out_AH = grouped_mm(silu(gate_AF).mul_(up_AF), down_EFH, offs=ends_E)
+        out_AH.mul_(weight_TK.flatten()[order_A, None].to(out_AH.dtype))
+        back_AH = torch.empty_like(out_AH).index_copy_(0, order_A, out_AH)
+        return back_AH.view(T, K, -1).sum(1)
+
+    return layer
+
+
+def transformers_experts(weights: Weights) -> Layer:
+    """The experts of a model class of transformers 5, with its ``grouped_mm`` implementation.
+
+    Raises:
+        ImportError: it is not installed, or has no such class.
+    """
+    from transformers.models.qwen3_moe.configuration_qwen3_moe import Qwen3MoeConfig
+    from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeExperts
+
+    shape = weights.shape
+    config = Qwen3MoeConfig(
+        num_experts=shape.experts, hidden_size=shape.hidden, moe_intermediate_size=shape.width
+    )
+    config._experts_implementation = "grouped_mm"
+    with torch.device("meta"):
+        experts = Qwen3MoeExperts(config)  # type: ignore[no-untyped-call]
+    experts.gate_up_proj = torch.nn.Parameter(weights.up_ENH, requires_grad=False)
+    experts.down_proj = torch.nn.Parameter(weights.down_EHF, requires_grad=False)
+    return lambda x_TH, ids_TK, weight_TK: experts(x_TH, ids_TK, weight_TK.to(x_TH.dtype))
+
+
+def liger_fused_moe(weights: Weights) -> Layer:
+    """Liger-Kernel's fused experts.
+
+    Raises:
+        ImportError: it is not installed, or is too old to have them.
+    """
+    from liger_kernel.ops.fused_moe import LigerFusedMoEFunction  # type: ignore[import-not-found]
+
+    def layer(x_TH: Tensor, ids_TK: Tensor, weight_TK: Tensor) -> Tensor:
+        out_TH: Tensor = LigerFusedMoEFunction.apply(
+            x_TH, weights.up_ENH, weights.down_EHF, ids_TK.int(), weight_TK.to(x_TH.dtype)
+        )
+        return out_TH
+
+    return layer
+
+
+@dataclass(frozen=True)
+class Rival:
+    """How to make a layer, and whether a CUDA graph can hold it: not where the host waits for a number."""
+
+    make: Callable[[Weights], Layer]
+    graph: bool
+
+
+LAYERS: Mapping[str, Rival] = MappingProxyType(
+    {
+        "ours": Rival(ours, graph=True),
+        "torch": Rival(torch_grouped_mm, graph=True),
+        "transformers": Rival(transformers_experts, graph=True),
+        "liger": Rival(liger_fused_moe, graph=False),
+    }
+)
+
+
+def reference_rows(x_XH: Tensor, ids_XK: Tensor, weight_XK: Tensor, weights: Weights) -> Tensor:
+    """float64 [X, H]: token by token, choice by choice."""
+    y_XH = torch.zeros_like(x_XH, dtype=torch.float64)
+    for x, (ids, chosen) in enumerate(zip(ids_XK.tolist(), weight_XK.tolist(), strict=True)):
+        for expert, weight in zip(ids, chosen, strict=True):
+            gate_F, up_F = (weights.up_ENH[expert].double() @ x_XH[x].double()).chunk(2)
+            y_XH[x] += weight * (weights.down_EHF[expert].double() @ (silu(gate_F) * up_F))
+    return y_XH
