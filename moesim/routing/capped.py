@@ -22,6 +22,8 @@ from moesim.routing.policy import NO_EXPERT, Batch, Need, Policy, held_of, weigh
 
 UNITS = ("expert", "device")
 SCOPES = ("source", "global")
+_MOST = (1 << 63) - 1
+
 ORDERS = ("score", "position", "random", "first_choices")
 
 
@@ -121,8 +123,8 @@ def limits(capped: Capped, batch: Batch, policy: Policy) -> Limits:
     sizes_G = np.diff(bounds_G).tolist()
     # Exact fractions are slow, and most ranks have equally many tokens.
     capacity = {size: capped.capacity(size, batch.top_k, units) for size in set(sizes_G)}
-    # No unit gets more than there is, however large γ.
-    most_G = np.array([min(capacity[size], batch.ids_TK.size) for size in sizes_G], dtype=np.int64)
+    # As large as integers go, however large γ.
+    most_G = np.array([min(capacity[size], _MOST) for size in sizes_G], dtype=np.int64)
     return Limits(bounds_G, most_G, unit_E, units, sum(capacity[size] for size in sizes_G) * units)
 
 

@@ -11,17 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moesim.errors import PolicyError
-from moesim.routing.catalogue import POLICIES, policy_from, spec_of
+from moesim.routing.catalogue import POLICIES, PRESETS, policy_from, spec_of
 from moesim.routing.drop import Drop
 from moesim.routing.none import NoPolicy
 from moesim.routing.policy import Batch, Policy, outcome
 
+KNOWN = ", ".join((*POLICIES, *PRESETS))
+
 
 def test_each_policy_stands_under_its_name() -> None:
-    assert list(POLICIES) == ["none", "drop"]
     assert [policy.name for policy in POLICIES.values()] == list(POLICIES)
-    assert not NoPolicy().needs_weights
-    assert Drop(1.0).needs_weights
+    assert not set(POLICIES) & set(PRESETS)
+    assert NoPolicy().needs == frozenset()
+    assert Drop(1.0).needs == {"weights"}
+    assert Drop(1.0, order="position", unit="device").needs == {"placement"}
 
 
 def test_a_spec_is_resolved_in_full() -> None:
@@ -33,6 +36,8 @@ def test_a_spec_is_resolved_in_full() -> None:
         "unit": "expert",
         "scope": "source",
         "order": "score",
+        "seed": 0,
+        "renormalise": False,
     }
     assert isinstance(spec_of(Drop(2))["capacity_factor"], float)
 
@@ -54,24 +59,25 @@ def test_spec_of_is_the_inverse_of_policy_from(policy: Policy) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({}, "routing.policy: name a policy: none, drop"),
-        ({"policy": "reroute"}, "routing.policy: no such policy; known: none, drop (got 'reroute')"),
-        ({"policy": ["drop"]}, "routing.policy: no such policy; known: none, drop (got ['drop'])"),
-        ({"policy": None}, "routing.policy: no such policy; known: none, drop (got None)"),
+        ({}, f"routing.policy: name a policy: {', '.join(POLICIES)}"),
+        ({"policy": "best"}, f"routing.policy: no such policy; known: {KNOWN} (got 'best')"),
+        ({"policy": ["drop"]}, f"routing.policy: no such policy; known: {KNOWN} (got ['drop'])"),
+        ({"policy": None}, f"routing.policy: no such policy; known: {KNOWN} (got None)"),
         (
             {"policy": "none", "capacity_factor": 1.5},
             "routing.capacity_factor: policy none does not know it; to vary it, name a policy that does:"
-            " drop",
+            " drop, reroute, expanded_drop, expert_choice",
         ),
         (
             {"policy": "drop", "capacity": 1.5},
-            "routing.capacity: unknown key; parameters of policy drop: capacity_factor, unit, scope, order",
+            "routing.capacity: unknown key; parameters of policy drop: capacity_factor, unit, scope, order, seed,"
+            " renormalise",
         ),
         ({"policy": "none", "name": "drop"}, "routing.name: unknown key; parameters of policy none: none"),
         ({"policy": "drop"}, "routing.capacity_factor: policy drop needs it"),
         (
-            {"policy": "drop", "capacity_factor": 1.0, "unit": "device"},
-            "routing.unit: must be one of: expert (got 'device')",
+            {"policy": "drop", "capacity_factor": 1.0, "unit": "node"},
+            "routing.unit: must be one of: expert, device (got 'node')",
         ),
         (
             {"policy": "drop", "capacity_factor": 1.0, "scope": "all"},
@@ -79,7 +85,7 @@ def test_spec_of_is_the_inverse_of_policy_from(policy: Policy) -> None:
         ),
         (
             {"policy": "drop", "capacity_factor": 1.0, "order": ["score"]},
-            "routing.order: must be one of: score (got ['score'])",
+            "routing.order: must be one of: score, position, random, first_choices (got ['score'])",
         ),
     ],
 )
