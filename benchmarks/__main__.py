@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.counting import counting
+from benchmarks.policies import policies
 from benchmarks.step import step
 from benchmarks.trace_io import trace_io
 
@@ -36,7 +37,7 @@ def main() -> None:
     table = Table(title="moesim benchmarks", title_justify="left")
     table.add_column("what")
     table.add_column("best", justify="right")
-    for rows in (counting(), trace_io(), step(), commands()):
+    for rows in (counting(), policies(), trace_io(), step(), commands()):
         for row in rows:
             table.add_row(*row)
         table.add_section()
