@@ -70,8 +70,8 @@ def test_spec_of_is_the_inverse_of_policy_from(policy: Policy) -> None:
         ),
         (
             {"policy": "drop", "capacity": 1.5},
-            "routing.capacity: unknown key; parameters of policy drop: capacity_factor, unit, scope, order, seed,"
-            " renormalise",
+            "routing.capacity: unknown key; parameters of policy drop: capacity_factor, unit, scope, order,"
+            " seed, renormalise",
         ),
         ({"policy": "none", "name": "drop"}, "routing.name: unknown key; parameters of policy none: none"),
         ({"policy": "drop"}, "routing.capacity_factor: policy drop needs it"),

@@ -79,13 +79,13 @@ def test_nearest_goes_no_farther_than_it_must(case: Case) -> None:
 
     slot_LTK = chosen(case, "nearest").astype(int)
     used: dict[tuple[int, int, int], list[int]] = {}
-    for at, expert in np.ndenumerate(case.ids_LTK):
-        if expert < 0:
+    for at, wished in np.ndenumerate(case.ids_LTK):
+        if wished < 0:
             continue
         layer, home = at[0], case.home(at[1])
-        near = min(distance(slot, home) for slot in case.slots(layer, int(expert)))
+        near = min(distance(slot, home) for slot in case.slots(layer, int(wished)))
         assert distance(int(slot_LTK[at]), home) == near
-        used.setdefault((layer, home, int(expert)), []).append(int(slot_LTK[at]))
+        used.setdefault((layer, home, int(wished)), []).append(int(slot_LTK[at]))
     for (layer, home, expert), slots in used.items():
         near = min(distance(slot, home) for slot in case.slots(layer, expert))
         equal = [slot for slot in case.slots(layer, expert) if distance(slot, home) == near]

@@ -1,0 +1,105 @@
+"""Families of policies and choices of replicas: what is received equals what the simulator counts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from executor.counting import count_plan, join_work
+from executor.plan import read_plan
+from executor.routing import route
+from moesim.analysis.counts import same_counts
+from moesim.execution.plan import write_plan
+from moesim.routing.replicas import REPLICA_CHOICES
+from moesim.simulation.deployment import assemble
+from moesim.simulation.run import run
+from moesim.spec.scenario import load_scenario
+from placement.placement import Placement
+from tests.executor.lockstep import run_ranks
+from tests.moesim.tiny import tiny_scenario, write_scenario
+from traces.meta import TraceMeta
+from traces.routing import RoutingTrace
+
+pytestmark = pytest.mark.executor
+
+CAP = {"capacity_factor": 0.75}
+ROUTINGS: dict[str, Any] = {
+    "drop": {"policy": "drop", **CAP, "order": "random", "scope": "global"},
+    "reroute": {"policy": "reroute", **CAP},
+    "on the node": {"policy": "reroute", **CAP, "to": "node"},
+    "wider": {"policy": "expanded_drop", **CAP},
+    "fewer": {"policy": "top_p", "p": 0.6},
+    "masked": {"policy": "mask_least", "off": 2},
+    "local": {"policy": "limited", "unit": "device", "most": 1, "best": 2},
+    "bound": {"policy": "uniform_random"},
+    "stages": [{"policy": "top_k", "k": 1}, {"policy": "reroute", **CAP}],
+}
+
+
+@cache
+def trace() -> RoutingTrace:
+    """8 requests of 12 tokens, two layers, 5 of 8 experts with logits, two of them chosen."""
+    chance = np.random.default_rng(7)
+    logits_TLE = chance.normal(size=(96, 2, 8)) + np.linspace(2, 0, 8)
+    ids_TLC = np.argsort(-logits_TLE, axis=2)[..., :5].astype(np.uint8)
+    scores_TLC = np.take_along_axis(logits_TLE, ids_TLC.astype(int), axis=2).astype(np.float32)
+    shares_TLK = np.exp(scores_TLC[..., :2])
+    return RoutingTrace(
+        TraceMeta("tiny", 8, 2, (1, 2), "drawn", "", candidates=5),
+        np.ascontiguousarray(ids_TLC[..., :2]),
+        (shares_TLK / shares_TLK.sum(axis=2, keepdims=True)).astype(np.float32),
+        np.repeat(np.arange(8, dtype=np.int32), 12),
+        np.tile(np.arange(12, dtype=np.int32), 8),
+        candidate_ids_TLC=ids_TLC,
+        candidate_scores_TLC=scores_TLC,
+    )
+
+
+def placement() -> Placement:
+    slot_expert_LS = np.array([[0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 0, 2], [*range(8), 3, 0, 0, 1]])
+    return Placement(slot_expert_LS, np.arange(12) // 3, experts=8, gpus=4, layers=(1, 2))
+
+
+def counted_alike(folder: Path, **changes: Any) -> None:
+    dispatch = {"mode": "per_node", "dtype": "bf16", "combine_dtype": "bf16"}
+    written = write_scenario(folder, tiny_scenario(dispatch=dispatch, **changes))
+    deployment = assemble(load_scenario(str(written)), trace(), placement(), trace())
+    done = run(deployment)
+    write_plan(deployment, folder / "plan")
+    plan = read_plan(folder / "plan")
+    received = run_ranks(plan.ranks, plan.ranks_per_node, lambda groups: count_plan(plan, groups))
+    assert same_counts(join_work(received), done.work())
+    outcomes = [route(plan, plan.step(step)).outcomes for step in range(plan.steps)]
+    for stage, tally in enumerate(done.tallies):
+        for name in ("wished", "kept", "rerouted", "dropped", "added"):
+            assert sum(getattr(layer[stage], name) for step in outcomes for layer in step) == getattr(
+                tally, name
+            )
+
+
+@pytest.mark.parametrize("name", list(ROUTINGS))
+def test_a_policy_counts_alike(name: str, tmp_path: Path) -> None:
+    counted_alike(tmp_path, routing=ROUTINGS[name])
+
+
+@pytest.mark.parametrize("name", list(REPLICA_CHOICES))
+def test_a_choice_of_replicas_counts_alike(name: str, tmp_path: Path) -> None:
+    counted_alike(tmp_path, replicas=name)
+
+
+def test_categories_travel_with_a_plan(tmp_path: Path) -> None:
+    category_T = np.repeat(np.array([0, 1, -1, 0], np.int32), 24)
+    of_kinds = replace(trace(), category_T=category_T, categories=("code", "chat"))
+    mask = {"policy": "mask", "experts": [0], "categories": ["code"], "instead": "nothing"}
+    written = write_scenario(tmp_path, tiny_scenario(routing=mask))
+    deployment = assemble(load_scenario(str(written)), of_kinds, placement(), of_kinds)
+    done = run(deployment)
+    write_plan(deployment, tmp_path / "plan")
+    plan = read_plan(tmp_path / "plan")
+    outcomes = [layer[-1] for step in range(plan.steps) for layer in route(plan, plan.step(step)).outcomes]
+    assert sum(each.dropped for each in outcomes) == done.tallies[-1].dropped > 0
