@@ -85,7 +85,8 @@ def grouped_gemm(
     return out_YN
 
 
-@triton.jit
+# Nothing is compiled anew for another number of tokens.
+@triton.jit(do_not_specialize=("tiles",))
 def _grouped_gemm(
     x,
     weight,
@@ -134,7 +135,7 @@ def _grouped_gemm(
     k = tl.arange(0, DEPTH)
     matrix = weight + group.to(tl.int64) * columns * depth * (2 if ACTIVATION == "swiglu" else 1)
     weights = matrix + tl.where(n_mask, n, 0).to(tl.int64)[None, :] * depth + k[:, None]
-    to_up = columns.to(tl.int64) * depth
+    to_up = tl.cast(columns, tl.int64) * depth
     for first_row in range(first, last, ROWS):
         a = first_row + tl.arange(0, ROWS)
         a_mask = a < last

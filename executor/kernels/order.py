@@ -71,7 +71,7 @@ def _keys(ids, a, assignments, slots):
     return tl.where(a < assignments, key, slots + 1)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("assignments",))
 def _compare_all(ids, assignment, end, assignments, slots, QUERIES: tl.constexpr, KEYS: tl.constexpr):
     """An assignment's place is how many come before it. Slot s ends where an assignment of its own would
     stand that came behind all others: so it is asked as assignment ``assignments`` + s.
@@ -90,7 +90,7 @@ def _compare_all(ids, assignment, end, assignments, slots, QUERIES: tl.constexpr
     tl.store(end + (q - assignments), place, mask=(q >= assignments) & (q < assignments + slots))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("assignments",))
 def _count(ids, count, assignments, slots, chunk, BINS: tl.constexpr, KEYS: tl.constexpr):
     """The histogram of one chunk."""
     first = tl.program_id(0) * chunk
@@ -100,7 +100,7 @@ def _count(ids, count, assignments, slots, chunk, BINS: tl.constexpr, KEYS: tl.c
     tl.store(count + tl.program_id(0) * BINS + tl.arange(0, BINS), total)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("chunks",))
 def _add_up(count, end, chunks, slots, bins, CHUNKS: tl.constexpr, BINS: tl.constexpr):
     """Counts of chunk and slot become the place of the first such assignment, slots first, then chunks."""
     c = tl.arange(0, CHUNKS)
@@ -117,7 +117,7 @@ def _add_up(count, end, chunks, slots, bins, CHUNKS: tl.constexpr, BINS: tl.cons
         before += tl.sum(in_slot)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("assignments",))
 def _place(ids, start, assignment, assignments, slots, chunk, bins, KEYS: tl.constexpr):
     """Behind those of the same slot that stand earlier in the chunk."""
     q_first = tl.program_id(0) * KEYS

@@ -51,7 +51,8 @@ def schedule(end_Z: Tensor, rows_A: int, rows: int, *, by_group: bool) -> Schedu
     if by_group:
         return Schedule(end_Z, rows, groups)
     tiles = rows_A // rows + min(groups, rows_A)
-    group_M, row_M = torch.empty(2, tiles, dtype=torch.int32, device=end_Z.device)
+    # Two tensors rather than two rows of one, whose alignment would depend on how many tiles there are.
+    group_M, row_M = (torch.empty(tiles, dtype=torch.int32, device=end_Z.device) for _ in range(2))
     _map_tiles[(triton.cdiv(tiles, _TILES),)](
         end_Z,
         group_M,
@@ -66,7 +67,7 @@ def schedule(end_Z: Tensor, rows_A: int, rows: int, *, by_group: bool) -> Schedu
     return Schedule(end_Z, rows, tiles, group_M, row_M)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("tiles", "rows_in_all"))
 def _map_tiles(
     end,
     tile_group,

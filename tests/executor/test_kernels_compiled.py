@@ -24,8 +24,10 @@ GEMM: dict[str, str] = dict.fromkeys(("order", "end", "tile_group", "tile_row"),
 }
 
 
-def product(tile: Tile, rows: int, *, by_group: bool, up: bool, whole: bool = True, dtype: str) -> Compiled:
-    """One of the two products of a layer, as the layer launches it."""
+def product(
+    tile: Tile, rows: int, *, by_group: bool, up: bool, whole: bool = True, dtype: str, **ones: int
+) -> Compiled:
+    """One of the two products of a layer, as the layer launches it; arguments that are 1 become constants."""
     constants: dict[str, Any] = {
         "ACTIVATION": "swiglu" if up else "none",
         "GATHERS": up,
@@ -37,8 +39,9 @@ def product(tile: Tile, rows: int, *, by_group: bool, up: bool, whole: bool = Tr
         "ROWS": rows,
         "COLUMNS": tile.columns,
         "DEPTH": tile.depth,
-    }
+    } | ones
     types = GEMM | dict.fromkeys(("x", "weight", "out"), f"*{dtype}")
+    types = {name: type_ for name, type_ in types.items() if name not in ones}
     return compiled(grouped_gemm._grouped_gemm, types, constants, warps=tile.warps, stages=tile.stages)
 
 
@@ -65,9 +68,13 @@ def test_products_fit_a_multiprocessor(assignments: int, up: bool, dtype: str, t
     assert (found.products > 0) == (tiles.rows >= 64 and element_bytes == 2)
 
 
-def test_depths_that_no_tile_divides_compile() -> None:
-    found = product(Tile(64, 64, 4, 3), 32, by_group=True, up=True, whole=False, dtype="bf16")
-    assert found.spilled == 0
+@pytest.mark.parametrize(
+    "ones", [{}, {"columns": 1, "depth": 1, "x_stride": 1, "share": 1}], ids=["", "ones"]
+)
+@pytest.mark.parametrize("by_group", [True, False])
+def test_sizes_that_no_tile_divides_compile(ones: dict[str, int], by_group: bool) -> None:
+    tile = Tile(16, 64, 4, 3)
+    assert product(tile, 16, by_group=by_group, up=True, whole=False, dtype="bf16", **ones).spilled == 0
 
 
 @pytest.mark.parametrize(
@@ -90,8 +97,11 @@ def test_depths_that_no_tile_divides_compile() -> None:
 def test_kernels_around_the_products_compile(
     kernel: Any, types: dict[str, str], constants: dict[str, int], warps: int
 ) -> None:
-    """At the largest sizes that they are launched with."""
+    """At the largest sizes that they are launched with, and with numbers that are 1."""
     pointers = dict.fromkeys(("assignment", "count", "start", "end", "tile_group", "tile_row"), "*i32")
     known = pointers | types
     others = {name: known.get(name, "i32") for name in kernel.arg_names if name not in constants}
     assert compiled(kernel, others, constants, warps=warps).spilled == 0
+    ones = {name: 1 for name in ("slots", "groups", "width") if name in others}
+    rest = {name: type_ for name, type_ in others.items() if name not in ones}
+    assert compiled(kernel, rest, constants | ones, warps=warps).spilled == 0
