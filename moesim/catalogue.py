@@ -8,7 +8,8 @@ from typing import Any
 from moesim.errors import SpecError
 from moesim.hardware.catalogue import NETWORKS
 from moesim.hardware.profile import Profile
-from moesim.routing.catalogue import POLICIES
+from moesim.routing.catalogue import POLICIES, PRESETS
+from moesim.routing.replicas import REPLICA_CHOICES
 from moesim.spec.base import suggest, validate
 from moesim.spec.cluster import MAX_PRESET_NODES, Gpu, preset_system
 from moesim.spec.model import Model
@@ -114,6 +115,15 @@ def _profiles() -> list[Row]:
     return rows
 
 
+def _policies() -> list[Row]:
+    """Policies, and presets with the parameters that they stand for."""
+    rows = _described(POLICIES)
+    for name, parameters in PRESETS.items():
+        spelled = ", ".join(f"{key}: {value}" for key, value in parameters.items())
+        rows.append({"name": name, "is": f"{{{spelled}}}"})
+    return rows
+
+
 def _described(known: Mapping[str, object]) -> list[Row]:
     """Name, and the first line of the docstring."""
     return [
@@ -127,7 +137,8 @@ _KINDS: dict[str, Callable[[], list[Row]]] = {
     "gpus": _gpus,
     "clusters": _clusters,
     "scenarios": _scenarios,
-    "routing": lambda: _described(POLICIES),
+    "routing": _policies,
+    "replicas": lambda: _described(REPLICA_CHOICES),
     "networks": lambda: _described(NETWORKS),
     "profiles": _profiles,
     "solvers": lambda: [{"name": solver.name, "is": solver.summary} for solver in SOLVERS.values()],

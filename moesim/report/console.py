@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from rich.console import Group, RenderableType
@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from moesim.report.breakdown import by_speedup, moving, pays_after
+from moesim.report.breakdown import by_speedup, mass_lost, moving, pays_after
 from moesim.report.findings import (
     DATA_PARALLEL,
     TERMS,
@@ -39,9 +39,12 @@ _COLUMNS: Final[Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
     "network": lambda point: percent(_share(point, "network_s")),
     "drops": lambda point: percent(point["metrics"]["dropped"]),
     "reroutes": lambda point: percent(point["metrics"]["rerouted"]),
+    "mass lost": mass_lost,
     "moving": moving,
     "pays after": pays_after,
 }
+# What is told of each of several policies.
+_STAGE: Final = ("kept", "rerouted", "dropped", "added", "gate_mass_lost")
 _ALWAYS: Final = ("step", "tokens/s", "balance", "imbal.")
 # What the other columns leave at 80 characters.
 _VARIED_WIDTH: Final = 26
@@ -53,6 +56,7 @@ def run_tables(result: Mapping[str, Any]) -> list[RenderableType]:
         Text(question(result["scenario"])),
         Text(answer(result), style="bold"),
         _figures(result),
+        *(_stages(stages) for stages in [result["metrics"].get("stages")] if stages),
         _phases(result),
         _attribution(result),
     ]
@@ -136,6 +140,18 @@ def _figures(result: Mapping[str, Any]) -> Table:
     kind = "generated" if trace["generated"] else "recorded"
     skew = f"hottest expert at {trace['skew']:.2f} times the mean load"
     table.add_row("routing", kind, Text(f"{trace['name']}, {skew}"))
+    return table
+
+
+def _stages(stages: Sequence[Mapping[str, Any]]) -> Table:
+    """What became of the router's choice after each policy."""
+    table = _table(caption="after each policy, of the assignments that the router chose")
+    table.add_column("policy")
+    for name in _STAGE:
+        table.add_column(name.replace("_", " "), justify="right", no_wrap=True)
+    for stage in stages:
+        shares = ("" if stage[name] is None else percent(stage[name]) for name in _STAGE)
+        table.add_row(Text(stage["policy"]), *shares)
     return table
 
 

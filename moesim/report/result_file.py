@@ -54,6 +54,15 @@ class _Rebalancing(TypedDict):
     migration_s: Number
 
 
+class _Stage(TypedDict):
+    policy: str
+    kept: Fraction
+    rerouted: Fraction
+    dropped: Fraction
+    added: Fraction
+    gate_mass_lost: Number | None
+
+
 class _Metrics(TypedDict):
     step_time_s: _StepTime
     tokens_per_s: Number
@@ -66,6 +75,7 @@ class _Metrics(TypedDict):
     cross_node_bytes: Fraction
     gpu_memory_bytes: _Memory
     rebalancing: NotRequired[_Rebalancing]
+    stages: NotRequired[list[_Stage]]
 
 
 class _Attribution(TypedDict):

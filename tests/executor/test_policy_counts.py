@@ -61,8 +61,8 @@ def trace() -> RoutingTrace:
 
 
 def placement() -> Placement:
-    slot_expert_LS = np.array([[0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 0, 2], [*range(8), 3, 0, 0, 1]])
-    return Placement(slot_expert_LS, np.arange(12) // 3, experts=8, gpus=4, layers=(1, 2))
+    slot_expert_LS = np.array([[*range(8), 0, 1, 0, 2], [*range(8), 3, 0, 0, 1]], np.int16)
+    return Placement(slot_expert_LS, (np.arange(12) // 3).astype(np.int32), experts=8, gpus=4, layers=(1, 2))
 
 
 def counted_alike(folder: Path, **changes: Any) -> None:
