@@ -27,8 +27,11 @@ def main() -> None:
     def work(launch: Launch, mark: Mark, patience: Patience) -> None:
         # Importing torch takes seconds, in which somebody watches already.
         from executor.run import run
+        from executor.table import table
 
-        run(read_plan(plan), options, launch, mark, patience)
+        measured = run(read_plan(plan), options, launch, mark, patience)
+        if measured is not None:
+            print(f"{table(measured)}\nfiles: {options.out}", flush=True)
 
     supervised(options.out, WRITES, work)
 

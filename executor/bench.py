@@ -25,14 +25,14 @@ from executor.microbench import MACHINE, Spec
 from executor.modes.catalogue import dispatcher
 from executor.modes.transport import Groups, Transport
 from executor.moe_layer import TORCH_DTYPES, MoELayer, plan_layers
-from executor.patience import preparation_s
+from executor.patience import phase_s, preparation_s
 from executor.plan import Plan, read_plan
 from executor.process_group import Group, device_of, joined
 from executor.progress import Mark
 from executor.recording import timeline
 from executor.routing import LayerRouting, route
 from executor.spans import COLUMNS, CudaSpans, HostSpans, clock_on
-from executor.supervised import Patience
+from executor.supervised import START_S, Patience
 from executor.together import inputs, no_garbage_collection
 from traces.files import write_text
 from traces.memory import physical_memory
@@ -62,7 +62,7 @@ class Bench:
             group.barrier()
 
 
-def measure(spec: Spec, benches: Sequence[Bench], group: Group, mark: Mark) -> None:
+def measure(spec: Spec, benches: Sequence[Bench], group: Group, mark: Mark, patience: Patience) -> None:
     """All plans in turns, until the time is over."""
     rows = max(len(choice.token_T) for bench in benches for step in bench.routing for choice in step)
     x_XH = inputs(benches[0].plan, rows, group.device)
@@ -71,6 +71,11 @@ def measure(spec: Spec, benches: Sequence[Bench], group: Group, mark: Mark) -> N
     with no_garbage_collection():
         repeat = -_WARMUP
         while repeat < _LEAST_REPEATS or goes_on(time.monotonic() - begun_s < spec.seconds, group):
+            if repeat == 0:
+                # Some have waited here for long, and must not be taken to hang once patience is short.
+                mark.enter("begin")
+                group.barrier()
+                patience(slowest_s([bench.plan for bench in benches], group.device.type))
             for bench in benches:
                 bench.run(repeat, x_XH, group, mark)
             repeat += 1
@@ -78,7 +83,7 @@ def measure(spec: Spec, benches: Sequence[Bench], group: Group, mark: Mark) -> N
 
 def prepare(spec: Spec, plans: Sequence[Plan], group: Group, mark: Mark) -> list[Bench]:
     """The weights of the first plan serve all of them."""
-    groups = Groups.make(group.ranks, plans[0].ranks_per_node)
+    groups = Groups.make(group.ranks, plans[0].ranks_per_node, group.timeout)
     layers = plan_layers(plans[0], groups, backend=spec.backend, device=group.device)
     benches = []
     for plan in plans:
@@ -92,6 +97,11 @@ def prepare(spec: Spec, plans: Sequence[Plan], group: Group, mark: Mark) -> list
         routing = [[step.layer(row, group.rank, group.device) for row in rows] for step in routed]
         benches.append(Bench(plan, own, routing, spans))
     return benches
+
+
+def slowest_s(plans: Sequence[Plan], device: str) -> float:
+    """How long a healthy rank may stay in a phase of any of the plans."""
+    return max(phase_s(plan, device) for plan in plans)
 
 
 def goes_on(mine: bool, group: Group) -> bool:
@@ -152,7 +162,8 @@ def run(spec: Spec, out: Path, launch: Launch, mark: Mark, patience: Patience) -
     torch.set_num_threads(spec.threads)
     device = device_of(spec.device, launch)
     mark.enter("joining")
-    with joined(launch, device) as group, torch.inference_mode():
+    healthy_s = max(preparation_s(plans[0]), slowest_s(plans, device.type))
+    with joined(launch, device, healthy_s) as group, torch.inference_mode():
         check_memory(plans[0], launch.rank, device, launch.local_ranks)
         mark.enter("measuring of peaks")
         peaks = measure_peaks(group, TORCH_DTYPES[plans[0].dtype])
@@ -160,8 +171,9 @@ def run(spec: Spec, out: Path, launch: Launch, mark: Mark, patience: Patience) -
         mark.enter("making of weights")
         benches = prepare(spec, plans, group, mark)
         before = measure_offsets(group)
-        measure(spec, benches, group, mark)
+        measure(spec, benches, group, mark, patience)
         mark.enter("writing")
+        patience(START_S)
         after = measure_offsets(group)
         reached = group.gather(asdict(peaks))
         tables = [group.gather(bench.spans.table()) for bench in benches]

@@ -25,12 +25,14 @@ class Group:
     Attributes:
         device: where this rank computes; its collectives are gloo's on CPU, NCCL's on GPU.
         control: a gloo group of all ranks, for what lies in the host's memory; None for a rank on its own.
+        timeout: of its collectives.
     """
 
     rank: int
     ranks: int
     device: torch.device
     control: dist.ProcessGroup | None
+    timeout: timedelta = timedelta(seconds=TIMEOUT_S)
 
     def gather(self, value: Any) -> list[Any]:
         """Every rank's value, on rank 0; an empty list elsewhere."""
@@ -62,7 +64,8 @@ def joined(launch: Launch, device: torch.device, slowest_s: float = 0.0) -> Iter
     timeout = timedelta(seconds=max(TIMEOUT_S, 2 * slowest_s))
     dist.init_process_group("nccl" if gpu else "gloo", timeout=timeout)
     try:
-        yield Group(launch.rank, launch.ranks, device, dist.new_group(backend="gloo", timeout=timeout))
+        control = dist.new_group(backend="gloo", timeout=timeout)
+        yield Group(launch.rank, launch.ranks, device, control, timeout)
     finally:
         dist.destroy_process_group()
 

@@ -19,11 +19,11 @@ from executor.serial import measure_in_turns
 from executor.supervised import Patience
 from executor.together import measure_together
 from traces.files import write_text
-from traces.timeline import WorkTable, write_timeline, write_work
+from traces.timeline import Timeline, WorkTable, write_timeline, write_work
 
 
-def run(plan: Plan, options: Options, launch: Launch, mark: Mark, patience: Patience) -> None:
-    """Run a plan; rank 0 writes the timeline when all have ended.
+def run(plan: Plan, options: Options, launch: Launch, mark: Mark, patience: Patience) -> Timeline | None:
+    """Run a plan; rank 0 writes the timeline when all have ended, and returns it.
 
     Args:
         plan, options: the same on every rank.
@@ -44,12 +44,13 @@ def run(plan: Plan, options: Options, launch: Launch, mark: Mark, patience: Pati
         if options.serial:
             tables = measure_in_turns(plan, options, device, mark, patience)
         else:
-            groups = Groups.make(plan.ranks, plan.ranks_per_node)
+            groups = Groups.make(plan.ranks, plan.ranks_per_node, group.timeout)
             tables = measure_together(plan, options, group, groups, launch.local_ranks, mark, patience)
             if options.count:
                 mark.enter("counting")
                 counts = group.gather(count_plan(plan, groups, device))
         mark.enter("writing")
+        measured = None
         if group.rank == 0:
             if counts:
                 write_work(join_work(counts), options.out / "work.parquet")
@@ -59,6 +60,7 @@ def run(plan: Plan, options: Options, launch: Launch, mark: Mark, patience: Pati
             write_timeline(measured, options.out / "timeline.parquet")
         # Nobody is done before the files are there.
         group.barrier()
+    return measured
 
 
 def _describe(options: Options, group: Group) -> str:

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from moesim.errors import OutputError
+from moesim.report.execution_file import read_execution
+from moesim.report.execution_page import execution_page
 from moesim.report.html import run_page, whatif_page
 from moesim.report.result_file import read_comparison, read_result
 from moesim.report.validation_file import read_validation
@@ -62,19 +64,25 @@ def write_comparison(folder: Path, comparison: dict[str, Any]) -> None:
         write_text(part / "report.html", whatif_page(comparison))
 
 
-def rebuild_report(folder: Path) -> None:
-    """Write ``report.html`` anew from the other files of a run's, a what-if's or a validation's folder.
+def rebuild_report(folder: Path) -> list[Path]:
+    """Write ``report.html`` anew from the other files of a run, a what-if, a validation or a real run.
+
+    Beside a run the what-if of another scenario has a page of its own, ``whatif.html``.
+
+    Returns:
+        the pages that were written.
 
     Raises:
         MoesimError: the folder holds none of them, or a file in it breaks its format.
     """
+    pages = {}
     compared = folder / "whatif.json"
     comparison = read_comparison(compared) if compared.exists() else None
     if (folder / "result.json").exists():
         result = read_result(folder / "result.json")
         timeline, work = read_timeline(folder / "timeline.parquet"), read_work(folder / "work.parquet")
-        # A folder may hold a run and the what-if of another scenario.
         if comparison is not None and comparison["baseline"]["scenario"] != result["scenario"]:
+            pages["whatif.html"] = whatif_page(comparison)
             comparison = None
         page = run_page(result, timeline, work, comparison)
     elif comparison is not None:
@@ -85,9 +93,15 @@ def rebuild_report(folder: Path) -> None:
             validation,
             *(read_timeline(folder / f"{name}.parquet") for name in ("measured", "simulated")),
         )
+    elif (folder / "execution.json").exists():
+        execution = read_execution(folder / "execution.json")
+        page = execution_page(execution, read_timeline(folder / "timeline.parquet"))
     else:
-        raise OutputError("holds no result.json, whatif.json or validation.json", file=folder)
-    write_text(folder / "report.html", page)
+        raise OutputError("holds no result.json, whatif.json, validation.json or execution.json", file=folder)
+    pages["report.html"] = page
+    for name, text in pages.items():
+        write_text(folder / name, text)
+    return [folder / name for name in pages]
 
 
 def check_folder(folder: Path) -> None:

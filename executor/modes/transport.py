@@ -32,10 +32,14 @@ class Groups:
     node: Peers
 
     @classmethod
-    def make(cls, ranks: int, ranks_per_node: int) -> Groups:
+    def make(
+        cls, ranks: int, ranks_per_node: int, timeout: timedelta = timedelta(seconds=TIMEOUT_S)
+    ) -> Groups:
         """Called by all ranks at once; one rank on its own needs no process group.
 
-        Rank r stands in node r // ranks_per_node.
+        Args:
+            ranks, ranks_per_node: rank r stands in node r // ranks_per_node.
+            timeout: of collectives of a part of the ranks, as long as that of all of them.
         """
         if ranks == 1:
             alone = Peers(None, (0,), 0)
@@ -44,10 +48,10 @@ class Groups:
         world = Peers(dist.group.WORLD, tuple(everyone), rank)
         nodes = [everyone[first : first + ranks_per_node] for first in everyone[::ranks_per_node]]
         rails = [everyone[place::ranks_per_node] for place in range(ranks_per_node)]
-        return cls(rank, world, _mine(rails, rank, world), _mine(nodes, rank, world))
+        return cls(rank, world, *(_mine(each, rank, world, timeout) for each in (rails, nodes)))
 
 
-def _mine(groups: Sequence[Sequence[int]], rank: int, world: Peers) -> Peers:
+def _mine(groups: Sequence[Sequence[int]], rank: int, world: Peers, timeout: timedelta) -> Peers:
     """The one of some groups, which together are all ranks, that holds this rank."""
     (ranks,) = (tuple(group) for group in groups if rank in group)
     me = ranks.index(rank)
@@ -56,8 +60,7 @@ def _mine(groups: Sequence[Sequence[int]], rank: int, world: Peers) -> Peers:
     if len(ranks) == 1:
         return Peers(None, ranks, me)
     lists = [list(group) for group in groups]
-    patience = timedelta(seconds=TIMEOUT_S)
-    process, _ = dist.new_subgroups_by_enumeration(lists, patience)  # type: ignore[no-untyped-call]
+    process, _ = dist.new_subgroups_by_enumeration(lists, timeout)  # type: ignore[no-untyped-call]
     return Peers(process, ranks, me)
 
 

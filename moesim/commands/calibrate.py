@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from moesim.commands.execute import Device
+from moesim.commands.execute import Device, told_when_interrupted
 from moesim.commands.terminal import AsJson, progress, show
 
 
@@ -59,7 +59,7 @@ def calibrate(
     ranks = ranks or (2 if device == "cpu" else 1)
     if device == "cpu" and (crowd := crowded(ranks)):
         print(f"moesim: note: {crowd}", file=sys.stderr)
-    with progress("measuring", 1):
+    with told_when_interrupted(), progress("measuring", 1):
         profile, found = calibrated(
             Settings(device, ranks, backend or USUAL[device], dtype, model, seconds), out
         )

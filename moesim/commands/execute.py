@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -84,15 +86,23 @@ def execute(
         _write_plan(deployment, options, notes, out, as_json)
         return
     with execution_folder(out) as folder:
-        with progress("running", 1):
+        with told_when_interrupted(), progress("running", 1):
             done = run_for_real(deployment, options, folder)
         result = execution_result(deployment, done, notes)
         result["provenance"]["command"] = command_line("execute", scenario, set_)
         if out is not None:
             write_execution(folder, deployment, done, result)
-    show(result, lambda: execution_tables(result), as_json, None)
-    if out is not None:
-        print(f"files: {out}", file=sys.stderr)
+    show(result, lambda: execution_tables(result), as_json, out)
+
+
+@contextlib.contextmanager
+def told_when_interrupted() -> Iterator[None]:
+    """Say what becomes of a real run that the user ends."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("moesim: interrupted: all ranks have ended, nothing was written", file=sys.stderr)
+        raise
 
 
 def _write_plan(

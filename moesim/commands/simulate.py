@@ -106,5 +106,5 @@ def report(
     """Write report.html anew from the other files of a run."""
     from moesim.output import rebuild_report
 
-    rebuild_report(folder)
-    typer.echo(folder / "report.html")
+    for page in rebuild_report(folder):
+        typer.echo(page)

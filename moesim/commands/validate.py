@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from moesim.commands.execute import Backend, Device, Ranks, Serial
+from moesim.commands.execute import Backend, Device, Ranks, Serial, told_when_interrupted
 from moesim.commands.terminal import (
     AsJson,
     Out,
@@ -71,7 +71,8 @@ def validate(
         print(f"moesim: note: {note}", file=sys.stderr)
     with faults_of(scenario):
         deployment = deploy(chosen.scenario)
-    with progress("running" if machine else "calibrating and running", MOST_LAUNCHES) as advance:
+    what = "running" if machine else "calibrating and running"
+    with told_when_interrupted(), progress(what, MOST_LAUNCHES) as advance:
         if machine is None:
             machine, measured = calibrated_around(deployment, options, command, advance)
             chosen = executable(scenario, asked, ranks, measured_machine(machine, options))

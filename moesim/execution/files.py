@@ -10,6 +10,7 @@ from typing import Any
 
 from moesim.execution.execute import Execution
 from moesim.output import to_json, whole_folder
+from moesim.report.execution_page import execution_page
 from moesim.simulation.deployment import Deployment
 from traces.files import write_text
 from traces.perfetto import write_perfetto
@@ -37,3 +38,4 @@ def write_execution(
     write_text(folder / "scenario.yaml", deployment.scenario.to_yaml())
     write_text(folder / "execution.json", to_json(result))
     write_perfetto(execution.timeline, folder / "timeline.json.gz")
+    write_text(folder / "report.html", execution_page(result, execution.timeline))

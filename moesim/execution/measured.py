@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from moesim import __version__
 from moesim.analysis.cube import Cube, max_over_mean
 from moesim.analysis.metrics import timeline_metrics
+from moesim.analysis.result import trace_facts
 from moesim.execution.execute import Execution
 from moesim.simulation.deployment import Deployment
 from placement.balancedness import sglang
@@ -38,6 +39,7 @@ def execution_result(deployment: Deployment, execution: Execution, notes: Sequen
         ],
         "notes": list(notes),
         "scenario": deployment.scenario.resolved(),
+        "trace": trace_facts(deployment),
         "provenance": {
             "moesim": __version__,
             "trace_sha256": deployment.trace.digest(),

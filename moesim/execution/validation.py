@@ -37,10 +37,10 @@ from moesim.spec.scenario import Scenario
 from traces.files import write_text
 from traces.timeline import Timeline, WorkTable, write_timeline
 
-REPEATS = 12
+REPEATS = 16
 """Of a launch."""
 
-MOST_LAUNCHES = 4
+MOST_LAUNCHES = 3
 """Of the real run, until its medians hold. Each makes processes and weights anew, so that what differs
 between launches (where memory lies, what else the machine does) counts as noise too."""
 

@@ -17,11 +17,12 @@ from traces.timeline import PHASES
 
 def execution_tables(result: Mapping[str, Any]) -> list[RenderableType]:
     """What ``moesim execute`` prints: what ran, its metrics, each rank's seconds."""
-    parts: list[RenderableType] = [Text(_ran(result)), Text(_answer(result), style="bold"), _ranks(result)]
+    parts: list[RenderableType] = [Text(ran(result)), Text(answer(result), style="bold"), _ranks(result)]
     return [Padding(part, (0, 0, 1, 0)) for part in parts]
 
 
-def _ran(result: Mapping[str, Any]) -> str:
+def ran(result: Mapping[str, Any]) -> str:
+    """What ran, in a sentence."""
     scenario, run = result["scenario"], result["run"]
     turns = ", one after the other" if run["serial"] else ""
     return (
@@ -32,7 +33,8 @@ def _ran(result: Mapping[str, Any]) -> str:
     )
 
 
-def _answer(result: Mapping[str, Any]) -> str:
+def answer(result: Mapping[str, Any]) -> str:
+    """What it took; times only where ranks ran together."""
     metrics = result["metrics"]
     ratio = metrics["straggler_ratio"]
     times = ""
@@ -53,10 +55,22 @@ def _ranks(result: Mapping[str, Any]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", caption_justify="left")
     table.caption = "seconds of a step; medians over the repeats"
     table.add_column("rank")
-    rows = result["per_rank"]
-    shown = [phase for phase in PHASES if phase in rows[0]["seconds"]]
-    for phase in shown:
+    for phase in shown_phases(result):
         table.add_column(phase.replace("_", " "), justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(str(row["rank"]), *(format_seconds(row["seconds"][phase]) for phase in shown))
+    for row in rank_rows(result):
+        table.add_row(*row)
     return table
+
+
+def shown_phases(result: Mapping[str, Any]) -> list[str]:
+    """Those that were measured, in the order of a step."""
+    return [phase for phase in PHASES if all(phase in row["seconds"] for row in result["per_rank"])]
+
+
+def rank_rows(result: Mapping[str, Any]) -> list[list[str]]:
+    """Rank, and seconds of a step in each of the phases."""
+    shown = shown_phases(result)
+    return [
+        [str(row["rank"]), *(format_seconds(row["seconds"][phase]) for phase in shown)]
+        for row in result["per_rank"]
+    ]
