@@ -35,17 +35,21 @@ def arranged(problem: Problem, item_LGK: Sequence[Ints], origin: str) -> Placeme
     if previous is not None and previous.slot_gpu_S is slot_gpu_S:
         for slot_N in np.split(by_gpu_S, first_G[1:]):
             for row, before_S in enumerate(previous.slot_expert_LS):
-                slot_expert_LS[row, slot_N] = _in_place(slot_expert_LS[row, slot_N], before_S[slot_N])
+                kept_N = _in_place(slot_expert_LS[row, slot_N].tolist(), before_S[slot_N].tolist())
+                slot_expert_LS[row, slot_N] = kept_N
     return Placement(slot_expert_LS, slot_gpu_S, problem.experts, problem.gpus, problem.layers, origin)
 
 
-def _in_place(expert_N: npt.NDArray[np.int16], before_N: npt.NDArray[np.int16]) -> npt.NDArray[np.int16]:
-    """The experts of one GPU in slot order: those that it had in their slots, the others in what is free."""
-    expert_N = expert_N[expert_N != EMPTY]
-    after_N = np.where(np.isin(before_N, expert_N), before_N, np.int16(EMPTY))
-    # A second copy of one expert on the GPU makes room.
-    first_N = np.unique(after_N, return_index=True)[1]
-    after_N[np.setdiff1d(np.arange(len(after_N)), first_N)] = EMPTY
-    new_N = expert_N[~np.isin(expert_N, before_N)]
-    after_N[np.flatnonzero(after_N == EMPTY)[: len(new_N)]] = new_N
-    return after_N
+def _in_place(expert_N: list[int], before_N: list[int]) -> list[int]:
+    """The experts of one GPU in slot order: those that it had in their slots, the others in what is free.
+
+    >>> _in_place([2, 5, 7, EMPTY], [7, 1, 7, 2])
+    [7, 5, -1, 2]
+    """
+    left = set(expert_N) - {EMPTY}
+    after_N = []
+    for before in before_N:
+        after_N.append(before if before in left else EMPTY)
+        left.discard(before)  # a second copy of one expert on the GPU makes room
+    new = iter(sorted(left))
+    return [next(new, EMPTY) if expert == EMPTY else expert for expert in after_N]
