@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -112,8 +113,10 @@ def batches(trace: RoutingTrace, workload: Workload, ranks: int, seed: int) -> I
     else:
         before_G = np.array(workload.context.ranks, np.int64)
         context_B = np.repeat(before_G, tokens_G)
+    recorded = workload.order == "recorded"
+    turn = itertools.cycle(range(len(trace.request_offsets) - 1)) if recorded else None
     streams = [
-        _Stream(trace, int(chunk), int(before), seeds.prefill)
+        _Stream(trace, int(chunk), int(before), seeds.prefill, turn)
         for chunk, before in zip(chunk_G, before_G, strict=True)
         if chunk
     ]
@@ -122,7 +125,14 @@ def batches(trace: RoutingTrace, workload: Workload, ranks: int, seed: int) -> I
     offsets_G = home_offsets(tokens_G + chunk_G)
     prefill_T = np.repeat([False, True], [sequences, int(chunk_G.sum())])
     keys_B = np.maximum(context_B, 1).astype(np.float64)
-    rows = decode_rows(trace.request_offsets, trace.position_T, sequences, workload.steps, seeds.decode)
+    rows = decode_rows(
+        trace.request_offsets,
+        trace.position_T,
+        sequences,
+        workload.steps,
+        seeds.decode,
+        recorded=recorded,
+    )
     for row_B in rows:
         parts = [(row_B, keys_B, np.ones(sequences, bool)), *(stream.chunk() for stream in streams)]
         row_T, keys_T, last_T = (np.concatenate(column)[order_T] for column in zip(*parts, strict=True))
@@ -130,18 +140,29 @@ def batches(trace: RoutingTrace, workload: Workload, ranks: int, seed: int) -> I
 
 
 class _Stream:
-    """Prefill on one rank: request after request, each from its first token to its last, cut into chunks."""
+    """Prefill on one rank: request after request, each from its first token to its last, cut into chunks.
 
-    def __init__(self, trace: RoutingTrace, chunk: int, before: int, rng: np.random.Generator) -> None:
+    The next request is the next of ``turn``, which ranks may share; without one, any.
+    """
+
+    def __init__(
+        self,
+        trace: RoutingTrace,
+        chunk: int,
+        before: int,
+        rng: np.random.Generator,
+        turn: Iterator[int] | None,
+    ) -> None:
         self._offsets, self._position_T = trace.request_offsets, trace.position_T
-        self._chunk, self._before, self._rng = chunk, before, rng
+        self._chunk, self._before, self._rng, self._turn = chunk, before, rng, turn
         self._next = self._end = 0
         self._draw()
         # Ranks are in the middle of their requests when the run starts, not all at a first token.
         self._next = int(rng.integers(self._next, self._end))
 
     def _draw(self) -> None:
-        request = int(self._rng.integers(len(self._offsets) - 1))
+        requests = len(self._offsets) - 1
+        request = next(self._turn) if self._turn is not None else int(self._rng.integers(requests))
         self._next, self._end = int(self._offsets[request]), int(self._offsets[request + 1])
 
     def chunk(self) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.bool_]]:
@@ -165,6 +186,8 @@ def decode_rows(
     batch: int,
     steps: int,
     rng: np.random.Generator,
+    *,
+    recorded: bool = False,
 ) -> Iterator[NDArray[np.int64]]:
     """Trace rows of each decode step, one for each of ``batch`` sequences.
 
@@ -172,11 +195,15 @@ def decode_rows(
     token; when it ends, the sequence draws another. At the start each request is drawn equally often
     (once, or never, if there are more requests than sequences); later draws are uniform.
 
+    In ``recorded`` order sequences start with the first requests, each at a position that is drawn, and a
+    sequence that ends goes on with the next request that none has had yet, from its position 4.
+
     Args:
         request_offsets: [R + 1]; request r is rows request_offsets[r] to request_offsets[r + 1].
         position_T: position of each row in its request, ascending.
         batch, steps: sequences, and rows for each of them.
         rng: where the draws come from.
+        recorded: take requests in their order, over and over, instead of drawing them.
 
     Yields:
         row_B, int64: the row that each sequence decodes in this step.
@@ -207,14 +234,20 @@ def decode_rows(
         return rng.integers(starts_R[requests], ends_R[requests])
 
     turns = -(-batch // len(usable_R))
-    request_B = np.concatenate([rng.permutation(usable_R) for _ in range(turns)])[:batch]
+    request_B = np.concatenate([usable_R if recorded else rng.permutation(usable_R) for _ in range(turns)])
+    request_B, taken = request_B[:batch], batch
     row_B = draw(request_B)
     for _ in range(steps):
         yield row_B.copy()
         row_B += 1
         ended_B = np.flatnonzero(row_B == ends_R[request_B])
-        request_B[ended_B] = rng.choice(usable_R, len(ended_B))
-        row_B[ended_B] = draw(request_B[ended_B])
+        if recorded:
+            request_B[ended_B] = usable_R[(taken + np.arange(len(ended_B))) % len(usable_R)]
+            row_B[ended_B] = starts_R[request_B[ended_B]]
+            taken += len(ended_B)
+        else:
+            request_B[ended_B] = rng.choice(usable_R, len(ended_B))
+            row_B[ended_B] = draw(request_B[ended_B])
 
 
 def home_offsets(tokens_G: NDArray[np.int64]) -> NDArray[np.int64]:

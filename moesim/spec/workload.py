@@ -36,6 +36,9 @@ class Workload(Strict):
         tokens_per_gpu, prefill_tokens_per_gpu: for each rank; a distribution is drawn once for each rank.
         context: decoding: tokens in the KV cache of each sequence, drawn for each sequence where it is a
             distribution. Prefill: tokens cached before the first of each request.
+        order: which request follows one that has ended. ``drawn``: any, whatever its place in the trace.
+            ``recorded``: the next of the trace, from its beginning, so that traffic drifts as it was
+            recorded; behind the last comes the first.
         part: ``moe`` leaves the MoE part of each layer, gate to combine, of which a real run consists
             (``moesim execute``): no attention, dense layers, head or host work per step.
         steps: forward passes to simulate.
@@ -47,6 +50,7 @@ class Workload(Strict):
     tokens_per_gpu: Amount
     prefill_tokens_per_gpu: Amount | None = None
     context: Amount
+    order: Literal["drawn", "recorded"] = "drawn"
     part: Literal["model", "moe"] = "model"
     steps: Annotated[int, Field(strict=True, ge=1, le=1 << 20)] = 10
     graph_sizes: tuple[Count, ...] | None = None

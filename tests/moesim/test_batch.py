@@ -52,6 +52,24 @@ def test_requests_are_drawn_equally_often_at_the_start() -> None:
     assert sorted(drawn) == [2, 2, 2, 3, 3, 3]
 
 
+@pytest.mark.parametrize("batch", [2, 7])
+def test_in_recorded_order_a_sequence_goes_on_with_the_next_request(batch: int) -> None:
+    lengths = [10, 4, 8, 6, 12]  # the second has template tokens only
+    offsets, position = trace(lengths)
+    steps = decode_rows(offsets, position, batch, 60, np.random.default_rng(0), recorded=True)
+    rows = np.array(list(steps))
+    request = np.searchsorted(offsets, rows, side="right") - 1
+    turn = [0, 2, 3, 4] * 60
+    assert request[0].tolist() == turn[:batch]
+    taken = batch
+    for before, after, rows_after in zip(rows[:-1], request[1:], rows[1:], strict=True):
+        for sequence in np.flatnonzero(np.isin(before + 1, offsets)):
+            assert after[sequence] == turn[taken]
+            assert position[rows_after[sequence]] == FIRST_POSITION
+            taken += 1
+    assert taken > batch + 8  # twice around
+
+
 def test_the_same_seed_gives_the_same_rows() -> None:
     offsets, position = trace([20, 30, 40])
     first, second = (
@@ -116,6 +134,20 @@ def test_prefill_takes_requests_from_their_first_token_to_their_last() -> None:
         assert step.prefill_T.all()
         # 100 tokens were cached before each request; a token attends to itself and all before it.
         np.testing.assert_array_equal(step.keys_T, replayed.position_T[step.row_T] + 101)
+
+
+def test_prefill_in_recorded_order_takes_the_next_request_on_whichever_rank() -> None:
+    replayed = routing([7, 12, 9, 5])
+    for ranks in (1, 3):
+        asked = workload(phase="prefill", tokens_per_gpu=5, order="recorded", steps=4 * ranks)
+        begun = []
+        for step in batches(replayed, asked, ranks, seed=1):
+            first_T = np.isin(step.row_T, replayed.request_offsets)
+            begun += np.searchsorted(replayed.request_offsets, step.row_T[first_T]).tolist()
+        # Ranks are in the midst of the first requests when the run starts.
+        expected = [(ranks + i) % 4 for i in range(len(begun))]
+        assert len(begun) >= 2
+        assert begun == expected
 
 
 def test_mixed_steps_put_a_chunk_beside_the_sequences_of_each_rank() -> None:
