@@ -7,7 +7,7 @@ import pytest
 from moesim.catalogue import catalogue
 from moesim.errors import SpecError
 from moesim.report.preset_table import preset_tables
-from moesim.routing.catalogue import POLICIES
+from moesim.routing.catalogue import POLICIES, PRESETS
 from moesim.spec.presets import load_model, preset_names
 from moesim.spec.yaml_source import Source
 from placement.solvers import SOLVERS
@@ -21,7 +21,7 @@ def test_every_preset_file_is_listed(kind: str) -> None:
 
 
 def test_what_code_knows_by_name_is_listed() -> None:
-    assert [row["name"] for row in EVERYTHING["routing"]] == list(POLICIES)
+    assert [row["name"] for row in EVERYTHING["routing"]] == [*POLICIES, *PRESETS]
     assert [row["name"] for row in EVERYTHING["solvers"]] == list(SOLVERS)
     assert "ports" in [row["name"] for row in EVERYTHING["networks"]]
     assert [row["name"] for row in EVERYTHING["clusters"]][: len(EVERYTHING["gpus"])] == [
