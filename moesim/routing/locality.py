@@ -141,10 +141,10 @@ def _limit(
 ) -> None:
     """Which candidates are in a token's best units, and which of its experts are in none of them."""
     T, C = ids_TC.shape
-    U = unit_EH.max() + 1
-    # What a token's candidates say of each unit; valid for units that they touch.
-    seen_U, sum_U, chosen_U = np.zeros(U, np.int64), np.zeros(U), np.zeros(U, np.bool_)
-    touched_U = np.empty(U, np.int64)
+    H, U = unit_EH.shape[1], unit_EH.max() + 1
+    # What a token's candidates say of each unit, and the last token that chose it.
+    seen_U, sum_U, chooser_U = np.zeros(U, np.int64), np.zeros(U), np.full(U, -1, np.int64)
+    touched_U = np.empty(U + 1, np.int64)
     for token in range(T):
         touched = 0
         lowest = 0.0
@@ -153,43 +153,49 @@ def _limit(
             if expert < 0:
                 continue
             lowest = scores_TC[token, candidate]
-            for unit in unit_EH[expert]:
+            for holder in range(H):
+                unit = unit_EH[expert, holder]
                 if unit < 0:
                     break
-                if seen_U[unit] == 0:
-                    touched_U[touched] = unit
-                    touched += 1
-                if seen_U[unit] < best:
-                    seen_U[unit] += 1
-                    sum_U[unit] += lowest
+                touched_U[touched] = unit
+                touched += seen_U[unit] == 0
+                sum_U[unit] += lowest if seen_U[unit] < best else 0.0
+                seen_U[unit] += 1
+        # The best units move to the front; insertion, for they are few.
         for index in range(touched):
             unit = touched_U[index]
-            sum_U[unit] += (best - seen_U[unit]) * lowest
-        for _ in range(min(most, touched)):
-            top = -1
-            for index in range(touched):
-                unit = touched_U[index]
-                if not chosen_U[unit] and (
-                    top < 0 or sum_U[unit] > sum_U[top] or (sum_U[unit] == sum_U[top] and unit < top)
-                ):
-                    top = unit
-            chosen_U[top] = True
+            total = sum_U[unit] + max(0, best - seen_U[unit]) * lowest
+            sum_U[unit] = total
+            place = min(index, most)
+            while place > 0 and (
+                sum_U[touched_U[place - 1]] < total
+                or (sum_U[touched_U[place - 1]] == total and touched_U[place - 1] > unit)
+            ):
+                place -= 1
+            for moved in range(min(index, most - 1), place, -1):
+                touched_U[moved] = touched_U[moved - 1]
+            if place < most:
+                touched_U[place] = unit
+        for index in range(min(most, touched)):
+            chooser_U[touched_U[index]] = token
         for candidate in range(C):
-            allowed_TC[token, candidate] = _is_in(ids_TC[token, candidate], unit_EH, chosen_U)
+            allowed_TC[token, candidate] = _is_in(ids_TC[token, candidate], unit_EH, chooser_U, token)
         for place in range(ids_TK.shape[1]):
             expert = ids_TK[token, place]
-            away_TK[token, place] = expert >= 0 and not _is_in(expert, unit_EH, chosen_U)
-        for index in range(touched):
-            seen_U[touched_U[index]] = 0
-            sum_U[touched_U[index]] = 0.0
-            chosen_U[touched_U[index]] = False
+            away_TK[token, place] = expert >= 0 and not _is_in(expert, unit_EH, chooser_U, token)
+        for candidate in range(C):
+            expert = ids_TC[token, candidate]
+            for holder in range(H if expert >= 0 else 0):
+                seen_U[unit_EH[expert, holder]] = 0
+                sum_U[unit_EH[expert, holder]] = 0.0
 
 
 @jit
-def _is_in(expert: int, unit_EH: Any, chosen_U: Any) -> bool:
-    """Whether one of the expert's units is chosen."""
+def _is_in(expert: int, unit_EH: Any, chooser_U: Any, token: int) -> bool:
+    """Whether the token chose one of the expert's units."""
     found = False
     if expert >= 0:
-        for unit in unit_EH[expert]:
-            found |= unit >= 0 and chosen_U[unit]
+        for holder in range(unit_EH.shape[1]):
+            unit = unit_EH[expert, holder]
+            found |= unit >= 0 and chooser_U[unit] == token
     return found
