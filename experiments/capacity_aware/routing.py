@@ -44,7 +44,7 @@ def routing(
         categories=(),
         stay=0.0,
         recall=0.0,
-        passage_tokens=1.0,
+        passage_tokens=float(REQUESTS * SEQUENCE),  # every passage is a request
         lasting_L=zeros_L,
         passing_L=zeros_L,
         kept_L=kept * ones_L,

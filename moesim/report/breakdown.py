@@ -165,10 +165,17 @@ def comparison_table(comparison: Mapping[str, Any]) -> Markup:
         "imbalance",
         "network",
         "dropped",
+        "rerouted",
         "gate mass lost",
         *last,
     ]
     return table(list(keys.values()) or [""], head, rows)
+
+
+def mass_lost(point: Mapping[str, Any]) -> str:
+    """Gate weights of what was dropped, of all, where the trace has weights."""
+    lost = point["metrics"]["gate_mass_lost"]
+    return "–" if lost is None else percent(lost)
 
 
 def moving(point: Mapping[str, Any]) -> str:
@@ -203,7 +210,6 @@ def _point_row(
     names: Sequence[str], factor: str, point: Mapping[str, Any], class_: str | None, last: Iterable[_Cell]
 ) -> Markup:
     metrics, attribution = point["metrics"], point["attribution"]
-    lost = metrics["gate_mass_lost"]
     cells = [
         format_seconds(metrics["step_time_s"]["mean"]),
         factor,
@@ -212,7 +218,8 @@ def _point_row(
         format_seconds(attribution["imbalance_s"]),
         format_seconds(attribution["network_s"]),
         percent(metrics["dropped"]),
-        "–" if lost is None else percent(lost),
+        percent(metrics["rerouted"]),
+        mass_lost(point),
         *(cell(point) for cell in last),
     ]
     varied = [tag("td", name) for name in names]

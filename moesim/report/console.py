@@ -39,15 +39,17 @@ _COLUMNS: Final[Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
     "network": lambda point: percent(_share(point, "network_s")),
     "drops": lambda point: percent(point["metrics"]["dropped"]),
     "reroutes": lambda point: percent(point["metrics"]["rerouted"]),
-    "mass lost": mass_lost,
+    "lost": mass_lost,
     "moving": moving,
     "pays after": pays_after,
 }
 # What is told of each of several policies.
 _STAGE: Final = ("kept", "rerouted", "dropped", "added", "gate_mass_lost")
 _ALWAYS: Final = ("step", "tokens/s", "balance", "imbal.")
-# What the other columns leave at 80 characters.
+# What the other columns leave at 80 characters; where they leave less, one that the report has goes first.
+_WIDTH: Final = 80
 _VARIED_WIDTH: Final = 26
+_YIELDS: Final = "network"
 
 
 def run_tables(result: Mapping[str, Any]) -> list[RenderableType]:
@@ -81,10 +83,15 @@ def whatif_table(comparison: Mapping[str, Any]) -> Table:
         for name, cell in _COLUMNS.items()
         if name in _ALWAYS or len({cell(point) for point in (base, *points)}) > 1
     }
+    wide = sum(
+        max(len(name), *(len(cell(each)) for each in (base, *points))) + 1 for name, cell in shown.items()
+    )
+    if len("speedup ") + wide + _VARIED_WIDTH > _WIDTH:
+        shown.pop(_YIELDS, None)
     heads, varied = _varied(comparison)
     table = _table(1, caption=whatif_answer(comparison), caption_style="bold", caption_justify="left")
     for name in heads:
-        table.add_column(name)
+        table.add_column(name, overflow="fold")
     for name in ("speedup", *shown):
         table.add_column(name, justify="right", no_wrap=True)
     asked = ["as asked", *[""] * (len(heads) - 1)]
