@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar, cast
 
 import numba
+from numba.core import event
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
@@ -58,3 +60,11 @@ def jit(function: Function) -> Function:
 def jit_for_threads(function: Function) -> Function:
     """As :func:`jit`, and lets Python's other threads run while it works: what they touch must be apart."""
     return cast(Function, numba.njit(cache=True, nogil=True)(function))
+
+
+@contextmanager
+def compilation() -> Iterator[event.TimingListener]:
+    """Time what is compiled inside: ``duration`` in seconds, if there was anything, which ``done`` tells."""
+    listener = event.TimingListener()  # type: ignore[no-untyped-call]  # numba types its decorators only
+    with event.install_listener("numba:compile", listener):
+        yield listener

@@ -29,7 +29,12 @@ def place(
         typer.Option("--slots", min=1, metavar="S", help="Slots on all GPUs; otherwise one for each expert."),
     ] = None,
     solver: Annotated[
-        str, typer.Option("--solver", metavar="NAME", help="See moesim presets solvers.")
+        str,
+        typer.Option(
+            "--solver",
+            metavar="NAME",
+            help="auto is never worse than the others; see moesim presets solvers.",
+        ),
     ] = "auto",
     objective: Annotated[
         Literal["tokens", "time", "copies", "mixed"],
@@ -54,7 +59,13 @@ def place(
         ),
     ] = None,
     windows: Annotated[
-        int | None, typer.Option("--windows", min=1, metavar="W", help="Cut the others into so many windows.")
+        int | None,
+        typer.Option(
+            "--windows",
+            min=1,
+            metavar="W",
+            help="Cut the others into so many windows; as large as what is kept back.",
+        ),
     ] = None,
     worst_window: Annotated[
         bool, typer.Option("--worst-window", help="Make the worst window small, not their mean.")
@@ -97,7 +108,7 @@ def place(
     from moesim.placing.question import Question, read_previous
     from moesim.placing.trial import trial
     from moesim.report.place_table import place_tables
-    from placement.export.catalogue import check_export, export
+    from placement.export.catalogue import check_export, check_suffix, export
     from placement.solvers import solver_named
 
     solver_named(solver)
@@ -105,10 +116,12 @@ def place(
     if out is not None:
         check_file(out, reads=(source, previous, simulate))
     loads = read_source(source, named_hints(model, experts), hold_out=hold_out, windows=windows)
+    from traces.jit import compilation
     bench = None if simulate is None else trial(simulate, overrides(set_), loads, gpus)
     question = Question(
         gpus,
         nodes if nodes is not None else (1 if bench is None else bench.nodes),
+        check_suffix(out, format_)
         slots,
         objective,
         copy_cost,
@@ -122,7 +135,7 @@ def place(
     hidden_layers = None if known is None else known.layers
     if out is not None:
         check_export(compared.others["linear"], format_, hidden_layers=hidden_layers)
-    with _searching(solver) as report:
+    with _searching(solver) as report, compilation() as compiled:
         found = search(compared.problem, solver, loads.seen.what, seconds=time_limit, report=report)
     if out is not None:  # before anything else can be interrupted
         note = export(found.placement, out, format_, hidden_layers=hidden_layers)
@@ -130,6 +143,9 @@ def place(
     runs = 0 if bench is None else 1 + len(compared.others)
     with progress("simulating", runs) as advance:
         value = answer(
+    if compiled.done:
+        found = replace(found, wall_s=max(0.0, found.wall_s - compiled.duration))
+        print(f"compiled the solver in {compiled.duration:.1f} s, once for this machine", file=sys.stderr)
             question,
             loads,
             compared,

@@ -25,6 +25,9 @@ from traces.statistics import expert_loads
 HELD_OUT = 0.25
 """Kept back where nothing is said and there is more than one part to split."""
 
+_MOST_WINDOWS = 8
+"""Cut where nothing is said; more change little and take longer in proportion."""
+
 # Solvers that look at tokens take as many; more change little and take longer in proportion.
 _SAMPLE_TOKENS = 16_384
 
@@ -103,26 +106,26 @@ def read_source(
     Args:
         hints: what a foreign file does not tell.
         hold_out: fraction of the requests, or of a load table's windows, that is kept back: the last ones.
-        windows: into how many windows the others are cut, of about as many requests or windows each.
+        windows: into how many windows the others are cut, of about as many requests or windows each; by
+            default into windows as large as what is kept back, for that is what is to come.
 
     Raises:
         MoesimError: the file holds no loads, or too little for what is asked.
     """
     opened = open_source(file, hints)
     if isinstance(opened, LoadTable):
-        return _table(file, opened, hold_out, windows or 1)
+        return _table(file, opened, hold_out, windows)
     if isinstance(opened, RoutingTrace):
-        return _trace(file, opened, hold_out, windows or 1)
+        return _trace(file, opened, hold_out, windows)
     with opened:
-        return _trace(file, opened.read(), hold_out, windows or 1)
+        return _trace(file, opened.read(), hold_out, windows)
 
 
-def _trace(file: Path, trace: RoutingTrace, hold_out: float | None, windows: int) -> Source:
+def _trace(file: Path, trace: RoutingTrace, hold_out: float | None, windows: int | None) -> Source:
     requests = len(trace.request_offsets) - 1
-    seen = requests - _kept_back(file, requests, "requests", hold_out)
-    cuts = _cuts(file, seen, "requests", windows)
+    cuts = _cuts(file, requests, "requests", hold_out, windows)
     first = _of_requests(trace, cuts)
-    unseen = None if seen == requests else _of_requests(trace, [seen, requests])
+    unseen = None if cuts[-1] == requests else _of_requests(trace, [cuts[-1], requests])
     return Source(file, trace.meta.model, trace.meta.experts, trace.meta.layers, first, unseen)
 
 
@@ -134,11 +137,10 @@ def _of_requests(trace: RoutingTrace, cuts: list[int]) -> Loads:
     return Loads(load_WLE.astype(np.float64), part.ids_TLK[chosen_N].astype(np.int64), part, what)
 
 
-def _table(file: Path, table: LoadTable, hold_out: float | None, windows: int) -> Source:
-    seen = table.windows - _kept_back(file, table.windows, "windows", hold_out)
-    cuts = _cuts(file, seen, "windows", windows)
+def _table(file: Path, table: LoadTable, hold_out: float | None, windows: int | None) -> Source:
+    cuts = _cuts(file, table.windows, "windows", hold_out, windows)
     first = _of_windows(table, cuts)
-    unseen = None if seen == table.windows else _of_windows(table, [seen, table.windows])
+    unseen = None if cuts[-1] == table.windows else _of_windows(table, [cuts[-1], table.windows])
     return Source(file, table.model, table.experts, table.layers, first, unseen)
 
 
@@ -148,8 +150,9 @@ def _of_windows(table: LoadTable, cuts: list[int]) -> Loads:
 
 
 def _span(name: str, cuts: list[int]) -> str:
-    first, last = cuts[0], cuts[-1] - 1
-    return f"{name} {first}" if first == last else f"{name}s {first} to {last}"
+    first, last, windows = cuts[0], cuts[-1] - 1, len(cuts) - 1
+    span = f"{name} {first}" if first == last else f"{name}s {first} to {last}"
+    return span if windows == 1 else f"{span} in {windows} parts"
 
 
 def _kept_back(file: Path, parts: int, name: str, hold_out: float | None) -> int:
@@ -167,11 +170,15 @@ def _kept_back(file: Path, parts: int, name: str, hold_out: float | None) -> int
     return kept
 
 
-def _cuts(file: Path, parts: int, name: str, windows: int) -> list[int]:
-    """[W + 1], where windows of about equally many parts begin and end."""
-    if windows > parts:
-        raise SpecError(f"there are only {parts} {name} to fit on", file=file, field="--windows", got=windows)
-    return [part * parts // windows for part in range(windows + 1)]
+def _cuts(file: Path, parts: int, name: str, hold_out: float | None, windows: int | None) -> list[int]:
+    """[W + 1], where windows of about equally many parts begin and end; behind the last is kept back."""
+    kept = _kept_back(file, parts, name, hold_out)
+    seen = parts - kept
+    if windows is None:
+        windows = min(_MOST_WINDOWS, max(1, int(seen // (kept or max(1.0, HELD_OUT * parts)))))
+    if windows > seen:
+        raise SpecError(f"there are only {seen} {name} to fit on", file=file, field="--windows", got=windows)
+    return [part * seen // windows for part in range(windows + 1)]
 
 
 def _shape(experts: int, layers: tuple[int, ...]) -> str:

@@ -135,6 +135,8 @@ def answer(
         "gpus": question.gpus,
         "nodes": question.nodes,
         "slots": problem.slots,
+        "windows": problem.windows,
+        "worst_window": question.worst_window,
         "layers": [
             {
                 "layer": layer,

@@ -78,10 +78,15 @@ def _candidates(answer: Answer) -> Group:
 
 
 def _legend(answer: Answer, crosses: bool) -> str:
+    windows = ""
+    if answer["windows"] > 1:
+        windows = f"; {'the worst' if answer['worst_window'] else 'the mean'} of {answer['windows']} windows"
+    bound, unit = answer["lower_bound"], _UNITS[answer["objective"]]
     lines = [
         "balance: mean / max of tokens per GPU, by SGLang's formula",
-        "fullest GPUs: tokens of the fullest GPU of each layer, added up",
-        f"bound: no placement costs less than {answer['lower_bound']:.6g} {_UNITS[answer['objective']]}",
+        f"fullest GPUs: tokens of the fullest GPU of each layer, added up{windows}",
+        f"bound: no placement costs less than "
+        f"{format_seconds(bound) if unit == 'seconds' else f'{_amount(bound)} {unit}'}",
     ]
     if answer["held_out"] is not None:
         lines.append(f"kept back: the balance on {answer['held_out']['what']}, which no solver saw")

@@ -79,7 +79,7 @@ def test_a_trace_is_placed_on_the_first_requests_and_judged_on_the_last() -> Non
 
 def test_the_same_bytes_again() -> None:
     for name in ("a.json", "b.json"):
-        place("t.parquet", "--gpus", 4, "--slots", 12, "-o", name)
+        place("t.parquet", "--gpus", 4, "--slots", 12, "--solver", "swap", "-o", name)
     assert Path("a.json").read_bytes() == Path("b.json").read_bytes()
 
 
@@ -107,6 +107,18 @@ def test_load_tables_have_windows_and_no_tokens() -> None:
     assert worst["max_load"] == load_WLG.max(axis=2).max(axis=0).sum()
 
 
+def test_windows_are_as_large_as_what_is_kept_back() -> None:
+    load_WLE = logical_count("load.json", windows=8)
+    value = place("load.json", "--gpus", 4, "--solver", "linear")
+    assert (value["fitted_on"], value["windows"]) == ("windows 0 to 5 in 3 parts", 3)
+    assert value["held_out"]["what"] == "windows 6 to 7"
+    load_WLG = load_WLE[:6].reshape(3, 2, 3, 4, 2).sum(axis=(1, 4))
+    assert value["max_load"] == pytest.approx(load_WLG.max(axis=2).mean(axis=0).sum())
+    whole = place("load.json", "--gpus", 4, "--solver", "linear", "--hold-out", 0)
+    assert whole["windows"] == 4
+    assert place("load.json", "--gpus", 4, "--solver", "linear", "--hold-out", 0.9)["windows"] == 1
+
+
 def test_one_window_leaves_nothing_to_keep_back() -> None:
     logical_count("load.json")
     value = place("load.json", "--gpus", 4, "--solver", "greedy")
@@ -130,11 +142,12 @@ def test_exports_hold_the_placement(form: str) -> None:
     }
     Path("m.yaml").write_text(yaml.safe_dump(model), encoding="utf-8")
     place(*asked, "-o", "native.json")
-    done = moesim("place", *asked, "--model", "m.yaml", "--format", form, "-o", "out")
+    out = "out.yaml" if form == "trtllm" else "out.json"
+    done = moesim("place", *asked, "--model", "m.yaml", "--format", form, "-o", out)
     assert done.code == 0
     assert ("#49572" in done.err) == (form == "vllm")
     rows = read_placement("native.json").slot_expert_LS.tolist()
-    content = yaml.safe_load(Path("out").read_text(encoding="utf-8"))  # JSON is YAML
+    content = yaml.safe_load(Path(out).read_text(encoding="utf-8"))  # JSON is YAML
     if form == "sglang":
         found = content["physical_to_logical_map"][1:]
     elif form == "trtllm":

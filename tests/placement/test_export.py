@@ -24,14 +24,19 @@ def placement(rows: list[list[int]] = ROWS, slot_gpu: tuple[int, ...] = (0, 0, 1
     return Placement(np.array(rows), np.array(slot_gpu), 5, 3, LAYERS, "by hand")
 
 
+def file_of(name: str) -> str:
+    return "out.yaml" if name == "trtllm" else "out.json"
+
+
 def written(tmp_path: Path, name: str) -> str:
-    export(placement(), tmp_path / "out", name, hidden_layers=HIDDEN)
-    return (tmp_path / "out").read_text(encoding="utf-8")
+    out = tmp_path / file_of(name)
+    export(placement(), out, name, hidden_layers=HIDDEN)
+    return out.read_text(encoding="utf-8")
 
 
 def test_native_is_the_placement_file(tmp_path: Path) -> None:
     written(tmp_path, "native")
-    assert read_placement(tmp_path / "out") == placement()
+    assert read_placement(tmp_path / "out.json") == placement()
 
 
 def test_sglang_has_one_key_and_a_row_for_every_layer(tmp_path: Path) -> None:
@@ -67,8 +72,8 @@ def test_vllm_ascend_counts_moe_layers_and_lists_devices(tmp_path: Path) -> None
 
 def test_vllm_has_moe_layers_only_and_names_its_proposal(tmp_path: Path) -> None:
     assert json.loads(written(tmp_path, "vllm")) == ROWS
-    assert "#49572" in export(placement(), tmp_path / "again", "vllm")
-    assert export(placement(), tmp_path / "again", "trtllm") == ""
+    assert "#49572" in export(placement(), tmp_path / "again.json", "vllm")
+    assert export(placement(), tmp_path / "again.yml", "trtllm") == ""
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -90,10 +95,19 @@ REFUSALS: list[tuple[Placement, str]] = [
 @pytest.mark.parametrize(("broken", "message"), REFUSALS)
 def test_what_a_system_cannot_hold(tmp_path: Path, name: str, broken: Placement, message: str) -> None:
     with pytest.raises(PlacementError, match=message):
-        export(broken, tmp_path / "out", name, hidden_layers=HIDDEN)
+        export(broken, tmp_path / file_of(name), name, hidden_layers=HIDDEN)
     assert not list(tmp_path.iterdir())
     export(broken, tmp_path / "out")  # the native form holds everything
     assert read_placement(tmp_path / "out") == broken
+
+
+def test_a_file_that_its_system_would_not_read(tmp_path: Path) -> None:
+    with pytest.raises(
+        PlacementError, match=r"p.json: must end in .yaml or .yml for TensorRT-LLM \(got '.json'\)"
+    ):
+        export(placement(), tmp_path / "p.json", "trtllm")
+    with pytest.raises(PlacementError, match=r"must end in .json for SGLang \(got ''\)"):
+        export(placement(), tmp_path / "p", "sglang", hidden_layers=HIDDEN)
 
 
 @pytest.mark.parametrize(
