@@ -49,11 +49,8 @@ def trace_file() -> Path:
     return Path(os.environ.get("MOESIM_SHARED", default)) / "data" / "gptoss20b" / "decode_routing.npz"
 
 
-def halves(file: Path, seed: int, windows: int) -> tuple[Floats, Floats]:
-    """float64 [windows, 24, 32] loads of a random half of the requests, and [1, 24, 32] of the other half.
-
-    The windows are equal numbers of requests of the half.
-    """
+def request_loads(file: Path) -> Floats:
+    """float64 [R, 24, 32], loads of each request of the recording, in its order."""
     with np.load(file) as arrays:
         ids_TLK, offsets = arrays["topk_ids"], arrays["request_offsets"]
     requests = len(offsets) - 1
@@ -63,7 +60,9 @@ def halves(file: Path, seed: int, windows: int) -> tuple[Floats, Floats]:
         for layer in range(layers):
             ids_N = ids_TLK[offsets[request] : offsets[request + 1], layer].ravel()
             load_RLE[request, layer] = np.bincount(ids_N, minlength=experts)
-    shuffled_R = np.random.default_rng(seed).permutation(requests)
-    seen_R, unseen_R = shuffled_R[: requests // 2], shuffled_R[requests // 2 :]
-    seen_WLE = np.stack([load_RLE[part].sum(axis=0) for part in np.array_split(seen_R, windows)])
-    return seen_WLE, load_RLE[unseen_R].sum(axis=0)[None]
+    return load_RLE
+
+
+def windows_of(load_RLE: Floats, windows: int) -> Floats:
+    """float64 [windows, L, E], loads of equally many neighbouring requests each."""
+    return np.stack([part.sum(axis=0) for part in np.array_split(load_RLE, windows)])
