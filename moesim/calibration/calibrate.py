@@ -73,6 +73,7 @@ class Calibration:
         transfers: None for a rank on its own.
         jitter: of all phases that were measured.
         quality: of the fits, by name.
+        doubts: why this may be a fit of noise; empty where it is none.
     """
 
     machine: Machine
@@ -82,6 +83,7 @@ class Calibration:
     router: RouterFit
     jitter: dict[Phase, Jitter]
     quality: dict[str, Quality]
+    doubts: Sequence[str]
 
     def quantities(self, dtype: Dtype) -> list[Quantity]:
         """Peaks, then what the fits found."""
@@ -122,11 +124,7 @@ class Calibrating:
         self._measured.append(measured)
 
     def fit(self) -> Calibration:
-        """Fit all stretches together.
-
-        Raises:
-            CalibrationError: the machine was too noisy.
-        """
+        """Fit all stretches together."""
         return fit_machine(self._settings, self._deployments, *self._measured)
 
 
@@ -140,22 +138,29 @@ def calibrate(settings: Settings) -> Calibration:
     with tempfile.TemporaryDirectory(prefix="moesim-calibrate-") as name:
         calibrating = Calibrating(settings, Path(name))
         calibrating.measure()
-        return calibrating.fit()
+        done = calibrating.fit()
+    if done.doubts:
+        raise CalibrationError(
+            f"{done.doubts[0]}; end what else runs on the machine, or measure longer (--seconds)"
+        )
+    return done
 
 
 def fit_machine(settings: Settings, deployments: Sequence[Deployment], *measured: Path) -> Calibration:
-    """Fit what ``executor.microbench`` wrote into the folders ``measured``; the first one tells the peaks.
-
-    Raises:
-        CalibrationError: repeats differ too much, or the cells do not determine the rates.
-    """
+    """Fit what ``executor.microbench`` wrote into the folders ``measured``; the first one tells the peaks."""
     machine = Machine.read(measured[0] / "machine.json")
     plans = []
     for each in deployments:
         stretches = [read_timeline(folder / f"{each.scenario.name}.parquet") for folder in measured]
         plans.append(Observed.of(each, join_repeats(stretches)))
     fitted = ("experts", "transfers") if settings.ranks > 1 else ("experts",)
-    noise = {what: _noise(plans, what) for what in fitted}
+    noise = {what: _error(plans, _PHASES[what]) for what in fitted}
+    doubts = [
+        f"the machine is too noisy: what {what} take is uncertain by {typical:.0%} after all repeats, "
+        f"and may be by {_NOISE[what]:.0%}"
+        for what, typical in noise.items()
+        if typical > _NOISE[what]
+    ]
     on_paper = machine.preset() is not None
     fold_P = np.arange(len(plans)) % _FOLDS
     experts = fit_experts(
@@ -166,16 +171,16 @@ def fit_machine(settings: Settings, deployments: Sequence[Deployment], *measured
         backend=settings.backend,
         measured=not on_paper,
     )
-    _check_rates("experts", experts.quantities(settings.dtype)[:2])
+    doubts += _unsure("experts", experts.quantities(settings.dtype)[:2])
     quality = {"experts": Quality.of(experts.fit, experts.measured_X, noise["experts"])}
     transfers = None
     if settings.ranks > 1:
         transfers = fit_transfers(plans, experts.gpu, fold_P, measured=not on_paper)
-        _check_rates("transfers", transfers.quantities()[:1])
+        doubts += _unsure("transfers", transfers.quantities()[:1])
         quality["transfers"] = Quality.of(transfers.fit, transfers.measured_X, noise["transfers"])
     router = fit_router(plans, experts, machine.launch_s, fold_P)
     quality["router"] = Quality.of(router.fit, router.measured_X, _error(plans, ("router",)))
-    return Calibration(machine, plans, experts, transfers, router, fit_jitter(plans), quality)
+    return Calibration(machine, plans, experts, transfers, router, fit_jitter(plans), quality, doubts)
 
 
 def _spread(error_X: FloatArray) -> tuple[float, float]:
@@ -187,22 +192,11 @@ def _error(plans: Sequence[Observed], phases: Sequence[str]) -> float:
     return float(np.median(np.concatenate([plan.error[phase].ravel() for plan in plans for phase in phases])))
 
 
-def _noise(plans: Sequence[Observed], what: str) -> float:
-    """The standard error, if it is small enough."""
-    typical = _error(plans, _PHASES[what])
-    if typical > _NOISE[what]:
-        raise CalibrationError(
-            f"the machine is too noisy: what {what} take is uncertain by {typical:.0%} after all repeats, "
-            f"and may be by {_NOISE[what]:.0%}; end what else runs on it, or measure longer (--seconds)"
-        )
-    return typical
-
-
-def _check_rates(what: str, rates: Sequence[Quantity]) -> None:
-    for rate in rates:
-        if rate.interval is not None and rate.interval > _UNSURE[what]:
-            wide = f"± {rate.interval:.0%}" if np.isfinite(rate.interval) else "without an end"
-            raise CalibrationError(
-                f"the measurements do not determine a rate, {rate.name}: its 95 % confidence interval is "
-                f"{wide}; end what else runs on the machine, or measure longer (--seconds)"
-            )
+def _unsure(what: str, rates: Sequence[Quantity]) -> list[str]:
+    """A line for each rate that the measurements do not determine."""
+    return [
+        f"the measurements do not determine a rate, {rate.name}: its 95 % confidence interval is "
+        + (f"± {rate.interval:.0%}" if np.isfinite(rate.interval) else "without an end")
+        for rate in rates
+        if rate.interval is not None and rate.interval > _UNSURE[what]
+    ]

@@ -59,11 +59,13 @@ class Measured:
         launched: the timeline of each launch.
         work: what arrived at the first one; None where nothing was sent.
         run: what the executor says of the last one.
+        doubts: of the calibration around them; empty where it is sure, or was another day's.
     """
 
     launched: Sequence[Timeline]
     work: WorkTable | None
     run: dict[str, Any]
+    doubts: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ class Validated:
         measured: all repeats of all launches.
         counts_equal: whether what arrived is what was simulated; None where nothing was sent.
         run: what the executor says of the real run.
+        doubts: of the calibration around it.
     """
 
     simulation: Run
@@ -84,6 +87,7 @@ class Validated:
     launches: int
     counts_equal: bool | None
     run: dict[str, Any]
+    doubts: Sequence[str]
 
 
 def calibrated_around(
@@ -100,7 +104,7 @@ def calibrated_around(
         launched: called after each launch.
 
     Raises:
-        MoesimError: the ranks failed, or the machine is too noisy.
+        MoesimError: the ranks failed.
     """
     scenario = deployment.scenario
     settings = Settings(
@@ -120,7 +124,8 @@ def calibrated_around(
             launched()
 
         measured = run_until_steady(deployment, options, after_launch)
-        return profile_of(calibrating.fit(), settings, command), measured
+        done = calibrating.fit()
+        return profile_of(done, settings, command), replace(measured, doubts=done.doubts)
 
 
 def measured_machine(profile: Profile, options: RunOptions) -> Machine:
@@ -186,6 +191,7 @@ def validate(deployment: Deployment, measured: Measured, options: RunOptions) ->
         len(measured.launched),
         None if measured.work is None else same_counts(measured.work, simulation.work()),
         measured.run,
+        measured.doubts,
     )
 
 
@@ -205,9 +211,14 @@ def validation_result(validated: Validated, asked: Executable, options: RunOptio
         "scenario": scenario.resolved(),
         "device": options.device,
         **validated.found.summary(),
+        "verdict": "ok" if validated.found.steady and not validated.doubts else "noisy",
         "counts_equal": validated.counts_equal,
         "simulated_phases": list(_TOGETHER) if options.serial else [],
-        "notes": [*asked.notes, *_notes(simulation, options)],
+        "notes": [
+            *asked.notes,
+            *_notes(simulation, options),
+            *(f"Of the calibration: {doubt}." for doubt in validated.doubts),
+        ],
         "trace": trace_facts(deployment),
         "provenance": {
             "moesim": __version__,

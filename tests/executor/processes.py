@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.context
+import os
+import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from datetime import timedelta
@@ -11,19 +15,19 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 LIMIT_S = 90
 
 Result = TypeVar("Result")
+Sabotage = Callable[[int], None]
 
 
 def run_processes(
     ranks: int, folder: Path, device: str, work: Callable[..., Result], *given: Any
 ) -> list[Result]:
     """What ``work(*given)``, a function of a module, returns on each rank; they meet in ``folder``."""
-    # A server that has imported torch and forks the ranks: importing it in each takes longer than the tests.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["executor.counting", "tests.executor.plans"])
+    context = _forkserver()
     with ProcessPoolExecutor(ranks, mp_context=context) as pool:
         meeting = f"file://{folder / 'store'}"
         futures = [pool.submit(_rank, meeting, rank, ranks, device, work, given) for rank in range(ranks)]
@@ -42,3 +46,59 @@ def _rank(
         return work(*given)
     finally:
         dist.destroy_process_group()
+
+
+def torchrun_ranks(
+    ranks: int,
+    main: Callable[[], None],
+    given: Path,
+    out: Path,
+    *arguments: str,
+    sabotage: Sabotage | None = None,
+) -> tuple[int, ...]:
+    """The exit codes of so many ranks that run ``main`` on a file as torchrun would start them."""
+    context = _forkserver()
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    argv = ["executor", str(given), "-o", str(out), *arguments]
+    processes = [
+        context.Process(target=_torchrun_rank, args=(rank, ranks, store.port, main, argv, sabotage))
+        for rank in range(ranks)
+    ]
+    for process in processes:
+        process.start()
+    until = time.monotonic() + LIMIT_S / 2
+    for process in processes:
+        process.join(until - time.monotonic())
+    codes = tuple(process.exitcode for process in processes)
+    for process in processes:
+        process.kill()
+    assert None not in codes, "a rank is left"
+    return tuple(code for code in codes if code is not None)
+
+
+def _torchrun_rank(
+    rank: int, ranks: int, port: int, main: Callable[[], None], argv: list[str], sabotage: Sabotage | None
+) -> None:
+    os.environ |= {
+        "RANK": str(rank),
+        "WORLD_SIZE": str(ranks),
+        "LOCAL_RANK": str(rank),
+        "LOCAL_WORLD_SIZE": str(ranks),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_RUN_ID": "tests",
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }
+    sys.argv = argv
+    if sabotage is not None:
+        sabotage(rank)
+    main()
+
+
+def _forkserver() -> multiprocessing.context.ForkServerContext:
+    """Forks ranks from a process that has imported torch, which takes longer than the tests."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["executor.run", "executor.bench", "executor.counting", "tests.executor.plans"]
+    )
+    return context

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
 
 from executor.errors import PlanError
-from executor.microbench import Spec
+from executor.microbench import Spec, main
+from executor.progress import Mark
 from moesim.calibration.design import LOADS, Load, Settings, calibrated_model, deployment
 from moesim.calibration.machine import Machine
 from moesim.calibration.observed import Observed
-from moesim.execution.launch import launch
 from moesim.execution.plan import write_plan
 from moesim.output import to_json
 from moesim.simulation.deployment import Deployment
+from tests.executor.processes import torchrun_ranks
 from tests.moesim.calibrated_machine import machine
 from traces.timeline import Timeline, read_timeline
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 
 pytestmark = pytest.mark.executor
 
@@ -50,7 +53,7 @@ def spec(folder: Path, **changes: object) -> Path:
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Measured:
     folder = tmp_path_factory.mktemp("microbench")
     out = folder / "out"
-    launch(SETTINGS.ranks, "executor.microbench", [spec(folder), "-o", out], out)
+    assert torchrun_ranks(SETTINGS.ranks, main, spec(folder), out) == (0, 0)
     model = calibrated_model(None, "fp32", SETTINGS.ranks, 1 << 28)
     deployments = [deployment(load, model, machine(SETTINGS.ranks)) for load in CHOSEN]
     return out, [(each, read_timeline(out / f"{each.scenario.name}.parquet")) for each in deployments]
@@ -91,3 +94,27 @@ def test_plans_of_other_weights_are_refused(tmp_path: Path) -> None:
 
     with pytest.raises(PlanError, match="plans: must all have the shape, the ranks and the slots"):
         read_plans(Spec.read(file).plans)
+
+
+def test_patience_is_short_while_plans_run_in_turns() -> None:
+    """A rank on its own: a warm-up without hurry, then as long as a healthy rank may take."""
+    from executor.bench import measure, prepare, slowest_s
+    from executor.process_group import Group
+    from tests.executor.plans import small_plan
+
+    plans = [small_plan(1, 1, mode, seed=0, tokens=[3]) for mode in ("per_gpu", "all_gather")]
+    alone, asked, entered = Group(0, 1, torch.device("cpu"), None), [], []
+    mark = SimpleNamespace(enter=lambda phase, *where: entered.append((phase, *where)))
+    given = Spec((), "cpu", "loop", 1, 0.0)
+
+    def patience(seconds: float) -> None:
+        asked.append((seconds, len(entered)))
+
+    with torch.inference_mode():
+        benches = prepare(given, plans, alone, cast(Mark, mark))
+        measure(given, benches, alone, cast(Mark, mark), patience)
+    ((seconds, before),) = asked
+    assert 10 <= seconds == slowest_s(plans, "cpu") < 20
+    assert entered[before - 1] == ("begin",)
+    assert {where[1] for where in entered[: before - 1]} == {-1}
+    assert {where[1] for where in entered[before:]} == {0, 1, 2, 3, 4}

@@ -184,9 +184,9 @@ def check_processes(ranks: int, device: str, folder: Path) -> None:
         assert equals_simulated(plan, join_work(tables)), name
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 4])
+@pytest.mark.parametrize("ranks", [1, 4])
 def test_real_processes(ranks: int, tmp_path: Path) -> None:
-    """The same over gloo, in every dtype, with 1, 2 and 4 ranks per node."""
+    """The same over gloo, in every dtype; of four ranks 1, 2 and 4 in a node."""
     check_processes(ranks, "cpu", tmp_path)
 
 

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
 import shutil
-import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 import executor.patience
 from executor.__main__ import main
@@ -32,13 +27,11 @@ from moesim.execution.plan import write_plan
 from moesim.simulation.deployment import Deployment, deploy
 from moesim.simulation.run import run
 from moesim.spec.scenario import load_scenario
+from tests.executor.processes import torchrun_ranks
 from tests.moesim.tiny import TINY, tiny_scenario, write_scenario
 from traces.timeline import PHASES, read_timeline, read_work
 
 pytestmark = pytest.mark.executor
-
-LIMIT_S = 40
-Sabotage = Callable[[int], None]
 
 
 @pytest.fixture(scope="module")
@@ -66,46 +59,6 @@ def plan(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return folder
 
 
-def executor_ranks(
-    ranks: int, plan: Path, out: Path, *arguments: str, sabotage: Sabotage | None = None
-) -> tuple[int, ...]:
-    """The exit codes of so many ranks that run a plan as torchrun would start them."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["executor.run", "tests.executor.test_running"])
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    argv = ["executor", str(plan), "-o", str(out), *arguments]
-    processes = [
-        context.Process(target=_rank, args=(rank, ranks, store.port, argv, sabotage)) for rank in range(ranks)
-    ]
-    for process in processes:
-        process.start()
-    until = time.monotonic() + LIMIT_S
-    for process in processes:
-        process.join(until - time.monotonic())
-    codes = tuple(process.exitcode for process in processes)
-    for process in processes:
-        process.kill()
-    assert None not in codes, "a rank is left"
-    return tuple(code for code in codes if code is not None)
-
-
-def _rank(rank: int, ranks: int, port: int, argv: list[str], sabotage: Sabotage | None) -> None:
-    os.environ |= {
-        "RANK": str(rank),
-        "WORLD_SIZE": str(ranks),
-        "LOCAL_RANK": str(rank),
-        "LOCAL_WORLD_SIZE": str(ranks),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "TORCHELASTIC_RUN_ID": "tests",
-        "TORCHELASTIC_USE_AGENT_STORE": "True",
-    }
-    sys.argv = argv
-    if sabotage is not None:
-        sabotage(rank)
-    main()
-
-
 def message(out: Path) -> str:
     """What the watcher found; it writes a moment after the last rank has ended."""
     until = time.monotonic() + 5
@@ -117,7 +70,7 @@ def message(out: Path) -> str:
 
 
 def test_what_ranks_do_is_measured_and_counted(deployment: Deployment, plan: Path, tmp_path: Path) -> None:
-    assert executor_ranks(2, plan, tmp_path, "--repeats", "3", "--warmup", "1", "--count") == (0, 0)
+    assert torchrun_ranks(2, main, plan, tmp_path, "--repeats", "3", "--warmup", "1", "--count") == (0, 0)
     simulated = run(deployment)
     assert same_counts(read_work(tmp_path / "work.parquet"), simulated.work())
     measured, wait = read_timeline(tmp_path / "timeline.parquet"), PHASES.index("wait")
@@ -137,7 +90,7 @@ def test_what_ranks_do_is_measured_and_counted(deployment: Deployment, plan: Pat
 
 
 def test_in_turns_ranks_compute_the_same(deployment: Deployment, plan: Path, tmp_path: Path) -> None:
-    assert executor_ranks(1, plan, tmp_path, "--repeats", "2", "--serial") == (0,)
+    assert torchrun_ranks(1, main, plan, tmp_path, "--repeats", "2", "--serial") == (0,)
     measured, simulated = read_timeline(tmp_path / "timeline.parquet"), run(deployment).timeline
     alone = [PHASES.index(phase) for phase in ("router", "shared_expert", "experts")]
     assert np.unique(measured.phase_N).tolist() == sorted(alone)
@@ -194,7 +147,7 @@ def test_one_rank_at_fault_ends_all(
     plan: Path, tmp_path: Path, backend: type[LoopExperts], expected: str
 ) -> None:
     (tmp_path / "timeline.parquet").write_text("of an earlier run")
-    codes = executor_ranks(2, plan, tmp_path, sabotage=partial(sabotage_rank_1, backend))
+    codes = torchrun_ranks(2, main, plan, tmp_path, sabotage=partial(sabotage_rank_1, backend))
     assert 0 not in codes
     assert message(tmp_path).startswith(expected)
 
@@ -219,7 +172,7 @@ def test_what_cannot_run_is_refused(plan: Path, tmp_path: Path) -> None:
         ]
     ):
         out = tmp_path / str(number)
-        assert executor_ranks(1, given, out, *arguments) == (2,)
+        assert torchrun_ranks(1, main, given, out, *arguments) == (2,)
         assert message(out).startswith(expected)
 
 
@@ -245,7 +198,7 @@ def test_a_gpu_measures_the_same_spans(
     if torch.cuda.device_count() < processes:
         pytest.skip(f"needs {processes} GPUs")
     given = ["--device", "cuda", "--backend", "loop", *arguments]
-    assert executor_ranks(processes, plan, tmp_path, *given) == (0,) * processes
+    assert torchrun_ranks(processes, main, plan, tmp_path, *given) == (0,) * processes
     measured, simulated = read_timeline(tmp_path / "timeline.parquet"), run(deployment).timeline
     experts = PHASES.index("experts")
     found = measured.select((measured.repeat_N == 0) & (measured.phase_N == experts))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import tempfile
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -67,12 +69,11 @@ def as_truth(deployment: Deployment, profile: Profile = TRUTH, cluster: Cluster 
 def measure(
     settings: Settings, folder: Path, *, noise: float = 0.0, repeats: int = 6
 ) -> Sequence[Deployment]:
-    """Write a calibration's plans into ``folder``, and what its microbenchmarks would find into measured/."""
-    deployments = write_spec(settings, folder)
+    """The plans of a calibration; what its microbenchmarks would find is written into ``folder``/measured."""
+    simulated = _simulated(dataclasses.replace(settings, seconds=0.0))
     rng = np.random.default_rng(0)
     (folder / "measured").mkdir()
-    for each in deployments:
-        timeline = run(as_truth(each)).timeline
+    for each, timeline in simulated:
         noisy = join_repeats([_disturbed(timeline, noise, rng) for _ in range(repeats)])
         write_timeline(noisy, folder / "measured" / f"{each.scenario.name}.parquet")
     peaks = {"flops": FLOPS, "bandwidth": BANDWIDTH, "launch_s": LAUNCH_S, "exchange_s": 1e-4}
@@ -86,7 +87,14 @@ def measure(
         "peaks": [peaks] * settings.ranks,
     }
     (folder / "measured" / "machine.json").write_text(json.dumps(found))
-    return deployments
+    return [each for each, _ in simulated]
+
+
+@cache
+def _simulated(settings: Settings) -> Sequence[tuple[Deployment, Timeline]]:
+    """The plans, and how each runs on that machine: the same for all tests."""
+    with tempfile.TemporaryDirectory() as folder:
+        return [(each, run(as_truth(each)).timeline) for each in write_spec(settings, Path(folder))]
 
 
 def _disturbed(timeline: Timeline, noise: float, rng: np.random.Generator) -> Timeline:

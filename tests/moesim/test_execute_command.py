@@ -78,6 +78,7 @@ def test_a_real_run(here: Path) -> None:
     assert sorted(name for name in files(here / "out") if "/" not in name) == [
         "execution.json",
         "plan",
+        "report.html",
         "run.json",
         "scenario.yaml",
         "timeline.json.gz",
@@ -183,4 +184,5 @@ def test_ctrl_c(here: Path) -> None:
         said = run.end(records)
     assert run.process.returncode == 130
     assert "Traceback" not in said
+    assert "moesim: interrupted: all ranks have ended, nothing was written\n" in said
     assert sorted(path.name for path in here.iterdir()) == ["s.yaml", "t.parquet", "tmp"]

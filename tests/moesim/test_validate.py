@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -117,7 +118,7 @@ def test_it_launches_again_until_it_gives_up(stand_in: StandIn) -> None:
 
 
 def test_more_launches_make_medians_hold(stand_in: StandIn) -> None:
-    stand_in.noise = 0.07
+    stand_in.noise = 0.1
     found = result()
     assert found["verdict"] == "ok"
     assert 1 < len(stand_in.asked) < MOST_LAUNCHES
@@ -155,18 +156,21 @@ def test_without_a_profile_it_calibrates_around_each_launch(
         def measure(self) -> None:
             launches.append(len(stand_in.asked))
 
-        def fit(self) -> str:
-            return "fits"
+        def fit(self) -> SimpleNamespace:
+            return SimpleNamespace(doubts=["nothing repeats"])
 
-    def profile_of(found: str, settings: Settings, command: str) -> Profile:
-        assert (found, settings, command.split()[:2]) == ("fits", asked[0], ["moesim", "validate"])
+    def profile_of(found: SimpleNamespace, settings: Settings, command: str) -> Profile:
+        assert (settings, command.split()[:2]) == (asked[0], ["moesim", "validate"])
         return load_profile("p.yaml", Source(None, None, {}), ())
 
     monkeypatch.setattr(validation, "Calibrating", Calibrating)
     monkeypatch.setattr(validation, "profile_of", profile_of)
     done = moesim(*ASKED[:4], "--backend", "grouped_mm", "--json", *options)
     assert done.code == 0
-    assert json.loads(done.out)["scenario"]["profile"]["name"] == "measured"
+    found = json.loads(done.out)
+    assert found["scenario"]["profile"]["name"] == "measured"
+    # A calibration in doubt ends nothing: its errors cannot be told from noise.
+    assert (found["verdict"], found["notes"][-1]) == ("noisy", "Of the calibration: nothing repeats.")
     assert asked == [Settings("cpu", processes, "grouped_mm", "fp32", None, seconds=20.0)]
     assert launches == list(range(len(stand_in.asked) + 1))
 
@@ -254,15 +258,14 @@ def test_experts_that_do_not_fit_are_refused(stand_in: StandIn) -> None:
 
 
 @pytest.mark.executor
-@pytest.mark.parametrize("options", [[], ["--serial"]])
-def test_a_real_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]) -> None:
+def test_a_real_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch")
     monkeypatch.chdir(tmp_path)
     write_profile(tmp_path)
     write_small(tmp_path, placement={"solver": "greedy", "slots": 10})
     monkeypatch.setattr(validation, "MOST_LAUNCHES", 1)
-    found = result(*options)
-    assert found["counts_equal"] is (None if options else True)
+    found = result()
+    assert found["counts_equal"] is True
     assert found["repeats"] == validation.REPEATS
     for quantity in ("router", "experts", "layer"):
         assert 0 < found["seconds"][quantity]["measured"] < 1

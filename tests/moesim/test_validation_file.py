@@ -36,8 +36,8 @@ def test_whatever_is_read_can_be_shown(tmp_path: Path) -> None:
     result, measured, simulated = example_validation(layers=1, steps=1, repeats=2)
     path = tmp_path / "validation.json"
     shown = refused = 0
-    # Every third: all places, and in turn all kinds of junk.
-    for mutant in itertools.islice(mutants(result), 0, None, 3):
+    # Every eleventh: all places, and in turn all kinds of junk.
+    for mutant in itertools.islice(mutants(result), 0, None, 11):
         path.write_text(json.dumps(mutant), encoding="utf-8")
         try:
             read = read_validation(path)
@@ -48,5 +48,5 @@ def test_whatever_is_read_can_be_shown(tmp_path: Path) -> None:
         validation_page(read, measured, simulated)
         validation_tables(read)
         shown += 1
-    assert refused > 200
-    assert shown > 50
+    assert refused > 50
+    assert shown > 12
