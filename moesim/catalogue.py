@@ -16,6 +16,8 @@ from moesim.spec.model import Model
 from moesim.spec.presets import preset_names, preset_source
 from moesim.units import format_bytes, format_rate
 from placement.solvers import SOLVERS
+from traces.sample import SAMPLE_NAME, SAMPLE_TRACE
+from traces.trace_file import TraceFile
 
 Row = dict[str, Any]
 
@@ -115,6 +117,22 @@ def _profiles() -> list[Row]:
     return rows
 
 
+def _traces() -> list[Row]:
+    with TraceFile(SAMPLE_TRACE) as trace:
+        meta = trace.meta
+        tokens = f"{trace.tokens:,} tokens of {trace.requests} requests"
+        shape = f"{len(meta.layers)} layers × {meta.experts} experts, top-{meta.top_k}"
+        return [
+            {
+                "name": SAMPLE_NAME,
+                "is": f"{tokens}, {shape}, {meta.candidates} candidates",
+                "file": str(SAMPLE_TRACE),
+                "licence": meta.licence,
+                "source": meta.origin,
+            }
+        ]
+
+
 def _policies() -> list[Row]:
     """Policies, and presets with the parameters that they stand for."""
     rows = _described(POLICIES)
@@ -137,6 +155,7 @@ _KINDS: dict[str, Callable[[], list[Row]]] = {
     "gpus": _gpus,
     "clusters": _clusters,
     "scenarios": _scenarios,
+    "traces": _traces,
     "routing": _policies,
     "replicas": lambda: _described(REPLICA_CHOICES),
     "networks": lambda: _described(NETWORKS),

@@ -55,8 +55,8 @@ def test_the_wheel_holds_the_four_packages_and_their_data(wheel: Path) -> None:
         "placement",
         "traces",
     }
-    for preset in (ROOT / "moesim/presets").rglob("*.yaml"):
-        assert str(preset.relative_to(ROOT)) in names
+    for data in (*(ROOT / "moesim/presets").rglob("*.yaml"), *(ROOT / "traces/data").iterdir()):
+        assert str(data.relative_to(ROOT)) in names
     assert not [name for name in names if "__pycache__" in name or name.startswith("tests")]
 
 

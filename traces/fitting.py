@@ -27,7 +27,7 @@ Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-TOPICS = 128
+TOPICS = 64
 """Most topics; a small trace has one for each ``_TOKENS_PER_TOPIC`` tokens."""
 
 _TOKENS_PER_TOPIC = 64

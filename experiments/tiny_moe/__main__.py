@@ -9,7 +9,9 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from experiments.figure import check_figure
 from experiments.tiny_moe.corpus import Corpus, fetch, read_corpus
+from experiments.tiny_moe.curve import CURVES, Curve, curve_table, draw_curves
 from experiments.tiny_moe.dependence import dependence_tables
 from experiments.tiny_moe.evaluate import evaluate, quality_table
 from experiments.tiny_moe.execute import execute
@@ -22,7 +24,11 @@ from traces.routing import write_trace
 
 WEIGHTS = Path(__file__).parent / "weights.safetensors"
 
-DROPS = tuple(f"{{policy: drop, capacity_factor: {gamma}}}" for gamma in (2.0, 1.5, 1.0))
+POLICIES = tuple(
+    f"{{policy: {policy}, capacity_factor: {gamma}}}"
+    for policy in ("drop", "reroute")
+    for gamma in (2.0, 1.5, 1.0)
+)
 REQUESTS = 64
 """Passages of the sample: its file stays below 4 MB."""
 
@@ -35,6 +41,8 @@ def main() -> None:
     try:
         if asked.command == "fetch":
             fetch(asked.text)
+        elif asked.command == "curve":
+            _curve(asked.out)
         else:
             _run(asked, read_corpus(asked.text))
     except MoesimError as error:
@@ -53,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     executing = commands.add_parser(
         "execute", help="held-out loss through the executor; torchrun starts its ranks"
     )
+    curving = commands.add_parser("curve", help="where the trainings ended, and their loss curves")
     trained = (evaluating, recording, routing, executing)
     for each in (fetching, training, *trained):
         each.add_argument("--text", type=Path, default=Path("tiny_moe_text"), help="folder of the text")
@@ -62,7 +71,17 @@ def _parser() -> argparse.ArgumentParser:
     training.add_argument("-o", dest="out", type=Path, default=Path("tiny_moe_run"), help="folder of the run")
     evaluating.add_argument("--policy", action="append", help="as a scenario's routing; may be repeated")
     recording.add_argument("-o", dest="out", type=Path, required=True, help="the trace to write")
+    curving.add_argument("-o", dest="out", type=Path, help="draw them: a .svg or .png file")
     return parser
+
+
+def _curve(out: Path | None) -> None:
+    if out is not None:
+        check_figure(out)
+    curves = {name: Curve.read(file) for name, file in CURVES.items()}
+    if out is not None:
+        draw_curves(curves, out)
+    Console().print(curve_table(curves))
 
 
 def _run(asked: argparse.Namespace, corpus: Corpus) -> None:
@@ -80,7 +99,7 @@ def _run(asked: argparse.Namespace, corpus: Corpus) -> None:
         if (table := execute(model, corpus)) is not None:
             console.print(table)
     else:
-        written = ("{policy: none}", *(asked.policy or DROPS))
+        written = ("{policy: none}", *(asked.policy or POLICIES))
         specs = [parse_yaml(each, "--policy").value for each in written]
         console.print(quality_table([evaluate(model, corpus, spec) for spec in specs]))
 

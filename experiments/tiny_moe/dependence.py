@@ -52,9 +52,9 @@ def _partners(kind_T: Integers, rng: np.random.Generator) -> Integers:
     order_T = rng.permutation(len(kind_T))
     order_T = order_T[np.argsort(kind_T[order_T], kind="stable")]
     kinds_T = kind_T[order_T]
-    first_T = np.flatnonzero(np.diff(kinds_T, prepend=kinds_T[0] - 1))
+    last_N = np.append(np.flatnonzero(kinds_T[1:] != kinds_T[:-1]), len(kinds_T) - 1)
     next_T = np.roll(order_T, -1)
-    next_T[np.append(first_T[1:], len(kind_T)) - 1] = order_T[first_T]
+    next_T[last_N] = order_T[np.append(0, last_N[:-1] + 1)]
     partner_T = np.empty_like(order_T)
     partner_T[order_T] = next_T
     return partner_T

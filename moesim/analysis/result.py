@@ -14,7 +14,7 @@ from moesim.analysis.metrics import timeline_metrics
 from moesim.analysis.notes import notes
 from moesim.analysis.rebalancing import rebalance_rows, rebalancing_metrics
 from moesim.analysis.stragglers import stragglers
-from moesim.simulation.deployment import Deployment, deploy
+from moesim.simulation.deployment import Deployment, deploy, replays_sample
 from moesim.simulation.run import Run, run
 from moesim.simulation.tally import Tally
 from moesim.spec.scenario import Scenario
@@ -99,12 +99,18 @@ def trace_facts(deployment: Deployment) -> dict[str, Any]:
     """What the reader should know of the routing that was replayed."""
     replayed, meta = deployment.replayed, deployment.trace.meta
     load_LE = expert_loads(replayed)
-    synth, file = deployment.scenario.trace.synth, deployment.scenario.trace.file
+    source, model = deployment.scenario.trace, deployment.scenario.model
+    generated = source.synth is not None or (source.sample and not replays_sample(model))
+    name = meta.model if source.file is None else source.file.rsplit("/", 1)[-1]
+    if source.sample:
+        name = (
+            f"like the built-in sample, in the shape of {model.name}" if generated else "the built-in sample"
+        )
     return {
         "name": name,
         "origin": meta.origin,
         "tokens": replayed.tokens,
         "requests": len(replayed.request_offsets) - 1,
         "skew": float((load_LE.max(axis=1) / load_LE.mean(axis=1)).mean()),
-        "generated": synth is not None,
+        "generated": generated,
     }

@@ -233,14 +233,15 @@ def label(vary: Mapping[str, Any]) -> str:
 
 
 def demo_points() -> list[Point]:
-    """What the demo lays beside its scenario: drop, a better placement, copies of experts, and all three."""
-    drop = {"policy": "drop", "capacity_factor": 1.5}
-    replicated = {"solver": "greedy", "slots": 288}
+    """What the demo lays beside its scenario: drop, reroute, copies of experts, a placement by company."""
+    drop, reroute = ({"policy": policy, "capacity_factor": 1.5} for policy in ("drop", "reroute"))
     varies: list[dict[str, Any]] = [
         {"routing": drop},
+        {"routing": reroute},
         {"placement": "greedy"},
-        {"placement": replicated},
-        {"placement": replicated, "routing": drop},
+        {"placement": {"solver": "greedy", "slots": 288}},
+        {"placement": "locality"},
+        {"placement": "locality", "routing": reroute},
     ]
     return [
         Point(vary, load_scenario("demo", [Override((key,), value) for key, value in vary.items()]))

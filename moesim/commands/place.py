@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from moesim.commands.terminal import AsJson, Set, overrides, progress, show
+from moesim.commands.terminal import AsJson, Set, overrides, progress, show, trace_path
 
 if TYPE_CHECKING:
     from placement.solution import Report
@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
 def place(
     source: Annotated[
-        Path, typer.Argument(metavar="SOURCE", help="A trace, a load table, or a serving system's file.")
+        Path,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A trace, a load table, or a serving system's file; sample is the built-in trace.",
+            parser=trace_path,
+        ),
     ],
     gpus: Annotated[int, typer.Option("--gpus", min=1, metavar="G", help="GPUs of the group.")],
     nodes: Annotated[
@@ -111,18 +116,18 @@ def place(
     from moesim.report.place_table import place_tables
     from placement.export.catalogue import check_export, check_suffix, export
     from placement.solvers import solver_named
+    from traces.jit import compilation
 
     solver_named(solver)
     _check_options(out, format_, set_, simulate)
     if out is not None:
+        check_suffix(out, format_)
         check_file(out, reads=(source, previous, simulate))
     loads = read_source(source, named_hints(model, experts), hold_out=hold_out, windows=windows)
-    from traces.jit import compilation
     bench = None if simulate is None else trial(simulate, overrides(set_), loads, gpus)
     question = Question(
         gpus,
         nodes if nodes is not None else (1 if bench is None else bench.nodes),
-        check_suffix(out, format_)
         slots,
         objective,
         copy_cost,
@@ -138,15 +143,15 @@ def place(
         check_export(compared.others["linear"], format_, hidden_layers=hidden_layers)
     with _searching(solver) as report, compilation() as compiled:
         found = search(compared.problem, solver, loads.seen.what, seconds=time_limit, report=report)
+    if compiled.done:
+        found = replace(found, wall_s=max(0.0, found.wall_s - compiled.duration))
+        print(f"compiled the solver in {compiled.duration:.1f} s, once for this machine", file=sys.stderr)
     if out is not None:  # before anything else can be interrupted
         note = export(found.placement, out, format_, hidden_layers=hidden_layers)
         print(f"placement: {out}" + (f" ({note})" if note else ""), file=sys.stderr)
     runs = 0 if bench is None else 1 + len(compared.others)
     with progress("simulating", runs) as advance:
         value = answer(
-    if compiled.done:
-        found = replace(found, wall_s=max(0.0, found.wall_s - compiled.duration))
-        print(f"compiled the solver in {compiled.duration:.1f} s, once for this machine", file=sys.stderr)
             question,
             loads,
             compared,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from traces.errors import MoesimError
+from traces.sample import SAMPLE_NAME, SAMPLE_TRACE
 
 if TYPE_CHECKING:
     from moesim.spec.override import Override
@@ -22,6 +23,12 @@ Set = Annotated[
 ]
 Out = Annotated[Path | None, typer.Option("-o", metavar="OUT", help="Write the files to this folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
+
+
+def trace_path(name: str) -> Path:
+    """The file called ``name``, or the built-in sample where that is its name and no file is called so."""
+    path = Path(name)
+    return SAMPLE_TRACE if name == SAMPLE_NAME and not path.exists() else path
 
 
 def overrides(texts: list[str] | None) -> list[Override]:

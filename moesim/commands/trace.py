@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from moesim.commands.terminal import AsJson, progress, show
+from moesim.commands.terminal import AsJson, progress, show, trace_path
 from traces.errors import MoesimError
 
 app = typer.Typer(help="Look at routing traces, convert, record and generate them.", no_args_is_help=True)
@@ -23,7 +23,12 @@ RecordedExperts = Annotated[
 @app.command("info")
 def trace_info(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="A trace, a load table, or a serving system's file.")
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="A trace, a load table, or a serving system's file; sample is the built-in trace.",
+            parser=trace_path,
+        ),
     ],
     ep: Annotated[
         int | None,
@@ -135,11 +140,16 @@ def trace_record(
 
 @app.command("fit")
 def trace_fit(
-    file: Annotated[Path, typer.Argument(metavar="TRACE", help="A trace, or a recording by something else.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="TRACE", help="A trace, sample, or a recording by something else.", parser=trace_path
+        ),
+    ],
     out: Annotated[Path, typer.Option("-o", metavar="OUT", help="The generator to write (YAML).")],
     topics: Annotated[
         int, typer.Option("--topics", min=1, metavar="C", help="Kinds of tokens, at most.")
-    ] = 128,
+    ] = 64,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the random numbers in the fit.")] = 0,
     model: RecordedModel = None,
     experts: RecordedExperts = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 
 from moesim.convert import hints_of
@@ -33,8 +33,10 @@ from traces.generator import generate
 from traces.interop import load_any
 from traces.memory import require_memory
 from traces.routing import RoutingTrace
+from traces.sample import SAMPLE_GENERATOR, SAMPLE_TRACE
 from traces.statistics import expert_loads
 from traces.synthesis import SynthSpec, synthesize
+from traces.trace_file import TraceFile
 
 # A row of the timeline: four int32, two int8, five columns of 8 bytes.
 _SPAN_BYTES = 58
@@ -111,13 +113,13 @@ class Deployment:
         return needs | {"weights"}
 
     @cached_property
-    def logits(self) -> bool:
-    @cached_property
     def policy_cost(self) -> Cost:
         """What policies do in every layer, and the choice of replicas where ranks must agree on it."""
         agreed = Cost(exchanges=1 if self.scenario.replicas in AGREED else 0)
         return total([agreed, *(policy.cost for policy in self.policies)])
 
+    @cached_property
+    def logits(self) -> bool:
         """Whether the trace's scores of candidates are logits."""
         scores_TLC = self.trace.candidate_scores_TLC
         return scores_TLC is not None and are_logits(scores_TLC)
@@ -170,6 +172,10 @@ def known_of(trace: RoutingTrace) -> frozenset[Need]:
 def load_trace(scenario: Scenario) -> RoutingTrace:
     """The trace that a scenario names: read, or generated; the last ones are kept."""
     synth = scenario.trace.synth
+    if scenario.trace.sample:
+        if replays_sample(scenario.model):
+            return _read(str(SAMPLE_TRACE), None, scenario.model)
+        synth = Synthesis(file=str(SAMPLE_GENERATOR))
     if synth is not None and synth.file is not None:
         return _generated(scenario.model, synth, _version(Path(synth.file)), scenario.seed)
     if synth is not None:
@@ -177,6 +183,17 @@ def load_trace(scenario: Scenario) -> RoutingTrace:
     assert scenario.trace.file is not None  # TraceSource names one of the three
     path = Path(scenario.trace.file)
     return _read(str(path), _version(path), scenario.model)
+
+
+def replays_sample(model: Model) -> bool:
+    """Whether the built-in sample has the shape of ``model``; for others more of its kind is generated."""
+    return _sample_shape() == (model.moe_layers, model.experts.count, model.experts.top_k)
+
+
+@cache
+def _sample_shape() -> tuple[tuple[int, ...], int, int]:
+    with TraceFile(SAMPLE_TRACE) as file:
+        return file.meta.layers, file.meta.experts, file.meta.top_k
 
 
 def _version(path: Path) -> tuple[int, int] | None:

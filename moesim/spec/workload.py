@@ -113,15 +113,21 @@ class Synthesis(Strict):
 
 
 class TraceSource(Strict):
-    """Where the routing comes from: a recorded file, or a generator."""
+    """Where the routing comes from: a recorded file, the built-in sample, or a generator.
+
+    Attributes:
+        sample: the sample as it was recorded where the model has its shape; in another shape, routing that
+            a generator makes which was fitted to it.
+    """
 
     file: str | None = None
+    sample: Flag = False
     synth: Synthesis | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> TraceSource:
-        if (self.file is None) == (self.synth is None):
-            raise fault("must name either a file or synth, and not both")
+        if [self.file is not None, self.sample, self.synth is not None].count(True) != 1:
+            raise fault("must name one of file, sample and synth")
         return self
 
 

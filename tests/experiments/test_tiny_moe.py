@@ -14,6 +14,7 @@ torch = pytest.importorskip("torch", reason="the small model needs the extra exe
 
 from experiments.tiny_moe import evaluate as evaluation  # noqa: E402
 from experiments.tiny_moe.corpus import Corpus, read_corpus  # noqa: E402 - after torch is known to be there
+from experiments.tiny_moe.curve import Curve, curve_table, draw_curves  # noqa: E402
 from experiments.tiny_moe.evaluate import evaluate, quality_table  # noqa: E402
 from experiments.tiny_moe.model import Config, Experts, Routing, TinyMoe, balancing_loss  # noqa: E402
 from experiments.tiny_moe.record import CANDIDATES, passages, record  # noqa: E402
@@ -135,6 +136,16 @@ def _replace_once() -> object:
     return interrupted
 
 
+def test_a_training_leaves_its_curve(corpus: Corpus, tmp_path: Path) -> None:
+    train(corpus, SMALL.dense(), replace(RECIPE, steps=2), tmp_path)
+    curve = Curve.read(tmp_path / "curve.json")
+    assert curve.column("step") == [2]
+    draw_curves({"experts": curve, "dense": curve}, tmp_path / "one.svg")
+    draw_curves({"experts": curve, "dense": curve}, tmp_path / "two.svg")
+    assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
+    assert curve_table({"dense": curve}).row_count == 1
+
+
 def test_weights_come_back_as_they_were_but_for_half_precision(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = TinyMoe(SMALL)
@@ -159,6 +170,21 @@ def test_policies_cost_quality_only_where_they_change_the_routing(corpus: Corpus
     assert tight.perplexity == pytest.approx(math.exp(np.mean(list(tight.loss.values()))))
     assert quality_table([without, tight]).row_count == 2
     assert model.policy is None
+
+
+@pytest.mark.parametrize(
+    ("spec", "dropped"),
+    [
+        ({"policy": "reroute", "capacity_factor": 1.25}, 0.0),  # every expert is a candidate
+        ({"policy": "top_k", "k": 2}, 1 / 3),
+        ([{"policy": "one_device"}, {"policy": "drop", "capacity_factor": 9.0}], 1 / 3),  # 2 experts of each
+    ],
+)
+def test_policies_that_look_at_candidates_and_placement(corpus: Corpus, spec: object, dropped: float) -> None:
+    torch.manual_seed(0)
+    found = evaluate(TinyMoe(SMALL), corpus, spec)
+    assert found.tally.dropped / found.tally.wished == pytest.approx(dropped)
+    assert all(map(math.isfinite, found.loss.values()))
 
 
 def test_policies_see_all_that_a_trace_could_tell_them_and_are_applied_in_turns(corpus: Corpus) -> None:

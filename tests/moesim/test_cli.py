@@ -167,7 +167,17 @@ def test_whatif_lays_every_combination_beside_the_scenario(here: Path) -> None:
 
 
 def test_presets_as_json_and_as_tables() -> None:
-    kinds = ["models", "gpus", "clusters", "scenarios", "routing", "networks", "profiles", "solvers"]
+    kinds = [
+        "models",
+        "gpus",
+        "clusters",
+        "scenarios",
+        "traces",
+        "routing",
+        "networks",
+        "profiles",
+        "solvers",
+    ]
     everything = json.loads(moesim("presets", "--json").out)
     assert list(everything) == kinds
     for kind in kinds:

@@ -123,9 +123,18 @@ def test_workloads_that_are_refused(changes: dict[str, Any], rule: str) -> None:
 # Trace, placement, parallelism
 
 
-@pytest.mark.parametrize("value", [{}, {"file": "x", "synth": {"skew": 1}}, {"file": None}])
+@pytest.mark.parametrize(
+    "value",
+    [
+        {},
+        {"file": "x", "synth": {"skew": 1}},
+        {"file": None},
+        {"sample": False},
+        {"sample": True, "file": "x"},
+    ],
+)
 def test_a_trace_has_one_source(value: Any) -> None:
-    refused(TraceSource, value, "must name either a file or synth, and not both")
+    refused(TraceSource, value, "must name one of file, sample and synth")
 
 
 @pytest.mark.parametrize(
