@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-LIMIT_S = 90
+LIMIT_S = 180
 
 Result = TypeVar("Result")
 Sabotage = Callable[[int], None]

@@ -23,7 +23,7 @@ from tests.moesim.command import files, moesim, refused
 from traces.timeline import read_timeline, read_work
 
 FP32 = ("-s", "model.activation_dtype=fp32", "-s", "cluster.gpu.flops.fp32=1 TFLOPS")
-LIMIT_S = 60
+LIMIT_S = 180
 
 
 def test_a_plan_and_the_line_that_runs_it(here: Path) -> None:
