@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
 from experiments.capacity_aware.front import (
@@ -36,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("-o", dest="out", type=Path, help="write the figure: a .svg or .png file")
     asked = parser.parse_args(arguments)
+    # One thread adds up in one order, whatever the machine.
+    torch.set_num_threads(1)
     try:
         if asked.out is not None:
             check_figure(asked.out)
@@ -59,7 +62,7 @@ def compare(model: TinyMoe, corpus: Corpus) -> list[Choice]:
     for family, specs in FAMILIES.items():
         for spec in specs:
             rates.append(tokens_per_s(spec))
-            found = evaluate(model, corpus, dict(spec))
+            found = evaluate(model, corpus, spec)
             tally = found.tally
             choices.append(
                 Choice(
