@@ -82,13 +82,14 @@ _OTHERWISE: Mapping[str, Assumed] = MappingProxyType(
 def capacity_aware() -> Comparison:
     """The skew is fitted to token drop at 1.5; everything else is predicted."""
     assumed = Assumed()
-    rows, checks, parameters = [], [], []
+    rows, checks, parameters = list[Row](), list[Row](), list[Parameter]()
     for setting in SETTINGS:
         skew = fitted_skew(setting, (FITTED[1],), assumed)
         rows += list(_rows(setting, skew, assumed))
         peak = expert_peak(setting.model, skew, assumed)
         bound = f"0 is uniform; the hottest expert of any layer has {peak:.1f} times the mean load"
         parameters.append(Parameter(f"skew of {setting.name}", f"{skew:.3f}", bound))
+    checks.append(order(rows))
     for how, other in _OTHERWISE.items():
         for setting in SETTINGS:
             skew = fitted_skew(setting, (FITTED[1],), other)
@@ -115,13 +116,11 @@ def fitted_skew(setting: Setting, gammas: Sequence[float], assumed: Assumed) -> 
     return float(brentq(error, *_SKEWS, xtol=_SKEW_STEP))
 
 
-def inversions(rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """Cases whose predictions stand the other way round than what was measured, two by two."""
-    return [
-        (low.case, high.case)
-        for low, high in itertools.permutations(rows, 2)
-        if low.measured < high.measured and low.predicted >= high.predicted
-    ]
+def order(rows: Sequence[Row]) -> Row:
+    """How many pairs of unequal cells there are, and how many stand the same way round when predicted."""
+    pairs = [(low, high) for low, high in itertools.permutations(rows, 2) if low.measured < high.measured]
+    kept = sum(low.predicted < high.predicted for low, high in pairs)
+    return Row("cells in their order", "pairs", len(pairs), kept)
 
 
 def _rows(setting: Setting, skew: float, assumed: Assumed) -> Iterator[Row]:

@@ -17,7 +17,7 @@ from experiments.capacity_aware.experiment import (
     METHODS,
     SETTINGS,
     fitted_skew,
-    inversions,
+    order,
 )
 from experiments.capacity_aware.figure import draw
 from experiments.capacity_aware.front import FAMILIES, Choice, draw_front, front, front_table
@@ -93,11 +93,11 @@ def test_what_counts_as_a_layer() -> None:
     assert layer_s(MIXTRAL.model, 1.0, None, part) < layer_s(MIXTRAL.model, 1.0, None, SMALL)
 
 
-def test_inversions_by_hand() -> None:
-    rows = [
-        Row(case, "×", *pair) for case, pair in {"a": (1.0, 1.2), "b": (1.1, 1.1), "c": (2.0, 1.3)}.items()
-    ]
-    assert inversions(rows) == [("a", "b")]
+def test_order_by_hand() -> None:
+    """b above a and d is lost; c above all of them is kept, and a and d are equal."""
+    pairs = {"a": (1.0, 1.2), "b": (1.1, 1.1), "c": (2.0, 1.3), "d": (1.0, 1.25)}
+    found = order([Row(case, "×", *pair) for case, pair in pairs.items()])
+    assert (found.measured, found.predicted) == (5, 3)
 
 
 def test_the_figure_has_all_cells_and_equal_bytes(tmp_path: Path) -> None:
