@@ -64,6 +64,22 @@ def _count(before_TK: Any, after_TJ: Any, weights_TK: Any) -> tuple[int, int, in
     kept = rerouted = dropped = added = 0
     mass = lost = 0.0
     for token in range(T):
+        if K == J:
+            # Mostly nothing is new, so that what is missing is dropped: counted without a look at the tables.
+            new = stays = gone = 0
+            mass_then, lost_then = mass, lost
+            for place in range(K):
+                before, after = before_TK[token, place], after_TJ[token, place]
+                weight = np.float64(weights_TK[token, place])
+                wished, missing = before >= 0, (before >= 0) & (after < 0)
+                new += (after != before) & (after >= 0)
+                stays += after >= 0
+                gone += missing
+                mass_then += weight if wished else 0.0
+                lost_then += weight if missing else 0.0
+            if new == 0:
+                kept, dropped, mass, lost = kept + stays, dropped + gone, mass_then, lost_then
+                continue
         before_K, after_J = before_TK[token], after_TJ[token]
         for expert in before_K:
             if expert >= 0:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from moesim.errors import PolicyError
 from moesim.routing.filling import INSTEAD, refill, without
+from moesim.routing.neighbours import on_nodes
 from moesim.routing.parameters import choice, integer
 from moesim.routing.policy import Batch, Candidates, Cost, Need, Outcome, candidates_of, held_of, weights_of
 from moesim.routing.ranking import best_first
@@ -112,12 +113,7 @@ class Limited:
                 raise PolicyError(rule, field="routing.groups", got=self.groups)
             return np.repeat(np.eye(self.groups, dtype=np.bool_), batch.experts // self.groups, axis=0)
         held = held_of(batch, self)
-        if self.unit == "device":
-            return held.gpus_EG
-        on_EN = np.zeros((batch.experts, int(held.node_G.max()) + 1), np.bool_)
-        expert_N, gpu_N = np.nonzero(held.gpus_EG)
-        on_EN[expert_N, held.node_G[gpu_N]] = True
-        return on_EN
+        return held.gpus_EG if self.unit == "device" else on_nodes(held)
 
 
 def _units_of(on_EU: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:

@@ -14,7 +14,7 @@ from moesim.errors import PolicyError
 from moesim.routing.capped import Capped, limits, order_TK
 from moesim.routing.cut import cut
 from moesim.routing.drop import stays_TK
-from moesim.routing.neighbours import neighbours
+from moesim.routing.neighbours import Neighbours, neighbours
 from moesim.routing.parameters import choice, integer
 from moesim.routing.policy import (
     NO_EXPERT,
@@ -27,10 +27,13 @@ from moesim.routing.policy import (
     outcome,
     weights_of,
 )
-from moesim.routing.scale import scale_T
+from moesim.routing.scale import token_scale
 from traces.jit import jit
 
 TO = ("candidates", "gpu", "node")
+
+# A key of 64 bits: whether the token visits the expert, the expert's load, its id.
+_LOAD, _VISITED = 1 << 15, 1 << 60
 
 
 @dataclass(frozen=True)
@@ -108,18 +111,15 @@ class Reroute(Capped):
             return self._to_candidates(batch)
         held = held_of(batch, self)
         limited = limits(self, batch, self)
-        first_E, near = neighbours(held, self.to)
+        near = neighbours(held, self.to)
         over_TK = ~stays_TK(limited, batch.ids_TK, order_TK(self, batch, self))
         ids_TK = np.where(over_TK, np.int16(NO_EXPERT), batch.ids_TK)
-        _to_least_loaded(
-            batch.ids_TK, over_TK, limited.bounds_G, limited.most_G, batch.experts, first_E, near, ids_TK
-        )
+        _to_least_loaded(batch.ids_TK, over_TK, limited.bounds_G, limited.most_G, near, ids_TK)
         return outcome(batch, ids_TK, batch.weights_TK, room=limited.room)
 
     def _to_candidates(self, batch: Batch) -> Outcome:
         candidates, weights_TK = candidates_of(batch, self), weights_of(batch, self).copy()
         limited = limits(self, batch, self)
-        scales_T = scale_T(batch.ids_TK, weights_TK, candidates)
         bits_TK = order_TK(self, batch, self)
         over_TK = ~stays_TK(limited, limited.units_of(batch.ids_TK), bits_TK)
         ids_TK = np.where(over_TK, np.int16(NO_EXPERT), batch.ids_TK)
@@ -132,7 +132,7 @@ class Reroute(Capped):
             limited.most_G,
             limited.units,
             candidates.ids_TC,
-            candidates.scores_TC * scales_T[:, None],
+            candidates.scores_TC,
             limited.units_of(candidates.ids_TC),
             self.order == "score",
             self.rounds or candidates.ids_TC.shape[1],
@@ -152,7 +152,7 @@ def _to_candidates(
     most_G: Any,
     units: int,
     ids_TC: Any,
-    weights_TC: Any,
+    scores_TC: Any,
     unit_TC: Any,
     by_score: bool,
     rounds: int,
@@ -162,21 +162,25 @@ def _to_candidates(
     """Write where overflow went into ``ids_TK`` and ``weights_TK``."""
     T, K = ids_TK.shape
     C = ids_TC.shape[1]
-    next_T = np.zeros(T, np.int64)
-    bits_TC = weights_TC.view(np.int32)
+    # Of each token that has overflow: its next candidate, and how many times its score a candidate weighs.
+    next_T, scale_T = np.empty(T, np.int64), np.empty(T, np.float32)
     for source in range(len(most_G)):
         room_U = np.full(units, most_G[source])
         overflow = 0
         for token in range(bounds_G[source], bounds_G[source + 1]):
+            over = 0
             for place in range(K):
                 if unit_TK[token, place] >= 0:
                     room_U[unit_TK[token, place]] -= 1
-                overflow += over_TK[token, place]
+                over += over_TK[token, place]
+            if over > 0:
+                next_T[token] = 0
+                scale_T[token] = token_scale(token, wished_TK, weights_TK, ids_TC, scores_TC)
+                overflow += over
         # Open assignments, and what each asks for now.
-        at_N = np.empty(overflow, np.int64)
-        asked_N = np.empty(overflow, np.int64)
-        unit_N = np.empty(overflow, np.int16)
-        bits_N = np.empty(overflow, np.int32)
+        at_N, asked_N = np.empty(overflow, np.int64), np.empty(overflow, np.int64)
+        unit_N, weight_N = np.empty(overflow, np.int16), np.empty(overflow, np.float32)
+        bits_N = weight_N.view(np.int32) if by_score else np.empty(overflow, np.int32)
         taken_N = np.empty(overflow, np.bool_)
         opened = 0
         for token in range(bounds_G[source], bounds_G[source + 1]):
@@ -190,14 +194,16 @@ def _to_candidates(
                 token, place = at_N[index] // K, at_N[index] % K
                 # What the token wished for is full or visited; what it asked for has been full since.
                 candidate = next_T[token]
-                while candidate < C and _is_in(ids_TC[token, candidate], wished_TK[token]):
+                while candidate < C and _is_in(ids_TC[token, candidate], token, wished_TK):
                     candidate += 1
                 next_T[token] = candidate + 1
                 if candidate >= C:
                     continue
                 at_N[asking], asked_N[asking] = at_N[index], candidate
                 unit_N[asking] = unit_TC[token, candidate]
-                bits_N[asking] = bits_TC[token, candidate] if by_score else bits_TK[token, place]
+                weight_N[asking] = scores_TC[token, candidate] * scale_T[token]
+                if not by_score:
+                    bits_N[asking] = bits_TK[token, place]
                 asking += 1
             if asking == 0:
                 break
@@ -211,51 +217,61 @@ def _to_candidates(
                     continue
                 token, place = at_N[index] // K, at_N[index] % K
                 ids_TK[token, place] = ids_TC[token, asked_N[index]]
-                weights_TK[token, place] = weights_TC[token, asked_N[index]]
+                weights_TK[token, place] = weight_N[index]
                 room_U[unit_N[index]] -= 1
 
 
 @jit
+def _is_in(expert: Any, token: int, ids_TK: Any) -> bool:
+    found = False
+    for place in range(ids_TK.shape[1]):
+        found |= ids_TK[token, place] == expert
+    return found
+
+
+@jit
 def _to_least_loaded(
-    wished_TK: Any,
-    over_TK: Any,
-    bounds_G: Any,
-    most_G: Any,
-    experts: int,
-    first_E: Any,
-    near: Any,
-    ids_TK: Any,
+    wished_TK: Any, over_TK: Any, bounds_G: Any, most_G: Any, near: Neighbours, ids_TK: Any
 ) -> None:
-    """Write where overflow went into ``ids_TK``; expert e is near ``near[first_E[e] : first_E[e + 1]]``."""
+    """Write where overflow went into ``ids_TK``."""
     K = ids_TK.shape[1]
+    load_E = np.empty(len(near.first_E) - 1, np.int64)
+    # The least key of a unit is that of its least loaded expert, the first of equal ones.
+    key_M = np.empty(len(near.expert_M), np.int64)
     for source in range(len(most_G)):
-        load_E = np.zeros(experts, np.int64)
+        load_E[:] = 0
         for token in range(bounds_G[source], bounds_G[source + 1]):
             for place in range(K):
                 if ids_TK[token, place] >= 0:
                     load_E[ids_TK[token, place]] += 1
+        for pair in range(len(key_M)):
+            key_M[pair] = load_E[near.expert_M[pair]] * _LOAD + near.expert_M[pair]
         for token in range(bounds_G[source], bounds_G[source + 1]):
+            if not over_TK[token].any():
+                continue
+            for place in range(K):
+                _add(_VISITED, wished_TK[token, place], near, key_M)
             for place in range(K):
                 if not over_TK[token, place]:
                     continue
                 lost = wished_TK[token, place]
-                best = NO_EXPERT
-                for other in near[first_E[lost] : first_E[lost + 1]]:
-                    if (
-                        load_E[other] < most_G[source]
-                        and (best < 0 or load_E[other] < load_E[best])
-                        and not _is_in(other, wished_TK[token])
-                        and not _is_in(other, ids_TK[token])
-                    ):
-                        best = other
-                if best >= 0:
-                    load_E[best] += 1
-                    ids_TK[token, place] = best
+                least = _VISITED
+                for at in range(near.first_E[lost], near.first_E[lost + 1]):
+                    unit = near.unit_M[near.pair_M[at]]
+                    for pair in range(near.first_U[unit], near.first_U[unit + 1]):
+                        least = min(least, key_M[pair])
+                if least < _VISITED and least // _LOAD < most_G[source]:
+                    ids_TK[token, place] = least % _LOAD
+                    _add(_LOAD + _VISITED, ids_TK[token, place], near, key_M)
+            for place in range(K):
+                _add(-_VISITED, wished_TK[token, place], near, key_M)
+                if over_TK[token, place]:
+                    _add(-_VISITED, ids_TK[token, place], near, key_M)
 
 
 @jit
-def _is_in(expert: Any, ids_K: Any) -> bool:
-    found = False
-    for other in ids_K:
-        found |= other == expert
-    return found
+def _add(number: int, expert: int, near: Neighbours, key_M: Any) -> None:
+    """To the keys of an expert in all of its units; nothing for no expert."""
+    if expert >= 0:
+        for at in range(near.first_E[expert], near.first_E[expert + 1]):
+            key_M[near.pair_M[at]] += number

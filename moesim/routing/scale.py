@@ -63,15 +63,20 @@ def scale_T(
 
 @jit
 def _scale(ids_TK: Any, weights_TK: Any, ids_TC: Any, scores_TC: Any, scales_T: Any) -> None:
-    T, K = ids_TK.shape
-    for token in range(T):
-        weight = score = np.float32(0.0)
-        for place in range(K):
-            if ids_TK[token, place] < 0:
-                continue
-            for c in range(ids_TC.shape[1]):
-                if ids_TC[token, c] == ids_TK[token, place]:
-                    weight += weights_TK[token, place]
-                    score += scores_TC[token, c]
-                    break
-        scales_T[token] = weight / score if score > 0 else np.float32(1.0)
+    for token in range(len(ids_TK)):
+        scales_T[token] = token_scale(token, ids_TK, weights_TK, ids_TC, scores_TC)
+
+
+@jit
+def token_scale(token: int, ids_TK: Any, weights_TK: Any, ids_TC: Any, scores_TC: Any) -> Any:
+    """As :func:`scale_T`, of one token."""
+    weight = score = np.float32(0.0)
+    for place in range(ids_TK.shape[1]):
+        if ids_TK[token, place] < 0:
+            continue
+        for c in range(ids_TC.shape[1]):
+            if ids_TC[token, c] == ids_TK[token, place]:
+                weight += weights_TK[token, place]
+                score += scores_TC[token, c]
+                break
+    return weight / score if score > 0 else np.float32(1.0)
