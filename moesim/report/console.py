@@ -25,6 +25,7 @@ from moesim.report.findings import (
     whatif_answer,
 )
 from moesim.report.question import brief, question
+from moesim.report.stages import SHARES
 from moesim.units import format_bytes, format_seconds
 from traces.timeline import PHASES
 
@@ -44,7 +45,6 @@ _COLUMNS: Final[Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
     "pays after": pays_after,
 }
 # What is told of each of several policies.
-_STAGE: Final = ("kept", "rerouted", "dropped", "added", "gate_mass_lost")
 _ALWAYS: Final = ("step", "tokens/s", "balance", "imbal.")
 # What the other columns leave at 80 characters.
 _WIDTH: Final = 80
@@ -153,10 +153,10 @@ def _stages(stages: Sequence[Mapping[str, Any]]) -> Table:
     """What became of the router's choice after each policy."""
     table = _table(caption="after each policy, of the assignments that the router chose")
     table.add_column("policy")
-    for name in _STAGE:
+    for name in SHARES:
         table.add_column(name.replace("_", " "), justify="right", no_wrap=True)
     for stage in stages:
-        shares = ("" if stage[name] is None else percent(stage[name]) for name in _STAGE)
+        shares = ("" if stage[name] is None else percent(stage[name]) for name in SHARES)
         table.add_row(Text(stage["policy"]), *shares)
     return table
 

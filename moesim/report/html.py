@@ -22,6 +22,7 @@ from moesim.report.heatmap import heatmap
 from moesim.report.markup import Markup, join, tag
 from moesim.report.page import facts_table, figures_list, opening, page, resolved, section, trace_note
 from moesim.report.question import brief, question
+from moesim.report.stages import stage_table
 from moesim.units import format_bytes, format_seconds
 from traces.timeline import Timeline, WorkTable
 
@@ -59,6 +60,7 @@ def run_page(
             heatmap(timeline, work, gpus, min(cluster["gpus_per_node"], gpus), steps),
         ),
         section("Where the time goes", breakdown(result), phase_table(result), attribution_table(result)),
+        *_stages(result),
         section("The stragglers", _stragglers(result)),
         section("One step as it runs", gantt(timeline, result["stragglers"])),
     ]
@@ -68,6 +70,11 @@ def run_page(
         sections.append(section("Mind", tag("ul", *(tag("li", line) for line in result["notes"]))))
     sections.append(_provenance(result))
     return page(str(result["scenario"]["name"]), sections)
+
+
+def _stages(result: Mapping[str, Any]) -> list[Markup]:
+    stages = result["metrics"].get("stages")
+    return [section("What the policies did to the router's choice", stage_table(stages))] if stages else []
 
 
 def _check_fit(timeline: Timeline, gpus: int) -> None:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from moesim.errors import PolicyError
 from moesim.routing.noise import noise
 from moesim.routing.parameters import choice, integer, positive
-from moesim.routing.policy import NO_EXPERT, Batch, Need, Policy, held_of, weights_of
+from moesim.routing.policy import NO_EXPERT, Batch, Held, Need, Policy, held_of, weights_of
 
 UNITS = ("expert", "device")
 SCOPES = ("source", "global")
@@ -74,6 +74,18 @@ class Capped:
         """Collectives in which ranks agree on who goes first."""
         return 1 if self.scope == "global" else 0
 
+    def check(self, held: Held) -> None:
+        """Refuse experts in several places where devices are limited.
+
+        Raises:
+            PolicyError: an expert is on more than one device.
+        """
+        copies_E = held.gpus_EG.sum(axis=1)
+        if self.unit == "device" and copies_E.max() > 1:
+            got = f"expert {int(copies_E.argmax())} on {int(copies_E.max())}"
+            rule = "a limit for devices needs every expert on one device: limit experts, or place no replicas"
+            raise PolicyError(rule, field="routing.unit", got=got)
+
     def capacity(self, tokens: int, top_k: int, units: int) -> int:
         """⌈γ·T·K / U⌉ for γ as it is written in decimal: 1.1 · 50 is 55, not the 56 of binary floats."""
         return math.ceil(Fraction(str(self.capacity_factor)) * tokens * top_k / units)
@@ -112,12 +124,9 @@ def limits(capped: Capped, batch: Batch, policy: Policy) -> Limits:
     tokens = len(batch.ids_TK)
     unit_E, units = None, batch.experts
     if capped.unit == "device":
-        gpus_EG = held_of(batch, policy).gpus_EG
-        copies_E = gpus_EG.sum(axis=1)
-        if copies_E.max() > 1:
-            got = f"expert {int(copies_E.argmax())} on {int(copies_E.max())}"
-            rule = "a limit for devices needs every expert on one device: limit experts, or place no replicas"
-            raise PolicyError(rule, field="routing.unit", got=got)
+        held = held_of(batch, policy)
+        capped.check(held)
+        gpus_EG = held.gpus_EG
         unit_E, units = gpus_EG.argmax(axis=1).astype(np.int16), gpus_EG.shape[1]
     bounds_G = batch.offsets_G if capped.scope == "source" else np.array([0, tokens], dtype=np.int64)
     sizes_G = np.diff(bounds_G).tolist()

@@ -13,7 +13,9 @@ from moesim.hardware.kernels import Kernels
 from moesim.hardware.network import Fabric, Network
 from moesim.hardware.profile import Links, Profile
 from moesim.routing.candidates import are_logits
+from moesim.routing.capped import Capped
 from moesim.routing.catalogue import policies_from
+from moesim.routing.copies import Copies
 from moesim.routing.none import NoPolicy
 from moesim.routing.policy import Cost, Need, Policy, check_needs
 from moesim.routing.replicas import AGREED
@@ -152,10 +154,23 @@ def assemble(
     """
     policies = policies_from(scenario.routing)
     check_needs(policies, known_of(trace))
+    _check_devices(policies, placement)
     first = next(batches(replayed, scenario.workload, scenario.parallelism.ep, scenario.seed))
     needed = memory(scenario, placement, first)
     check_memory(scenario, needed)
     return Deployment(scenario, trace, replayed, placement, policies, needed)
+
+
+def _check_devices(policies: tuple[Policy, ...], placement: Placement) -> None:
+    """Refuse a limit for devices where an expert has replicas on several: before anything is written."""
+    limits = [policy for policy in policies if isinstance(policy, Capped) and policy.unit == "device"]
+    if not limits:
+        return
+    copies = Copies(*placement.replica_table(), placement.slot_gpu_S, placement.gpus, gpus_per_node=1)
+    for row in range(len(placement.layers)):
+        held = copies.held(row)
+        for policy in limits:
+            policy.check(held)
 
 
 def known_of(trace: RoutingTrace) -> frozenset[Need]:
@@ -311,6 +326,7 @@ def _place(scenario: Scenario, trace: RoutingTrace) -> tuple[Placement, RoutingT
         layers=layers,
         slots=choice.slots,
         gpus_per_node=min(scenario.cluster.gpus_per_node, ep),
+        groups=scenario.kept_groups,
         # Evenly spread, so that every request has its part.
         sample_TLK=seen.ids_TLK[:: -(-seen.tokens // _SAMPLE)],
         fitted_on=f"requests 0 to {fitted - 1}",

@@ -14,7 +14,7 @@ from moesim.errors import MemoryFitError, MoesimError, PolicyError, SpecError, T
 from moesim.simulation.deployment import Deployment, deploy, load_trace
 from moesim.spec.override import Override
 from moesim.spec.scenario import Scenario, load_scenario
-from tests.moesim.tiny import tiny_scenario, write_scenario
+from tests.moesim.tiny import TINY, tiny_scenario, write_scenario
 from tests.traces.random_traces import random_trace
 from traces.routing import write_trace
 from traces.statistics import expert_loads
@@ -90,6 +90,17 @@ def test_a_policy_by_score_needs_weights() -> None:
     assert error.field == "routing.policy"
 
 
+def test_a_limit_for_devices_is_refused_where_experts_have_replicas() -> None:
+    routing = {"policy": "drop", "capacity_factor": 1, "unit": "device"}
+    deployed(routing=routing)
+    error = fault("placement={solver: greedy, slots: 12}", routing=routing)
+    assert isinstance(error, PolicyError)
+    assert (error.field, error.rule.split(":")[0]) == (
+        "routing.unit",
+        "a limit for devices needs every expert on one device",
+    )
+
+
 # The placement, and what is replayed
 
 
@@ -111,6 +122,33 @@ def test_all_solvers_replay_the_same_requests() -> None:
         deployed(f"placement={name}").replayed.digest() for name in ("linear", "round_robin", "greedy")
     ]
     assert len(set(replayed)) == 1
+
+
+@pytest.mark.parametrize("solver", ["eplb", "swap"])
+def test_a_hierarchical_placement_keeps_each_group_on_a_node(solver: str) -> None:
+    """Four groups of two experts, two nodes of two GPUs; without it some group is torn apart."""
+    grouped = {
+        "model": {**TINY["model"], "experts": {**TINY["model"]["experts"], "groups": 4, "top_groups": 2}}
+    }
+
+    def nodes(hierarchical: bool) -> set[int]:
+        """In how many nodes the groups are."""
+        choice = f"placement={{solver: {solver}, slots: 12, hierarchical: {str(hierarchical).lower()}}}"
+        placement = deployed(choice, **grouped).placement
+        node_S = placement.slot_gpu_S // 2
+        return {
+            len(set(node_S[slot_expert_S // 2 == group].tolist()))
+            for slot_expert_S in placement.slot_expert_LS
+            for group in range(4)
+        }
+
+    assert nodes(True) == {1}
+    assert nodes(False) == {1, 2}
+
+
+def test_a_hierarchical_placement_needs_groups() -> None:
+    rule = "placement.hierarchical: tiny has no expert groups to keep together (got True)"
+    assert rule in str(fault("placement={solver: swap, hierarchical: true}"))
 
 
 @pytest.mark.parametrize(("requests", "fraction"), [(1, 0.5), (3, 0.3)])

@@ -239,6 +239,21 @@ def test_a_run_without_spans_or_stragglers_still_has_a_page(run: Run) -> None:
     assert "No layer has a straggler." in page
 
 
+def test_several_policies_have_a_row_each(run: Run) -> None:
+    result, timeline, work = run
+    shares = {"kept": 0.75, "rerouted": 0.125, "dropped": 0.125, "added": 0.0}
+    stages = [
+        {"policy": "top_p", **shares, "gate_mass_lost": None},
+        {"policy": "<drop>", **shares, "gate_mass_lost": 0.5},
+    ]
+    staged = result | {"metrics": result["metrics"] | {"stages": stages}}
+    words = Structure(run_page(staged, timeline, work)).words
+    first, second = words.index("top_p"), words.index("<drop>")
+    assert words[first + 1 : first + 6] == ["75 %", "12 %", "12 %", "0 %", "–"]
+    assert words[second + 5] == "50 %"
+    assert "What the policies did" not in run_page(result, timeline, work)
+
+
 def test_a_timeline_of_another_run_is_refused(run: Run) -> None:
     result, timeline, work = run
     other = dataclasses.replace(timeline, rank_N=timeline.rank_N + np.int32(1))
