@@ -115,6 +115,7 @@ def solve(
     layers: tuple[int, ...],
     slots: int | None = None,
     gpus_per_node: int | None = None,
+    groups: int = 1,
     sample_TLK: npt.ArrayLike | None = None,
     fitted_on: str = "",
 ) -> Placement:
@@ -131,12 +132,14 @@ def solve(
         layers: true indices of the L layers, ascending.
         slots: S on all GPUs together, by default one for each expert.
         gpus_per_node: by default all GPUs are in one node.
+        groups: above 1, so many groups of neighbouring experts, each with all copies on one node.
         sample_TLK: expert ids of sampled tokens, for solvers that look at which are chosen together.
         fitted_on: what the loads are of; told in ``origin``.
 
     Raises:
-        PlacementError: an unknown solver, slots that are too few or do not divide over the GPUs, or
-            loads that are missing, of another shape, not finite, negative, or all zero in a layer.
+        PlacementError: an unknown solver, or one that cannot keep groups together; slots that are too few
+            or do not divide over the GPUs, or groups over the nodes; loads that are missing, of another
+            shape, not finite, negative, or all zero in a layer.
     """
     solver = solver_named(name)
     slots = _equal_slots(experts if slots is None else slots, experts, gpus)
@@ -145,7 +148,9 @@ def solve(
     else:
         load = np.ones((len(layers), experts))
     sample = None if sample_TLK is None else np.asarray(sample_TLK, dtype=np.int64)
-    problem = Problem.of(load, gpus, slots, layers=layers, gpus_per_node=gpus_per_node, sample_TLK=sample)
+    problem = Problem.of(
+        load, gpus, slots, layers=layers, gpus_per_node=gpus_per_node, groups=groups, sample_TLK=sample
+    )
     placement = solver.solve(problem).placement
     if solver.needs_load and fitted_on:
         return replace(placement, origin=f"{placement.origin}, fitted on {fitted_on}")

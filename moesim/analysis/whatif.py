@@ -233,15 +233,16 @@ def label(vary: Mapping[str, Any]) -> str:
 
 
 def demo_points() -> list[Point]:
-    """What the demo lays beside its scenario: drop, reroute, copies of experts, a placement by company."""
+    """What the demo lays beside its scenario: drop, reroute, placements within and across nodes, copies."""
     drop, reroute = ({"policy": policy, "capacity_factor": 1.5} for policy in ("drop", "reroute"))
+    hierarchical = {"solver": "swap", "hierarchical": True}
     varies: list[dict[str, Any]] = [
         {"routing": drop},
         {"routing": reroute},
-        {"placement": "greedy"},
-        {"placement": {"solver": "greedy", "slots": 288}},
-        {"placement": "locality"},
-        {"placement": "locality", "routing": reroute},
+        {"placement": "swap"},
+        {"placement": {"solver": "swap", "slots": 288}},
+        {"placement": hierarchical},
+        {"placement": hierarchical, "routing": reroute},
     ]
     return [
         Point(vary, load_scenario("demo", [Override((key,), value) for key, value in vary.items()]))

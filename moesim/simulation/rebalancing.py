@@ -104,6 +104,7 @@ class Rebalancing:
             np.bincount(self.placement.slot_gpu_S, minlength=self.placement.gpus).tolist(),
             layers=self.placement.layers,
             gpus_per_node=fabric.gpus_per_node,
+            groups=scenario.kept_groups,
             previous=self.placement,
             max_moves=spec.max_moves,
         )

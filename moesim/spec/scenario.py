@@ -148,6 +148,9 @@ class Scenario(Strict):
             raise fault(
                 f"no such solver; known: {', '.join(SOLVERS)}", "placement", "solver", got=choice.solver
             )
+        if choice.hierarchical and self.model.experts.groups == 1:
+            rule = f"{self.model.name} has no expert groups to keep together"
+            raise fault(rule, "placement", "hierarchical", got=True)
         slots = choice.slots or experts
         whole = -(-max(slots, experts) // ep) * ep
         if choice.slots is not None and slots < experts:
@@ -182,6 +185,11 @@ class Scenario(Strict):
         if self.rebalance.solver not in known:
             rule = f"must be a solver that looks at loads: {', '.join(known)}"
             raise fault(rule, "rebalance", "solver", got=self.rebalance.solver)
+
+    @property
+    def kept_groups(self) -> int:
+        """Expert groups that stay on a node each; 1 where experts may go anywhere."""
+        return self.model.experts.groups if self.placement.hierarchical else 1
 
     def resolved(self) -> dict[str, Any]:
         """Plain values, all defaults and presets filled in; loading them gives this scenario again."""

@@ -136,10 +136,12 @@ class PlacementChoice(Strict):
 
     Attributes:
         slots: slots on all GPUs together; by default one for each expert.
+        hierarchical: whether each of the model's expert groups stays on one node.
     """
 
     solver: str | None = None
     slots: Count | None = None
+    hierarchical: Flag = False
     fit_fraction: Annotated[Number, Field(gt=0, lt=1)] = 0.5
     file: str | None = None
 
@@ -149,6 +151,8 @@ class PlacementChoice(Strict):
             raise fault("must name either a solver or a file, and not both")
         if self.file is not None and self.slots is not None:
             raise fault("belong to a solver; a file has its own", "slots", got=self.slots)
+        if self.file is not None and self.hierarchical:
+            raise fault("belongs to a solver", "hierarchical", got=True)
         return self
 
 

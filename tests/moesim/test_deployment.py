@@ -143,7 +143,7 @@ def test_a_hierarchical_placement_keeps_each_group_on_a_node(solver: str) -> Non
         }
 
     assert nodes(True) == {1}
-    assert nodes(False) == {1, 2}
+    assert 2 in nodes(False)
 
 
 def test_a_hierarchical_placement_needs_groups() -> None:

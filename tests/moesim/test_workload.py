@@ -143,6 +143,7 @@ def test_a_trace_has_one_source(value: Any) -> None:
         ({}, "must name either a solver or a file, and not both"),
         ({"solver": "greedy", "file": "p.json"}, "must name either a solver or a file, and not both"),
         ({"file": "p.json", "slots": 8}, "slots: belong to a solver; a file has its own (got 8)"),
+        ({"file": "p.json", "hierarchical": True}, "hierarchical: belongs to a solver (got True)"),
         ({"solver": "greedy", "fit_fraction": 0}, "fit_fraction: must be greater than 0"),
         ({"solver": "greedy", "fit_fraction": 1}, "fit_fraction: must be less than 1"),
         ({"solver": "greedy", "slots": 0}, "slots: must be at least 1"),
