@@ -1,7 +1,11 @@
-"""``python -m benchmarks.policies``: every routing policy, the main ones beside whole-array numpy."""
+"""``python -m benchmarks.policies``: every routing policy, the main ones beside whole-array numpy.
+
+In processor time: policies use one thread, and other programs of a shared machine are not theirs.
+"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -137,13 +141,13 @@ def policies() -> list[tuple[str, str]]:
     for name in POLICIES:
         policy = policy_from({"policy": name, **PARAMETERS.get(name, {})})
         found = policy.apply(routed)
-        seconds = best_of(partial(policy.apply, routed), 2 if name == "base" else 15)
+        seconds = best_of(partial(policy.apply, routed), 2 if name == "base" else 15, time.process_time)
         speed = f"{size / seconds:.0f}" if size / seconds >= 1 else f"{size / seconds:.2g}"
         rows.append((f"  {name}", f"{speed} M assignments/s"))
         if name in RIVALS:
             if not np.array_equal(RIVALS[name](routed), found.ids_TK):
                 raise AssertionError(f"numpy's {name} differs")
-            rival = best_of(partial(RIVALS[name], routed), 3)
+            rival = best_of(partial(RIVALS[name], routed), 3, time.process_time)
             rows.append(("    the same in numpy", f"{size / rival:.1f} M, ratio {rival / seconds:.1f}"))
     return rows
 
