@@ -26,7 +26,7 @@ from placement.bounds import window_loads
 from placement.companions import Loads, cost_of_copy
 from placement.problem import Problem
 from placement.solution import Solution
-from traces.jit import jit
+from traces.jit import jit, jit_inside
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -161,7 +161,7 @@ def _worths(loads: Loads, slots_G: Ints, speed_G: Floats, most_E: Ints, within: 
     return worth_IJ, first_E
 
 
-@jit
+@jit_inside
 def _companion_prices(slots_G: Ints, time_G: Floats) -> tuple[Floats, Floats]:
     """μ and c of each price, for a GPU with the most slots and for one with the fewest."""
     mu_M, c_M = np.empty(2 * _COMPANIONS), np.empty(2 * _COMPANIONS)

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from traces.jit import jit
+from traces.jit import jit, jit_inside
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -48,7 +48,7 @@ class Loads(NamedTuple):
     per_active: float
 
 
-@jit
+@jit_inside
 def cost_of_copy(loads: Loads, expert: int, copies: int) -> float:
     """What one of ``copies`` costs at speed 1; see :func:`placement.evaluation.copy_cost`."""
     cost: float = loads.token_E[expert] / copies
@@ -86,7 +86,7 @@ def companion_bound(loads: Loads, slots_G: Ints, speed_G: Floats, most_E: Ints, 
     return bound * least
 
 
-@jit
+@jit_inside
 def _corners(slots_G: Ints, speed_G: Floats) -> Ints:
     """Indices of GPUs that stand for all: with most and fewest slots, and the slowest."""
     corners = np.array([np.argmax(slots_G), np.argmin(slots_G), np.argmin(speed_G)])
@@ -102,7 +102,7 @@ def _corners(slots_G: Ints, speed_G: Floats) -> Ints:
     return corners[:kinds]
 
 
-@jit
+@jit_inside
 def _ruled_out(
     loads: Loads, slots_G: Ints, speed_G: Floats, most_E: Ints, within: float, share: float, gpu: int
 ) -> bool:

@@ -16,10 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.errors import PlacementError
+from placement.packing import largest_first
 from placement.placement import Placement
 from placement.problem import Problem
 from placement.solution import NO_CLOCK, Limits, Report, Solution, solution
-from traces.jit import jit
+from traces.jit import jit, jit_inside
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -60,17 +61,23 @@ def _balance(load_LE: Floats, slots: int, gpus: int, nodes: int, groups: int) ->
     slot_expert_LS = np.empty((layers, slots), np.int16)
     expert_M = np.empty(experts, np.int64)
     for layer in range(layers):
-        place_P = _pack(load_LE[layer].reshape(groups, size).sum(axis=1), nodes)
+        load_P = np.zeros(groups)
+        for expert in range(experts):
+            load_P[expert // size] += load_LE[layer, expert]
+        place_P = _pack(load_P, nodes)
         for group in range(groups):
-            expert_M[place_P[group] * size :][:size] = np.arange(group * size, (group + 1) * size)
+            for expert in range(size):
+                expert_M[place_P[group] * size + expert] = group * size + expert
         for node in range(nodes):
             here_M = expert_M[node * first : (node + 1) * first]
             copy_C, share_C = _replicate(load_LE[layer][here_M], each)
-            slot_expert_LS[layer, node * each + _pack(share_C, gpus // nodes)] = here_M[copy_C]
+            place_C = _pack(share_C, gpus // nodes)
+            for copy in range(each):
+                slot_expert_LS[layer, node * each + place_C[copy]] = here_M[copy_C[copy]]
     return slot_expert_LS
 
 
-@jit
+@jit_inside
 def _pack(weight_I: Floats, packs: int) -> Ints:
     """int64 [I], a place for each item: largest first, the next place of the lightest pack that has room.
 
@@ -81,7 +88,7 @@ def _pack(weight_I: Floats, packs: int) -> Ints:
         return np.arange(packs)
     place_I = np.empty(len(weight_I), np.int64)
     weight_P, used_P = np.zeros(packs), np.zeros(packs, np.int64)
-    for item in np.argsort(-weight_I, kind="mergesort"):
+    for item in largest_first(weight_I):
         best = -1
         for pack in range(packs):
             if used_P[pack] < room and (best < 0 or weight_P[pack] < weight_P[best]):
@@ -92,14 +99,18 @@ def _pack(weight_I: Floats, packs: int) -> Ints:
     return place_I
 
 
-@jit
+@jit_inside
 def _replicate(load_E: Floats, slots: int) -> tuple[Ints, Floats]:
     """int64 [S] the expert of each copy, float64 [S] its load; spare slots go where a copy has most."""
     experts = len(load_E)
     expert_S, copies_E = np.empty(slots, np.int64), np.ones(experts, np.int64)
-    expert_S[:experts] = np.arange(experts)
+    for expert in range(experts):
+        expert_S[expert] = expert
     for slot in range(experts, slots):
-        expert = np.argmax(load_E / copies_E)
-        expert_S[slot] = expert
-        copies_E[expert] += 1
-    return expert_S, load_E[expert_S] / copies_E[expert_S]
+        largest = np.argmax(load_E / copies_E)
+        expert_S[slot] = largest
+        copies_E[largest] += 1
+    share_S = np.empty(slots)
+    for slot in range(slots):
+        share_S[slot] = load_E[expert_S[slot]] / copies_E[expert_S[slot]]
+    return expert_S, share_S

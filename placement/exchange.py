@@ -18,12 +18,13 @@ from placement.packing import (
     copy_share,
     cost,
     count,
+    keep_least,
     put,
     set_copies,
     take,
 )
 from placement.placement import EMPTY
-from traces.jit import jit
+from traces.jit import jit_inside
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -38,7 +39,7 @@ _LEADERS = 4
 """One more than an exchange touches."""
 
 
-@jit
+@jit_inside
 def descend(pack: Pack, enough: float, steps: int) -> int:
     """Take steps until the cost is ``enough`` or nothing helps; returns how many, ``steps`` at most."""
     for taken in range(steps):
@@ -49,7 +50,7 @@ def descend(pack: Pack, enough: float, steps: int) -> int:
     return steps
 
 
-@jit
+@jit_inside
 def exchange(pack: Pack) -> bool:
     """Exchange a copy on a critical GPU for one on another GPU, or move it to an empty slot."""
     # Names of their own for the arrays: a tuple that is handed on in an inner loop costs more than the loop.
@@ -99,7 +100,7 @@ def exchange(pack: Pack) -> bool:
     return True
 
 
-@jit
+@jit_inside
 def change_owner(pack: Pack) -> bool:
     """Give an expert on a critical GPU one more copy: in an empty slot or for another's spare copy."""
     room_G, used_G, mark_EG, copies_E = pack.room_G, pack.used_G, pack.mark_EG, pack.copies_E
@@ -153,7 +154,7 @@ def change_owner(pack: Pack) -> bool:
     return True
 
 
-@jit
+@jit_inside
 def give_up(pack: Pack) -> bool:
     """Take a copy away from a critical GPU and leave its slot empty: the expert's other copies share."""
     load_GW, share_EW, mark_EG, pace_G = pack.load_GW, pack.share_EW, pack.mark_EG, pack.pace_G
@@ -191,14 +192,14 @@ def give_up(pack: Pack) -> bool:
     return True
 
 
-@jit
+@jit_inside
 def cycle(pack: Pack) -> bool:
     """Exchange in a ring: a copy of a critical GPU to a second, one of that to a third, one of that back."""
     used_G, item_GK, mark_EG = pack.used_G, pack.item_GK, pack.mark_EG
     load_GW, share_EW, pace_G, worst = pack.load_GW, pack.share_EW, pack.pace_G, pack.worst
     windows = load_GW.shape[1]
     leader_WR = _leaders(pack)
-    least_N = np.argsort(load_GW.sum(axis=1))[:_CYCLE_GPUS]
+    least_N = _least_loaded(load_GW)
     rest_W = np.empty(windows)
     best, best_touched = cost(pack), 0.0
     found = (EMPTY, 0, 0, 0, 0, 0)
@@ -250,7 +251,7 @@ def cycle(pack: Pack) -> bool:
     return True
 
 
-@jit
+@jit_inside
 def _critical(pack: Pack) -> Ints:
     """The GPU that sets the cost of the worst window; for the mean, those of each window."""
     windows = pack.load_GW.shape[1]
@@ -271,7 +272,19 @@ def _critical(pack: Pack) -> Ints:
     return found_N[:kinds]
 
 
-@jit
+@jit_inside
+def _least_loaded(load_GW: Floats) -> Ints:
+    """The GPUs with the least load over all windows, least first, ``_CYCLE_GPUS`` at most."""
+    least_N, load_N, known = np.empty(_CYCLE_GPUS, np.int64), np.empty(_CYCLE_GPUS), 0
+    for gpu in range(len(load_GW)):
+        load = 0.0
+        for window in range(load_GW.shape[1]):
+            load += load_GW[gpu, window]
+        known = keep_least(least_N, load_N, known, gpu, load)
+    return least_N[:known]
+
+
+@jit_inside
 def _leaders(pack: Pack) -> Ints:
     """int64 [W, R], the most loaded GPUs of each window, most loaded first; −1 where there are fewer."""
     gpus, windows = pack.load_GW.shape
@@ -291,7 +304,7 @@ def _leaders(pack: Pack) -> Ints:
     return leader_WR
 
 
-@jit
+@jit_inside
 def _rest(load_GW: Floats, leader_WR: Ints, window: int, a: int, b: int, c: int) -> float:
     """The largest load of a window on other GPUs than these."""
     for gpu in leader_WR[window]:
@@ -303,7 +316,7 @@ def _rest(load_GW: Floats, leader_WR: Ints, window: int, a: int, b: int, c: int)
     return 0.0
 
 
-@jit
+@jit_inside
 def _shared_anew(pack: Pack, after_GW: Floats, change_W: Floats, expert: int, donor: int) -> None:
     """Loads when an expert's tokens divide over one copy more and a donor's, if any, over one less.
 
@@ -328,7 +341,7 @@ def _shared_anew(pack: Pack, after_GW: Floats, change_W: Floats, expert: int, do
             after_GW[gpu, window] = load
 
 
-@jit
+@jit_inside
 def _two_largest(load_GW: Floats, first_W: Ints, largest_W: Floats, second_W: Floats) -> None:
     """Of each window: the most loaded GPU, its load, and the next."""
     for window in range(load_GW.shape[1]):
@@ -342,7 +355,7 @@ def _two_largest(load_GW: Floats, first_W: Ints, largest_W: Floats, second_W: Fl
         first_W[window], largest_W[window], second_W[window] = first, largest, second
 
 
-@jit
+@jit_inside
 def _item(pack: Pack, gpu: int, expert: int) -> int:
     """Where a GPU has an expert among its items."""
     at = 0
@@ -351,7 +364,7 @@ def _item(pack: Pack, gpu: int, expert: int) -> int:
     return at
 
 
-@jit
+@jit_inside
 def _swap(pack: Pack, gpu: int, item: int, other: int, place: int) -> None:
     """Exchange two copies; a place behind the last is an empty slot."""
     mine, theirs = pack.item_GK[gpu, item], pack.item_GK[other, place]
@@ -364,7 +377,7 @@ def _swap(pack: Pack, gpu: int, item: int, other: int, place: int) -> None:
     count(pack, other)
 
 
-@jit
+@jit_inside
 def _insert(pack: Pack, expert: int, gpu: int, item: int) -> None:
     """Add a copy so that it gets an index; the one there goes to the end."""
     put(pack, expert, gpu)

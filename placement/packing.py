@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.placement import EMPTY
-from traces.jit import jit
+from traces.jit import jit, jit_inside
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -54,7 +54,7 @@ class Pack(NamedTuple):
     fast_N: Ints
 
 
-@jit
+@jit_inside
 def set_copies(pack: Pack, expert: int, copies: int) -> None:
     """Plan for so many copies; loads follow when the expert is placed or its GPUs are counted again."""
     pack.copies_E[expert] = copies
@@ -65,7 +65,7 @@ def set_copies(pack: Pack, expert: int, copies: int) -> None:
     pack.peak_E[expert] = peak
 
 
-@jit
+@jit_inside
 def copy_share(pack: Pack, expert: int, copies: int, window: int) -> float:
     """Cost of one of so many copies; see :func:`placement.evaluation.copy_cost`."""
     share: float = pack.token_EW[expert, window] / copies
@@ -74,7 +74,7 @@ def copy_share(pack: Pack, expert: int, copies: int, window: int) -> float:
     return share
 
 
-@jit
+@jit_inside
 def put(pack: Pack, expert: int, gpu: int) -> None:
     """Add a copy to a GPU that has room for it; the caller sees to ``copies_E``."""
     pack.item_GK[gpu, pack.used_G[gpu]] = expert
@@ -82,7 +82,7 @@ def put(pack: Pack, expert: int, gpu: int) -> None:
     pack.mark_EG[expert, gpu] |= HELD
 
 
-@jit
+@jit_inside
 def take(pack: Pack, gpu: int, item: int) -> None:
     """Remove the copy at an index of a GPU's items; the last takes its place."""
     expert = pack.item_GK[gpu, item]
@@ -92,7 +92,7 @@ def take(pack: Pack, gpu: int, item: int) -> None:
     pack.item_GK[gpu, pack.used_G[gpu]] = EMPTY
 
 
-@jit
+@jit_inside
 def count(pack: Pack, gpu: int) -> None:
     """Sum a GPU's load anew, so that rounding never adds up."""
     for window in range(pack.load_GW.shape[1]):
@@ -102,7 +102,7 @@ def count(pack: Pack, gpu: int) -> None:
         pack.load_GW[gpu, window] = load * pack.pace_G[gpu]
 
 
-@jit
+@jit_inside
 def clear(pack: Pack) -> None:
     """Take every copy away; plans and rules stay."""
     for gpu in range(len(pack.room_G)):
@@ -140,13 +140,39 @@ def restore(pack: Pack, item_GK: Ints) -> None:
         count(pack, gpu)
 
 
-@jit
-def largest_first(pack: Pack) -> Ints:
-    """int64 [E], experts by falling cost of a copy."""
-    return np.argsort(-pack.peak_E, kind="mergesort")
+@jit_inside
+def largest_first(peak_E: Floats) -> Ints:
+    """int64 [E], experts by falling cost of a copy, equals in their order."""
+    # By insertion: numba's sorts take seconds to compile, and these few entries do not.
+    order_E = np.empty(len(peak_E), np.int64)
+    for expert in range(len(peak_E)):
+        at = expert
+        while at > 0 and peak_E[order_E[at - 1]] < peak_E[expert]:
+            order_E[at] = order_E[at - 1]
+            at -= 1
+        order_E[at] = expert
+    return order_E
 
 
-@jit
+@jit_inside
+def keep_least(value_N: Ints, key_N: Floats, known: int, value: int, key: float) -> int:
+    """Enter a value into a list of those with the least keys, least first, equals in order of entry.
+
+    Returns:
+        how many of the list's places are taken then.
+    """
+    at = known
+    while at > 0 and key_N[at - 1] > key:
+        at -= 1
+        if at < len(value_N) - 1:
+            value_N[at + 1], key_N[at + 1] = value_N[at], key_N[at]
+    if at == len(value_N):
+        return known
+    value_N[at], key_N[at] = value, key
+    return min(known + 1, len(value_N))
+
+
+@jit_inside
 def resort(peak_E: Floats, order_E: Ints, expert: int) -> None:
     """Move an expert to where the cost of its copies belongs now."""
     peak, at = peak_E[expert], 0
@@ -161,7 +187,7 @@ def resort(peak_E: Floats, order_E: Ints, expert: int) -> None:
     order_E[at] = expert
 
 
-@jit
+@jit_inside
 def place_in_order(pack: Pack, order_E: Ints) -> bool:
     """Place all planned copies, largest first, each on the least loaded GPU with room; rules are not asked.
 
@@ -222,7 +248,7 @@ def place_in_order(pack: Pack, order_E: Ints) -> bool:
     return True
 
 
-@jit
+@jit_inside
 def _sink(load_N: Floats, gpu_N: Ints, full: int, load: float, gpu: int) -> None:
     """Replace the top of a heap of ``full`` entries."""
     at = 0
@@ -239,7 +265,7 @@ def _sink(load_N: Floats, gpu_N: Ints, full: int, load: float, gpu: int) -> None
     load_N[at], gpu_N[at] = load, gpu
 
 
-@jit
+@jit_inside
 def _rise(load_N: Floats, gpu_N: Ints, full: int, load: float, gpu: int) -> None:
     """Add to a heap that has ``full`` entries."""
     at = full

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from placement.packing import Pack, cost, largest_first, place_in_order, resort, set_copies
+from placement.packing import Pack, cost, keep_least, largest_first, place_in_order, resort, set_copies
 from placement.placement import EMPTY
-from traces.jit import jit
+from traces.jit import jit_inside
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -16,12 +16,12 @@ _DONORS = 8
 """Experts whose spare copy is cheapest to lose; as many are tried for each expert that may get it."""
 
 
-@jit
+@jit_inside
 def replicate(pack: Pack, slots: int) -> None:
     """Plan the copies: each slot beyond one for each expert goes to the one with the costliest copy."""
     for expert in range(len(pack.copies_E)):
         set_copies(pack, expert, 1)
-    order_E = largest_first(pack)
+    order_E = largest_first(pack.peak_E)
     for _ in range(slots - len(order_E)):
         for expert in order_E:
             if pack.copies_E[expert] < pack.most_E[expert]:
@@ -30,7 +30,7 @@ def replicate(pack: Pack, slots: int) -> None:
                 break
 
 
-@jit
+@jit_inside
 def replan(pack: Pack, bound: float, enough: float, packings: int) -> bool:
     """Move spare copies from expert to expert where the packing that follows is better; leaves the best.
 
@@ -45,7 +45,7 @@ def replan(pack: Pack, bound: float, enough: float, packings: int) -> bool:
     Returns:
         whether all copies that were planned could be packed to begin with.
     """
-    order_E = largest_first(pack)
+    order_E = largest_first(pack.peak_E)
     if not place_in_order(pack, order_E):
         return False
     best, low = cost(pack), bound
@@ -66,16 +66,16 @@ def replan(pack: Pack, bound: float, enough: float, packings: int) -> bool:
             place_in_order(pack, order_E)
             if cost(pack) < best:
                 best = cost(pack)
-                best_E[:] = pack.copies_E
+                best_E = pack.copies_E.copy()
             reached = best <= target
         if not reached:
             low = target
     for expert in range(len(best_E)):
         set_copies(pack, expert, best_E[expert])
-    return place_in_order(pack, largest_first(pack))
+    return place_in_order(pack, largest_first(pack.peak_E))
 
 
-@jit
+@jit_inside
 def _best_change(pack: Pack, order_E: Ints, target_W: Floats) -> tuple[int, int, int]:
     """The expert to get a copy, the donor, and the packings tried; the expert is −1 if none helps."""
     least = _excess(pack, target_W) * (1.0 - 1e-9)
@@ -104,7 +104,7 @@ def _best_change(pack: Pack, order_E: Ints, target_W: Floats) -> tuple[int, int,
     return found[0], found[1], tried
 
 
-@jit
+@jit_inside
 def _change(pack: Pack, order_E: Ints, expert: int, donor: int) -> None:
     """Plan one copy more of an expert and one less of a donor."""
     set_copies(pack, expert, pack.copies_E[expert] + 1)
@@ -113,7 +113,7 @@ def _change(pack: Pack, order_E: Ints, expert: int, donor: int) -> None:
     resort(pack.peak_E, order_E, donor)
 
 
-@jit
+@jit_inside
 def _donors(pack: Pack) -> Ints:
     """Experts with a copy to spare whose copies would cost least with one copy less, at most ``_DONORS``."""
     donor_D, share_D, known = np.empty(_DONORS, np.int64), np.empty(_DONORS), 0
@@ -123,18 +123,11 @@ def _donors(pack: Pack) -> Ints:
             continue
         # Near enough for a ranking: what it costs now, over one copy less.
         share = pack.peak_E[expert] * copies / (copies - 1)
-        at = known
-        while at > 0 and share_D[at - 1] > share:
-            at -= 1
-            if at < _DONORS - 1:
-                donor_D[at + 1], share_D[at + 1] = donor_D[at], share_D[at]
-        if at < _DONORS:
-            donor_D[at], share_D[at] = expert, share
-            known = min(known + 1, _DONORS)
+        known = keep_least(donor_D, share_D, known, expert, share)
     return donor_D[:known]
 
 
-@jit
+@jit_inside
 def _excess(pack: Pack, target_W: Floats) -> float:
     """Load above the targets, over GPUs and windows."""
     excess = 0.0

@@ -109,7 +109,7 @@ def from_scratch(pack: Pack, bound: float, effort: float) -> bool:
 def _search(pack: Pack, slots: int, bound: float, enough: float, packings: int, steps: int) -> float:
     """Cost of what is held in the end; infinite where nothing could be packed."""
     replicate(pack, slots)
-    if not place_in_order(pack, largest_first(pack)):
+    if not place_in_order(pack, largest_first(pack.peak_E)):
         # Copies that found no GPU without one of their expert are given up; experts are not.
         restore(pack, pack.item_GK.copy())
         if pack.copies_E.min() == 0:

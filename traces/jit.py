@@ -15,6 +15,7 @@ from typing import TypeVar, cast
 
 import numba
 from numba.core import event
+from numba.extending import register_jitable
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
@@ -55,6 +56,15 @@ if _folder is not None:
 def jit(function: Function) -> Function:
     """Compile ``function`` with a cache on disk; no fastmath and no threads, so results repeat to the bit."""
     return cast(Function, numba.njit(cache=True)(function))
+
+
+def jit_inside(function: Function) -> Function:
+    """As :func:`jit`, for what only compiled code calls; to Python it stays a plain function.
+
+    An entry from Python is half of the compilation of a short function whose argument holds many arrays.
+    """
+    inside: Function = register_jitable(cache=True, no_cfunc_wrapper=True)(function)
+    return inside
 
 
 def jit_for_threads(function: Function) -> Function:
