@@ -146,29 +146,24 @@ def comparison_chart(comparison: Mapping[str, Any]) -> Markup:
 
 
 def comparison_table(comparison: Mapping[str, Any]) -> Markup:
-    """Every point and the scenario itself: time, speedup, balance, what policy and rebalancing cost."""
+    """Every point and the scenario itself: time, speedup, balance, what policy and rebalancing cost.
+
+    A cost that no point has gets no column.
+    """
     best = best_point(comparison)
     keys = varied_keys(comparison)
+    points = (comparison["baseline"], *comparison["points"])
+    costs = {
+        name: cell for name, cell in _COSTS.items() if any(cell(point) not in _NOTHING for point in points)
+    }
     names = ["as asked", *[""] * (len(keys) - 1)]
-    last = _REBALANCING if any(map(rebalances, (comparison["baseline"], *comparison["points"]))) else {}
-    rows = [_point_row(names, "1.00×", comparison["baseline"], "base", last.values())]
+    rows = [_point_row(names, "1.00×", comparison["baseline"], "base", costs.values())]
     for index, point in by_speedup(comparison):
         names = [brief(point["vary"][key]) if key in point["vary"] else "" for key in keys]
         rows.append(
-            _point_row(names, speedup(point), point, "best" if index == best else None, last.values())
+            _point_row(names, speedup(point), point, "best" if index == best else None, costs.values())
         )
-    head = [
-        "step",
-        "speedup",
-        "tokens/s",
-        "balancedness",
-        "imbalance",
-        "network",
-        "dropped",
-        "rerouted",
-        "gate mass lost",
-        *last,
-    ]
+    head = ["step", "speedup", "tokens/s", "balancedness", "imbalance", "network", *costs]
     return table(list(keys.values()) or [""], head, rows)
 
 
@@ -189,7 +184,14 @@ def pays_after(point: Mapping[str, Any]) -> str:
     return "–" if payback is None else steps(payback)
 
 
-_REBALANCING: Final[Mapping[str, _Cell]] = {"moving experts": moving, "pays after": pays_after}
+_COSTS: Final[Mapping[str, _Cell]] = {
+    "dropped": lambda point: percent(point["metrics"]["dropped"]),
+    "rerouted": lambda point: percent(point["metrics"]["rerouted"]),
+    "gate mass lost": mass_lost,
+    "moving experts": moving,
+    "pays after": pays_after,
+}
+_NOTHING: Final = (percent(0.0), "–")
 
 
 def by_speedup(comparison: Mapping[str, Any]) -> list[tuple[int, Mapping[str, Any]]]:
@@ -207,7 +209,7 @@ def table(
 
 
 def _point_row(
-    names: Sequence[str], factor: str, point: Mapping[str, Any], class_: str | None, last: Iterable[_Cell]
+    names: Sequence[str], factor: str, point: Mapping[str, Any], class_: str | None, costs: Iterable[_Cell]
 ) -> Markup:
     metrics, attribution = point["metrics"], point["attribution"]
     cells = [
@@ -217,10 +219,7 @@ def _point_row(
         f"{metrics['balancedness']:.2f}",
         format_seconds(attribution["imbalance_s"]),
         format_seconds(attribution["network_s"]),
-        percent(metrics["dropped"]),
-        percent(metrics["rerouted"]),
-        mass_lost(point),
-        *(cell(point) for cell in last),
+        *(cell(point) for cell in costs),
     ]
     varied = [tag("td", name) for name in names]
     return tag("tr", *varied, *(tag("td", cell, class_="n") for cell in cells), class_=class_)
