@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from moesim import __version__
+from moesim.spec.override import Override
 from moesim.spec.scenario import Scenario, load_scenario
 from tests.moesim.command import files, moesim
 from tests.traces.random_traces import random_trace
@@ -174,6 +175,7 @@ def test_presets_as_json_and_as_tables() -> None:
         "scenarios",
         "traces",
         "routing",
+        "replicas",
         "networks",
         "profiles",
         "solvers",
@@ -205,14 +207,14 @@ def test_a_foreign_recording_replays_as_the_scenarios_model() -> None:
 
 
 def test_demo_takes_no_arguments(monkeypatch: pytest.MonkeyPatch, here: Path) -> None:
-    # The real one simulates DeepSeek-V3 five times; here its preset is replaced by the tiny scenario.
+    # The real one simulates DeepSeek-V3 seven times; here its preset is replaced by the tiny scenario.
     load = load_scenario
 
     def tiny(name: str, overrides: Any = ()) -> Scenario:
         assert name == "demo"
-        # Its placements with 288 slots are more than 8 experts on 4 GPUs can fill.
-        fitting = [each for each in overrides if not (isinstance(each.value, dict) and "slots" in each.value)]
-        return load("s.yaml", fitting)
+        # It has no expert groups, and 288 slots are more than 8 experts on 4 GPUs can fill.
+        fitting = [each for each in overrides if each.loc != ("placement",) or isinstance(each.value, str)]
+        return load("s.yaml", [Override(("trace",), {"sample": True}), *fitting])
 
     monkeypatch.setattr("moesim.spec.scenario.load_scenario", tiny)
     monkeypatch.setattr("moesim.analysis.whatif.load_scenario", tiny)

@@ -77,6 +77,7 @@ def test_values_are_yaml(tmp_path: Path) -> None:
     assert made.placement.model_dump() == {
         "solver": "greedy",
         "slots": 12,
+        "hierarchical": False,
         "fit_fraction": 0.5,
         "file": None,
     }
@@ -91,6 +92,8 @@ def test_a_policy_gets_all_its_parameters(tmp_path: Path) -> None:
         "unit": "expert",
         "scope": "source",
         "order": "score",
+        "renormalise": False,
+        "seed": 0,
     }
 
 
@@ -150,9 +153,7 @@ def test_a_fault_in_the_file_names_its_line(tmp_path: Path) -> None:
 
 
 def test_a_fault_of_an_option_names_the_option(tmp_path: Path) -> None:
-    assert fault(tmp_path, "workload.steps=0").startswith(
-        "-s workload.steps: must be at least 1"
-    )
+    assert fault(tmp_path, "workload.steps=0").startswith("-s workload.steps: must be at least 1")
     # Where an option sets a whole mapping, the fault is inside it; where it sets a part, around it.
     assert fault(tmp_path, "workload={tokens_per_gpu: 4, context: 8, steps: 0}").startswith(
         "-s workload: workload.steps: "
