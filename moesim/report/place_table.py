@@ -10,6 +10,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from moesim.report.findings import percent
+from moesim.report.question import plural
 from moesim.units import format_bytes, format_seconds
 
 Answer = Mapping[str, Any]
@@ -20,7 +22,14 @@ _FORMULAS: Final = {
     "trtllm_imbalance": "TensorRT-LLM (imbalance)",
     "slots": "ADRS (slots)",
 }
-_UNITS: Final = {"tokens": "tokens", "time": "seconds", "copies": "copies", "mixed": "tokens"}
+_UNITS: Final = {"tokens": " tokens", "time": "", "copies": " copies", "mixed": " tokens"}
+_COSTS: Final = {
+    "tokens": "tokens of the fullest GPU of each layer",
+    "time": "seconds of the slowest GPU of each layer, with the tokens of one step of the scenario",
+    "copies": "copies of tokens sent to other nodes",
+    "mixed": "tokens of the fullest GPU of each layer, and copies to other nodes at --copy-cost",
+}
+"""What each objective makes small; it is added up over layers."""
 
 
 def place_tables(answer: Answer, *, all_metrics: bool = False) -> list[RenderableType]:
@@ -59,18 +68,24 @@ def _candidates(answer: Answer) -> Group:
     held_out = answer["held_out"]
     table = _table()
     table.add_column("placement")
-    heads = ["balance", "fullest GPUs", "above bound"] + ["kept back"] * (held_out is not None)
+    tokens = answer["objective"] == "tokens"
+    heads = ["balance", "fullest GPUs" if tokens else "cost", "above bound"]
+    if held_out is not None:
+        heads += ["kept back"] if tokens else ["kept back", "cost there"]
     crosses = answer["nodes"] > 1 and answer["cross_node_fraction"] is not None
     heads += ["cross-node"] * crosses + ["moved"] * (answer["migration"] is not None)
     for head in heads:
         table.add_column(head, justify="right")
     for name, row in _rows(answer).items():
-        cells = [f"{row['balancedness']:.3f}", _amount(row["max_load"]), _percent(row["gap"])]
+        cost = _cost(row["max_load"] if tokens else row["cost"], answer)
+        cells = [f"{row['balancedness']:.3f}", cost, _percent(row["gap"])]
         if held_out is not None:
             unseen = held_out if row is answer else held_out["baselines"][name]
             cells.append(f"{unseen['balancedness']:.3f}")
+            if not tokens:
+                cells.append(_cost(unseen["cost"], answer))
         if crosses:
-            cells.append(f"{row['cross_node_fraction']:.1%}")
+            cells.append(f"{100 * row['cross_node_fraction']:.1f} %")
         if answer["migration"] is not None:
             cells.append(str(row["moved_experts"]))
         table.add_row(name, *cells, style="bold" if row is answer else None)
@@ -81,15 +96,15 @@ def _legend(answer: Answer, crosses: bool) -> str:
     windows = ""
     if answer["windows"] > 1:
         windows = f"; {'the worst' if answer['worst_window'] else 'the mean'} of {answer['windows']} windows"
-    bound, unit = answer["lower_bound"], _UNITS[answer["objective"]]
+    objective = answer["objective"]
     lines = [
         "balance: mean / max of tokens per GPU, by SGLang's formula",
-        f"fullest GPUs: tokens of the fullest GPU of each layer, added up{windows}",
-        f"bound: no placement costs less than "
-        f"{format_seconds(bound) if unit == 'seconds' else f'{_amount(bound)} {unit}'}",
+        f"{'fullest GPUs' if objective == 'tokens' else 'cost'}: {_COSTS[objective]}, added up{windows}",
+        f"bound: no placement costs less than {_cost(answer['lower_bound'], answer)}{_UNITS[objective]}",
     ]
     if answer["held_out"] is not None:
-        lines.append(f"kept back: the balance on {answer['held_out']['what']}, which no solver saw")
+        there = "" if objective == "tokens" else "; cost there: the same cost"
+        lines.append(f"kept back: the balance on {answer['held_out']['what']}, which no solver saw{there}")
     if crosses:
         lines.append("cross-node: copies sent to other nodes, one to each, for each assignment")
     return "\n".join(lines)
@@ -112,7 +127,9 @@ def _metrics(answer: Answer) -> Table:
 
 def _simulated(simulated: Answer) -> Table:
     runs = {name: row for name, row in simulated.items() if isinstance(row, Mapping)}
-    table = _table(caption=f"{simulated['scenario']}: {simulated['steps']} steps of {simulated['replayed']}")
+    table = _table(
+        caption=f"{simulated['scenario']}: {plural(simulated['steps'], 'step')} of {simulated['replayed']}"
+    )
     table.caption_justify = "left"
     table.add_column("simulated")
     for head in ("step", "straggler ratio", "balancedness", "cross-node bytes a step"):
@@ -130,7 +147,8 @@ def _simulated(simulated: Answer) -> Table:
 
 
 def _migration(migration: Answer) -> str:
-    text = f"Migration: {migration['moves']} experts move, {migration['cross_node_moves']} to another node"
+    experts = plural(migration["moves"], "expert")
+    text = f"Migration: {experts} to move, {migration['cross_node_moves']} to another node"
     if migration["bytes"] is not None:
         text += f", {format_bytes(migration['bytes'])}"
     if migration["seconds"] is not None:
@@ -144,12 +162,17 @@ def _migration(migration: Answer) -> str:
     return text
 
 
-def _amount(tokens: float) -> str:
-    return f"{tokens:,.0f}" if tokens >= 100 else f"{tokens:.3g}"
+def _cost(cost: float, answer: Answer) -> str:
+    if answer["objective"] == "time":
+        return format_seconds(cost)
+    return f"{cost:,.0f}" if cost >= 100 else f"{cost:.3g}"
 
 
 def _percent(fraction: float | None) -> str:
-    return "–" if fraction is None else f"{fraction:.2%}"
+    """A distance from the bound; where it is small, every hundredth counts."""
+    if fraction is None:
+        return "–"
+    return percent(fraction) if abs(fraction) >= 0.0995 else f"{100 * fraction:.2f} %"
 
 
 def _table(**options: Any) -> Table:

@@ -89,7 +89,7 @@ def brief(value: Any) -> str:
 
 def plural(count: int, noun: str) -> str:
     """
-    >>> plural(1, "node"), plural(4, "node")
-    ('1 node', '4 nodes')
+    >>> plural(1, "node"), plural(4096, "node")
+    ('1 node', '4,096 nodes')
     """
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -248,3 +249,18 @@ def test_gpt_oss_on_eight_gpus(shared: Path) -> None:
     assert value["fitted_on"] == "requests 0 to 105"
     assert value["balancedness"] > 0.95 > 0.7 > linear["balancedness"]
     assert value["held_out"]["balancedness"] > value["held_out"]["baselines"]["linear"]["balancedness"] + 0.15
+
+
+def test_the_table_shows_what_was_made_small() -> None:
+    asked = ("t.parquet", "--gpus", 4, "--nodes", 2, "--solver", "linear")
+    value = place(*asked, "--objective", "copies")
+    table = moesim("place", *asked, "--objective", "copies").out
+    cells = next(line for line in table.splitlines() if line.startswith("linear ")).split()
+    held_out = value["held_out"]["cost"]
+    assert [float(cells[n].replace(",", "")) for n in (2, 6)] == pytest.approx(
+        [value["cost"], held_out], rel=5e-3
+    )
+    assert "cost: copies of tokens sent to other nodes, added up" in table
+    assert re.search(r"bound: no placement costs less than [0-9.,]+ copies", table)
+    assert "fullest GPUs" not in table
+    assert "fullest GPUs" in moesim("place", *asked).out
