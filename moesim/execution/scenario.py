@@ -50,7 +50,9 @@ def executable(name: str, overrides: Sequence[Override], ranks: int, machine: Ma
     for change, why in changes:
         before, after = _at(asked, change), _at(scenario, change)
         if before != after and change.loc[0] not in _SILENT:
-            notes.append(f"{change.key} is {_short(after)}, not {_short(before)}{why and f': {why}'}")
+            of_profile = change.loc == ("cluster",) and asked.cluster == asked.profile.machine
+            instead = "the profile's" if of_profile else _short(before)
+            notes.append(f"{change.key} is {_short(after)}, not {instead}{why and f': {why}'}")
     return Executable(scenario, tuple(notes))
 
 

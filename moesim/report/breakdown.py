@@ -187,6 +187,7 @@ def pays_after(point: Mapping[str, Any]) -> str:
 _COSTS: Final[Mapping[str, _Cell]] = {
     "dropped": lambda point: percent(point["metrics"]["dropped"]),
     "rerouted": lambda point: percent(point["metrics"]["rerouted"]),
+    "added": lambda point: percent(point["metrics"]["added"]),
     "gate mass lost": mass_lost,
     "moving experts": moving,
     "pays after": pays_after,

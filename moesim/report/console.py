@@ -40,6 +40,7 @@ _COLUMNS: Final[Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
     "network": lambda point: percent(_share(point, "network_s")),
     "drops": lambda point: percent(point["metrics"]["dropped"]),
     "reroutes": lambda point: percent(point["metrics"]["rerouted"]),
+    "adds": lambda point: percent(point["metrics"]["added"]),
     "lost": mass_lost,
     "moving": moving,
     "pays after": pays_after,
@@ -49,6 +50,8 @@ _ALWAYS: Final = ("step", "tokens/s", "balance", "imbal.")
 # What the other columns leave at 80 characters.
 _WIDTH: Final = 80
 _VARIED_WIDTH: Final = 26
+# Columns that give way where they leave less than this to what is varied; None: than its longest words.
+_GIVE_WAY: Final = {"network": _VARIED_WIDTH, "imbal.": None, "tokens/s": None, "balance": None}
 
 
 def run_tables(result: Mapping[str, Any]) -> list[RenderableType]:
@@ -82,12 +85,16 @@ def whatif_table(comparison: Mapping[str, Any]) -> Table:
         for name, cell in _COLUMNS.items()
         if name in _ALWAYS or len({cell(point) for point in (base, *points)}) > 1
     }
-    wide = sum(
-        max(len(name), *(len(cell(point)) for point in (base, *points))) + 1 for name, cell in shown.items()
-    )
-    if _VARIED_WIDTH + len(" speedup") + wide > _WIDTH:
-        shown.pop("network", None)  # the report has it
     heads, varied = _varied(comparison)
+    wide = {
+        name: max(len(name), *(len(cell(point)) for point in (base, *points))) + 1
+        for name, cell in shown.items()
+    }
+    # The report has what gives way. A policy's name cut in two can be neither read nor copied.
+    for name, left in _GIVE_WAY.items():
+        needed = left or _longest_words(heads, varied)
+        if name in shown and needed + len(" speedup") + sum(wide[name] for name in shown) > _WIDTH:
+            del shown[name]
     table = _table(1, caption=whatif_answer(comparison), caption_style="bold", caption_justify="left")
     for name in heads:
         table.add_column(name, overflow="fold")
@@ -113,6 +120,14 @@ def _varied(comparison: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     return ["what if"], [
         [", ".join(f"{keys[key]}={brief(value)}" for key, value in point["vary"].items())] for point in points
     ]
+
+
+def _longest_words(heads: Sequence[str], varied: Sequence[Sequence[str]]) -> int:
+    """How wide the columns that tell points apart are at least, where no word of them is cut."""
+    columns = zip(["as asked" if i == 0 else "" for i in range(len(heads))], heads, *varied, strict=True)
+    return (
+        sum(max(len(word) for cell in column for word in cell.split() or [""]) + 1 for column in columns) - 1
+    )
 
 
 def _table(gap: int = 2, **options: Any) -> Table:

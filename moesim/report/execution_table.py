@@ -51,9 +51,9 @@ def answer(result: Mapping[str, Any]) -> str:
 
 
 def _ranks(result: Mapping[str, Any]) -> Table:
-    """Seconds of a step by phase."""
+    """The time of a step by phase."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", caption_justify="left")
-    table.caption = "seconds of a step; medians over the repeats"
+    table.caption = "time in a step; medians over the repeats"
     table.add_column("rank")
     for phase in shown_phases(result):
         table.add_column(phase.replace("_", " "), justify="right", no_wrap=True)

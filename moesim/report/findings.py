@@ -17,6 +17,10 @@ from moesim.units import format_seconds
 SMALL: Final = 0.02
 # From this share on a cost is worth a line of advice.
 LARGE: Final = 0.15
+# So few more assignments dropped are none to speak of.
+NEGLIGIBLE: Final = 0.001
+# What reroutes a larger share of the assignments is another router.
+MOST: Final = 0.5
 
 TERMS: Final = {
     "imbalance": "slower than if, in each phase, every GPU took the mean over GPUs",
@@ -32,6 +36,7 @@ WON: Final = {
     "overhead": "from fewer fixed costs",
     "hardware": "from healthier hardware",
     "ideal": "from less work",
+    "moving": "from moving fewer experts",
 }
 # Shown below imbalance where ranks have unequal work at home.
 DATA_PARALLEL: Final = ("of it, ranks", "unequal tokens and contexts of the ranks, whatever the routing")
@@ -57,14 +62,22 @@ _BALANCE_ADVICE: Final = {
 }
 
 
-def percent(share: float) -> str:
-    """A fraction as per cent, with a decimal where it is small.
+# What adding floating-point numbers leaves of 0; one assignment of a run is more.
+_ROUNDING: Final = 1e-12
 
-    >>> percent(0.314), percent(0.0123), percent(-0.0004)
-    ('31 %', '1.2 %', '0 %')
+
+def percent(share: float) -> str:
+    """A fraction as per cent, with decimals where it is small; what is not 0 never looks like 0.
+
+    >>> percent(0.314), percent(0.0123), percent(-0.0004), percent(0.0), percent(2e-5)
+    ('31 %', '1.2 %', '-0.04 %', '0 %', '< 0.01 %')
     """
-    text = f"{100 * share:.0f}" if abs(share) >= 0.0995 else f"{100 * share:.1f}"
-    return ("0" if text in ("0.0", "-0.0") else text) + " %"
+    if abs(share) < _ROUNDING:
+        return "0 %"
+    decimals = 0 if abs(share) >= 0.0995 else 1 if abs(share) >= 0.0005 else 2
+    if abs(share) < 5e-5:
+        return "< 0.01 %" if share > 0 else "> -0.01 %"
+    return f"{100 * share:.{decimals}f} %"
 
 
 def shares(result: Mapping[str, Any]) -> dict[str, float]:
@@ -192,7 +205,7 @@ def steps(count: float) -> str:
 
 
 def _fastest(comparison: Mapping[str, Any]) -> str:
-    """The best point that drops no more than the scenario; if another is faster, also that and its price."""
+    """The best point that costs no quality to speak of; if another is faster, also that and its price."""
     best = best_point(comparison)
     if best is None:
         return "Nothing was varied."
@@ -200,21 +213,59 @@ def _fastest(comparison: Mapping[str, Any]) -> str:
     base_s, point_s = base["metrics"]["step_time_s"]["mean"], point["metrics"]["step_time_s"]["mean"]
     if point["speedup"] < 1 + SMALL / 2:
         return f"Nothing tried here is faster: the best point, {vary(point)}, runs {speedup(point)}."
-    lossless = point["metrics"]["dropped"] <= base["metrics"]["dropped"]
-    sentence = f"{vary(point)} is {'best' if lossless else 'fastest'}: {speedup(point)}"
+    free = _is_free(point, base)
+    sentence = f"{vary(point)} is {'best' if free else 'fastest'}: {speedup(point)}"
     if not math.isclose(_tokens_per_step(point), _tokens_per_step(base), rel_tol=1e-6):
         sentence += " the tokens per second"
     else:
-        saved = {term: base["attribution"][f"{term}_s"] - point["attribution"][f"{term}_s"] for term in TERMS}
-        term = max(saved, key=lambda name: saved[name])
-        won = format_seconds(saved[term])
-        sentence += f", {format_seconds(base_s - point_s)} less per step, {won} of it {WON[term]}"
-    if lossless:
-        return sentence + "."
-    sentence += f"; it drops {percent(point['metrics']['dropped'])} of the assignments"
-    if point["metrics"]["gate_mass_lost"] is not None:
-        sentence += f" ({percent(point['metrics']['gate_mass_lost'])} of the gate mass)"
-    return f"{_best_without_dropping(comparison)} {sentence}."
+        sentence += f", {format_seconds(base_s - point_s)} less per step{_won(base, point)}"
+    sentence += _price(point, base)
+    return f"{sentence}." if free else f"{_best_free(comparison)} {sentence}."
+
+
+def _won(base: Mapping[str, Any], point: Mapping[str, Any]) -> str:
+    """Where most of what a point saves comes from, and what of that it loses elsewhere."""
+    saved = {term: base["attribution"][f"{term}_s"] - point["attribution"][f"{term}_s"] for term in TERMS}
+    # Copies of experts travel on the network, but not because of the traffic of tokens.
+    saved["moving"] = _migration_s(base) - _migration_s(point)
+    saved["network"] -= saved["moving"]
+    term = max(saved, key=lambda name: saved[name])
+    won_s = saved[term]
+    lost_s = won_s - (base["metrics"]["step_time_s"]["mean"] - point["metrics"]["step_time_s"]["mean"])
+    if lost_s < SMALL * won_s:
+        return f", {format_seconds(won_s)} of it {WON[term]}"
+    return f": {format_seconds(won_s)} {WON[term]}, of which {format_seconds(lost_s)} are lost elsewhere"
+
+
+def _migration_s(point: Mapping[str, Any]) -> float:
+    """By how much the mean step is longer because experts move."""
+    return float(point["metrics"]["rebalancing"]["migration_s"]) if rebalances(point) else 0.0
+
+
+def _is_free(point: Mapping[str, Any], base: Mapping[str, Any]) -> bool:
+    """Whether a point leaves the router's choice as the scenario does, or nearly so.
+
+    It drops next to nothing more, and does not reroute most of the assignments unless the scenario does.
+    """
+    metrics, before = point["metrics"], base["metrics"]
+    return bool(
+        metrics["dropped"] <= before["dropped"] + NEGLIGIBLE
+        and metrics["rerouted"] <= max(before["rerouted"], MOST)
+    )
+
+
+def _price(point: Mapping[str, Any], base: Mapping[str, Any]) -> str:
+    """What a point does to the router's choice more than the scenario; empty where that is nothing."""
+    metrics = point["metrics"]
+    prices: list[str] = []
+    for name, verb in (("dropped", "drops"), ("rerouted", "reroutes"), ("added", "adds")):
+        if metrics[name] <= base["metrics"][name]:
+            continue
+        whole = "" if prices else " of the assignments"
+        prices.append(f"{verb} {percent(metrics[name])}{whole}")
+        if name == "dropped" and metrics["gate_mass_lost"] is not None:
+            prices[-1] += f" ({percent(metrics['gate_mass_lost'])} of the gate mass)"
+    return f"; it {' and '.join(prices)}" if prices else ""
 
 
 def _tokens_per_step(point: Mapping[str, Any]) -> float:
@@ -243,13 +294,18 @@ def speedup(point: Mapping[str, Any]) -> str:
     return f"{point['speedup']:.2f}×"
 
 
-def _best_without_dropping(comparison: Mapping[str, Any]) -> str:
-    dropped = comparison["baseline"]["metrics"]["dropped"]
-    free = [point for point in comparison["points"] if point["metrics"]["dropped"] <= dropped]
+def _best_free(comparison: Mapping[str, Any]) -> str:
+    """The fastest point that leaves the router's choice as the scenario does, or that there is none."""
+    base = comparison["baseline"]
+    free = [point for point in comparison["points"] if _is_free(point, base)]
     best = max(free, key=lambda point: point["speedup"], default=None)
     if best is None or best["speedup"] < 1 + SMALL / 2:
-        return "No point that drops no more than the scenario is faster."
-    return f"Best without dropping more than the scenario is {vary(best)}, {speedup(best)}."
+        most = any(point["metrics"]["rerouted"] > MOST for point in comparison["points"])
+        also = " and reroutes less than half" if most else ""
+        return f"No point that drops no more than the scenario{also} is faster."
+    price = _price(best, base)
+    what = "that drops next to nothing" if "drops" in price else "without dropping more than the scenario"
+    return f"Best {what} is {vary(best)}, {speedup(best)}{price}."
 
 
 def _reason(stragglers: Sequence[Mapping[str, Any]], subject: str) -> str:

@@ -34,9 +34,28 @@ def answer(result: Mapping[str, Any]) -> str:
         f"percentile {experts[1]} and {layer[1]}; the straggler ratio is {ratio['measured']:.3f} measured "
         f"and {ratio['simulated']:.3f} simulated."
     )
-    if result["verdict"] == "ok":
-        return sentence
-    return f"The measurement is noisy, so that errors cannot be told from noise. {sentence}"
+    return sentence if result["verdict"] == "ok" else f"{_told_apart(result)} {sentence}"
+
+
+def _told_apart(result: Mapping[str, Any]) -> str:
+    """Of a noisy measurement, which errors are larger than its noise all the same."""
+    if not result["noise"]:
+        return "How noisy the measurement is cannot be told from one repeat."
+    errors = {
+        quantity.replace("_", " "): (error["median"], result["noise"][quantity]["median"])
+        for quantity, error in result["error"].items()
+        if error is not None
+    }
+    beyond = [
+        f"{quantity} ({percent(error)} against {percent(noise)})"
+        for quantity, (error, noise) in errors.items()
+        if error > noise
+    ]
+    if not beyond:
+        return "The measurement is noisy, so that errors cannot be told from noise."
+    within = [quantity for quantity, (error, noise) in errors.items() if error <= noise]
+    rest = f"; of {' and '.join(within)} they cannot be told from it" if within else ""
+    return f"The measurement is noisy, yet errors are larger than its noise: {', '.join(beyond)}{rest}."
 
 
 def remarks(result: Mapping[str, Any]) -> list[str]:

@@ -72,3 +72,16 @@ def test_columns_that_tell_nothing_are_left_out() -> None:
     head = printed([whatif_table(comparison)], 80).splitlines()[0]
     assert "drops" not in head
     assert "reroutes" not in head
+
+
+def test_names_are_not_cut_where_a_comparison_is_wide() -> None:
+    comparison = example_comparison(example_run()[0])
+    for point in comparison["points"]:
+        point["vary"] = {"routing": {"policy": "expert_choice", "capacity_factor": 1.0}}
+        point["metrics"]["tokens_per_s"] *= 10
+        point["metrics"] |= {"rerouted": 0.11, "added": 0.02}
+    text = printed([whatif_table(comparison)], 80)
+    assert "routing=expert_choice " in text
+    assert max(map(len, text.splitlines())) <= 80
+    assert "adds" in text.splitlines()[0]
+    assert "2.0 %" in text

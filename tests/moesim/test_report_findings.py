@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from moesim.report.findings import advice, answer, lost_by_cause, straggler_summary, whatif_answer
+from moesim.report.findings import advice, answer, lost_by_cause, percent, straggler_summary, whatif_answer
 from moesim.report.question import question
 from tests.moesim.report_example import example_comparison, example_run
 
@@ -152,3 +152,76 @@ def test_when_only_dropping_is_faster() -> None:
     comparison = example_comparison(example_run()[0])
     comparison["points"] = [point for point in comparison["points"] if point["metrics"]["dropped"]]
     assert whatif_answer(comparison).startswith("No point that drops no more than the scenario is faster.")
+
+
+def compared(*points: tuple[str, float, dict[str, float]], **saved_ms: float) -> str:
+    """The answer to points (policy, speedup, metrics) of a step of 10 ms; each saves ``saved_ms`` by cause."""
+    base = result_with([], network=4.0, imbalance=2.0)
+    made = []
+    for policy, factor, metrics in points:
+        point = copy.deepcopy({key: base[key] for key in ("metrics", "attribution")})
+        point["metrics"] |= metrics
+        point["metrics"]["step_time_s"]["mean"] = 0.01 / factor
+        point["metrics"]["tokens_per_s"] = base["metrics"]["tokens_per_s"] * factor
+        for term, saved in saved_ms.items():
+            point["attribution"][f"{term}_s"] -= saved / 1e3
+        made.append(point | {"vary": {"routing": {"policy": policy}}, "speedup": factor})
+    return whatif_answer({"baseline": base, "points": made})
+
+
+def test_a_loss_that_is_negligible_is_named_and_hides_no_point() -> None:
+    reroute = ("reroute", 1.25, {"dropped": 0.000102, "rerouted": 0.08})
+    assert compared(reroute, imbalance=2.0) == (
+        "routing=reroute is best: 1.25×, 2.00 ms less per step, 2.00 ms of it from better balance; it drops "
+        "0.01 % of the assignments (0 % of the gate mass) and reroutes 8.0 %."
+    )
+    drop = ("drop", 2.0, {"dropped": 0.2})
+    assert compared(drop, reroute, imbalance=2.0).startswith(
+        "Best that drops next to nothing is routing=reroute, 1.25×; it drops 0.01 % of the assignments (0 % "
+        "of the gate mass) and reroutes 8.0 %. routing=drop is fastest: "
+    )
+
+
+def test_another_router_is_not_the_best() -> None:
+    found = compared(("uniform_random", 1.25, {"rerouted": 0.97, "kept": 0.03}), imbalance=2.0)
+    assert found.startswith("No point that drops no more than the scenario and reroutes less than half is")
+    assert found.endswith("it reroutes 97 % of the assignments.")
+
+
+def test_added_assignments_are_part_of_the_price() -> None:
+    found = compared(("uncertain", 1.25, {"added": 0.03}), imbalance=2.0)
+    assert found.endswith("; it adds 3.0 % of the assignments.")
+
+
+def test_a_part_is_never_larger_than_the_whole() -> None:
+    assert compared(("greedy", 1.25, {}), network=3.0, imbalance=-1.0) == (
+        "routing=greedy is best: 1.25×, 2.00 ms less per step: 3.00 ms from less network, of which 1.00 ms "
+        "are lost elsewhere."
+    )
+
+
+def test_copies_that_do_not_move_are_no_less_network() -> None:
+    base = result_with([], network=4.0)
+    base["metrics"]["rebalancing"] = {"rebalances": 2, "migration_s": 0.002}
+    point = copy.deepcopy(base) | {"vary": {"rebalance.every_steps": 100}, "speedup": 1.25}
+    point["metrics"]["rebalancing"]["migration_s"] = 0.0
+    point["metrics"]["step_time_s"]["mean"] = 0.008
+    point["metrics"]["tokens_per_s"] *= 1.25
+    point["attribution"]["network_s"] -= 0.002
+    found = whatif_answer({"baseline": base, "points": [point]})
+    assert "2.00 ms less per step, 2.00 ms of it from moving fewer experts" in found
+
+
+@pytest.mark.parametrize(
+    ("share", "words"),
+    [
+        (0.0, "0 %"),
+        (1e-17, "0 %"),
+        (1e-6, "< 0.01 %"),
+        (1.02e-4, "0.01 %"),
+        (6e-4, "0.1 %"),
+        (0.0996, "10 %"),
+    ],
+)
+def test_what_is_not_nothing_does_not_look_like_it(share: float, words: str) -> None:
+    assert percent(share) == words

@@ -82,6 +82,24 @@ def test_noise_and_wrong_counts_are_said_first(example: Example) -> None:
     assert any("are NOT those of the simulation" in line for line in remarks(noisy))
 
 
+def test_each_error_is_compared_with_its_noise(example: Example) -> None:
+    def said(errors: dict[str, float], noise: float) -> str:
+        spreads = {name: {"median": error, "p95": 0.5, "bias": 0.0} for name, error in errors.items()}
+        noises = {name: {"median": noise, "p95": 0.5} for name in errors}
+        found = answer(example[0] | {"verdict": "noisy", "error": spreads, "noise": noises})
+        return found.partition(" A rank's")[0]
+
+    assert said({"experts": 0.33, "layer": 0.47, "dispatch": 0.01}, 0.022) == (
+        "The measurement is noisy, yet errors are larger than its noise: experts (33 % against 2.2 %), layer "
+        "(47 % against 2.2 %); of dispatch they cannot be told from it."
+    )
+    assert said({"experts": 0.02, "layer": 0.01}, 0.022) == (
+        "The measurement is noisy, so that errors cannot be told from noise."
+    )
+    once = answer(example[0] | {"verdict": "noisy", "noise": {}})
+    assert once.startswith("How noisy the measurement is cannot be told from one repeat.")
+
+
 def test_what_was_not_measured_is_said(example: Example) -> None:
     serial = example[0] | {"counts_equal": None, "simulated_phases": ["dispatch", "combine"]}
     lines = remarks(serial)
