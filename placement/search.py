@@ -30,6 +30,9 @@ Bools = npt.NDArray[np.bool_]
 ENOUGH = 5e-4
 """A layer that is so near its bound is left alone."""
 
+_FAR = 0.05
+"""A layer so far above its bound may have too many copies: GPUs that must hold two large ones."""
+
 PACKINGS, STEPS = 160, 400
 """With an effort of 1: packings that replanning tries, and steps of exchange that follow each."""
 
@@ -91,16 +94,18 @@ def from_scratch(pack: Pack, bound: float, effort: float) -> bool:
     spare = int(pack.room_G.sum()) - len(pack.copies_E)
     # Where activated experts cost, or a GPU is slow, a copy may cost more than it saves.
     costly = pack.per_active > 0.0 or pack.pace_G.min() < pack.pace_G.max()
-    shares = (1.0, 0.5, 0.0) if costly else (1.0,)
+    shares = (1.0, 0.5, 0.0) if costly else (1.0, 0.75, 0.5)
     best, best_GK = np.inf, None
-    for share in shares:
+    for share in shares if spare > 0 else (1.0,):
+        if not costly and best <= bound * (1.0 + _FAR):
+            break
         slots = len(pack.copies_E) + round(share * spare)
         found = _search(
             pack, slots, bound, bound * (1.0 + ENOUGH), round(PACKINGS * effort), round(STEPS * effort)
         )
         if found < best:
             best, best_GK = found, pack.item_GK.copy()
-    if best_GK is not None and len(shares) > 1:
+    if best_GK is not None:
         restore(pack, best_GK)
     return best_GK is not None
 

@@ -201,3 +201,12 @@ def test_slots_that_nothing_can_use_stay_empty() -> None:
     found = swap(problem).placement
     assert no_twins(found)
     assert np.count_nonzero(found.slot_expert_LS == EMPTY) >= 6
+
+
+def test_copies_are_left_out_where_gpus_would_hold_two_large_ones() -> None:
+    """Ten copies of the two large experts would lie on eight GPUs; eight of them reach the mean, nearly."""
+    load_E = [1.0, 0.5, *(1.0 / np.arange(20, 50)).tolist()]
+    problem = Problem.of([load_E], gpus=8, slots=40)
+    found = swap(problem)
+    assert found.gap < 0.01
+    assert np.bincount(found.placement.slot_expert_LS[0].clip(0), minlength=32)[:2].sum() <= 9
