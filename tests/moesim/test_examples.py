@@ -12,7 +12,7 @@ from moesim.simulation.deployment import deploy
 from moesim.spec.override import Override
 
 ROOT = Path(__file__).parents[2]
-EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
+EXAMPLES = sorted((ROOT / "examples").glob("validate-*.yaml"))
 
 
 def test_there_are_examples() -> None:
