@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+import dataclasses
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, cast
 
 from moesim.errors import SpecError
 from moesim.hardware.catalogue import NETWORKS
 from moesim.hardware.profile import Profile
-from moesim.routing.catalogue import POLICIES, PRESETS
-from moesim.routing.replicas import REPLICA_CHOICES
+from moesim.report.question import brief
+from moesim.routing.catalogue import POLICIES, PRESET_SOURCES, PRESETS, policy_from
+from moesim.routing.policy import Policy
+from moesim.routing.replicas import AGREED, REPLICA_CHOICES
 from moesim.spec.base import suggest, validate
 from moesim.spec.cluster import MAX_PRESET_NODES, Gpu, preset_system
 from moesim.spec.model import Model
@@ -20,6 +24,9 @@ from traces.sample import SAMPLE_NAME, SAMPLE_TRACE
 from traces.trace_file import TraceFile
 
 Row = dict[str, Any]
+
+# As docstrings cite papers.
+_PAPER = re.compile(r"\b\d{4}\.\d{5}\b")
 
 # The group for which the memory of a model is shown.
 _EP = 8
@@ -135,19 +142,69 @@ def _traces() -> list[Row]:
 
 def _policies() -> list[Row]:
     """Policies, and presets with the parameters that they stand for."""
-    rows = _described(POLICIES)
-    for name, parameters in PRESETS.items():
-        spelled = ", ".join(f"{key}: {value}" for key, value in parameters.items())
-        rows.append({"name": name, "is": f"{{{spelled}}}"})
+    rows = []
+    for name, policy in POLICIES.items():
+        # Defaults stand on the class, and no need follows from a parameter without one.
+        needs = object.__new__(policy).needs
+        papers = dict.fromkeys(_PAPER.findall(policy.__doc__ or ""))
+        rows.append(
+            _policy(name, _first_line(policy), policy, {}, needs, [f"arXiv {each}" for each in papers])
+        )
+    for name, spec in PRESETS.items():
+        given = {key: value for key, value in spec.items() if key != "policy"}
+        policy = POLICIES[str(spec["policy"])]
+        needs = policy_from(spec).needs
+        rows.append(
+            _policy(
+                name,
+                f"Policy {policy.name} with parameters filled in.",
+                policy,
+                given,
+                needs,
+                [PRESET_SOURCES[name]],
+            )
+        )
     return rows
 
 
-def _described(known: Mapping[str, object]) -> list[Row]:
-    """Name, and the first line of the docstring."""
+def _policy(
+    name: str,
+    what: str,
+    policy: type[Policy],
+    given: Mapping[str, object],
+    needs: Collection[str],
+    sources: Sequence[str],
+) -> Row:
+    """A row: parameters with ``given`` values or defaults, and what the policy needs with these."""
+    parameters = []
+    # Parameters of a base class come first, and have defaults.
+    fields = dataclasses.fields(cast(Any, policy))
+    for field in sorted(fields, key=lambda field: field.default is not dataclasses.MISSING):
+        value = given.get(field.name, field.default)
+        parameters.append(field.name if value is dataclasses.MISSING else f"{field.name}={brief(value)}")
+    return {
+        "name": name,
+        "is": what,
+        "parameters": ", ".join(parameters) or "none",
+        "needs": ", ".join(sorted(needs)) or "nothing",
+        "source": ", ".join(sources) or "none",
+    }
+
+
+def _replicas() -> list[Row]:
     return [
-        {"name": name, "is": (thing.__doc__ or "").strip().partition("\n")[0]}
-        for name, thing in known.items()
+        row | {"decided by": "all ranks together" if row["name"] in AGREED else "each home rank alone"}
+        for row in _described(REPLICA_CHOICES)
     ]
+
+
+def _described(known: Mapping[str, object]) -> list[Row]:
+    return [{"name": name, "is": _first_line(thing)} for name, thing in known.items()]
+
+
+def _first_line(thing: object) -> str:
+    """Of the docstring, without markup."""
+    return (thing.__doc__ or "").strip().partition("\n")[0].replace("``", "'")
 
 
 _KINDS: dict[str, Callable[[], list[Row]]] = {
@@ -157,7 +214,7 @@ _KINDS: dict[str, Callable[[], list[Row]]] = {
     "scenarios": _scenarios,
     "traces": _traces,
     "routing": _policies,
-    "replicas": lambda: _described(REPLICA_CHOICES),
+    "replicas": _replicas,
     "networks": lambda: _described(NETWORKS),
     "profiles": _profiles,
     "solvers": lambda: [{"name": solver.name, "is": solver.summary} for solver in SOLVERS.values()],

@@ -64,6 +64,19 @@ PRESETS: Mapping[str, Mapping[str, object]] = MappingProxyType(
 )
 """Published policies as parameters of ours; what they are stands in ``docs/policies.md``."""
 
+PRESET_SOURCES: Mapping[str, str] = MappingProxyType(
+    {
+        "switch": "Switch Transformers, arXiv 2101.03961, section 2.2",
+        "gshard": "GShard, arXiv 2006.16668, section 2.2",
+        "deepseek_v2": "DeepSeek-V2, arXiv 2405.04434, section 2.2.4",
+        "device_limited": "DeepSeek-V2, arXiv 2405.04434, section 2.2.2",
+        "node_limited": "DeepSeek-V3, arXiv 2412.19437, section 2.1.2",
+        "group_limited": "the code of DeepSeek-V3, arXiv 2412.19437",
+        "one_device": "device_limited with one device",
+    }
+)
+"""Where each preset is published."""
+
 
 def policy_from(spec: Mapping[str, object]) -> Policy:
     """The policy that a mapping describes.

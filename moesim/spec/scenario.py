@@ -40,6 +40,17 @@ from placement.solvers import SOLVERS
 _SLOWEST = 1e6
 
 
+# Parameters of policies that the model limits: ids of experts, and how many of a token's experts stay.
+_LIMITED: Mapping[str, Mapping[str, Literal["id", "count"]]] = {
+    "mask": {"experts": "id"},
+    "mask_least": {"protect": "id"},
+    "top_k": {"k": "count"},
+    "important": {"k": "count"},
+}
+# After these a token may have more experts than it chose.
+_WIDENING = ("expert_choice", "expanded_drop", "uncertain")
+
+
 def _known_replicas(name: str) -> str:
     if name not in REPLICA_CHOICES:
         raise fault(f"must be one of: {', '.join(REPLICA_CHOICES)}")
@@ -108,6 +119,7 @@ class Scenario(Strict):
                 )
         self._check_slots()
         self._check_rebalance()
+        self._check_routing()
         if self.profile.gpu not in ("any", cluster.gpu.name):
             raise fault(
                 f"was measured on {self.profile.gpu}, the cluster has {cluster.gpu.name}",
@@ -185,6 +197,23 @@ class Scenario(Strict):
         if self.rebalance.solver not in known:
             rule = f"must be a solver that looks at loads: {', '.join(known)}"
             raise fault(rule, "rebalance", "solver", got=self.rebalance.solver)
+
+    def _check_routing(self) -> None:
+        """Experts that a policy names are the model's, and fewer of them than tokens choose are no more."""
+        experts, many = self.model.experts, isinstance(self.routing, list)
+        for i, stage in enumerate(self.routing if isinstance(self.routing, list) else [self.routing]):
+            at = ("routing", i) if many else ("routing",)
+            limits = _LIMITED.get(stage["policy"], {})
+            for key, limit in limits.items():
+                for value in stage[key] if isinstance(stage[key], list | tuple) else [stage[key]]:
+                    if limit == "id" and value >= experts.count:
+                        rule = f"must be below the {experts.count} experts of a layer"
+                        raise fault(rule, *at, key, got=value)
+                    if limit == "count" and value > experts.top_k:
+                        rule = f"must be at most {experts.top_k}, the experts that a token chooses"
+                        raise fault(rule, *at, key, got=value)
+            if stage["policy"] in _WIDENING:
+                return
 
     @property
     def kept_groups(self) -> int:

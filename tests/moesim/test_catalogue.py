@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
+from rich.console import Console
 
 from moesim.catalogue import catalogue
 from moesim.errors import SpecError
@@ -55,7 +58,43 @@ def test_an_unknown_kind_lists_the_known_ones() -> None:
 
 
 def test_tables_have_a_row_for_each() -> None:
-    tables = preset_tables(EVERYTHING)
-    assert [(table.title, table.row_count) for table in tables] == [
-        (kind, len(rows)) for kind, rows in EVERYTHING.items()
-    ]
+    found = {str(table.title): table.row_count for table in preset_tables(EVERYTHING)}
+    for kind, rows in EVERYTHING.items():
+        assert found[kind] == len(rows)
+        assert (f"{kind}: source" in found) == ("source" in rows[0])
+
+
+def test_tables_are_read_at_80_columns() -> None:
+    out = io.StringIO()
+    console = Console(file=out, width=80)
+    console.print(*preset_tables({"models": EVERYTHING["models"], "routing": EVERYTHING["routing"]}))
+    text = out.getvalue()
+    assert "huggingface.co/deepseek-ai/DeepSeek-V3" in text
+    for words in ("capacity_factor", "renormalise=false", "candidates", "instead=candidates"):
+        assert words in text
+
+
+def test_policies_say_their_parameters_needs_and_sources() -> None:
+    rows = {row["name"]: row for row in EVERYTHING["routing"]}
+    assert rows["top_k"] == {
+        "name": "top_k",
+        "is": "Each token visits its k best experts.",
+        "parameters": "k, renormalise=false",
+        "needs": "weights",
+        "source": "arXiv 2505.03531",
+    }
+    assert rows["limited"]["is"].startswith("Each token visits experts of its 'most' best units only")
+    assert rows["reroute"]["needs"] == "candidates, weights"
+    assert "capacity_factor=1.25" in rows["switch"]["parameters"]
+    assert "order=position" in rows["switch"]["parameters"]
+    assert rows["switch"]["needs"] == "nothing"
+    assert "2101.03961" in rows["switch"]["source"]
+    assert "``" not in str(EVERYTHING)
+    chosen = {row["name"]: row["decided by"] for row in EVERYTHING["replicas"]}
+    assert chosen["nearest"] == "each home rank alone"
+    assert chosen["least_loaded"] == "all ranks together"
+
+
+def test_every_policy_has_a_source_but_those_without_a_paper() -> None:
+    without = [row["name"] for row in EVERYTHING["routing"] if row["source"] == "none"]
+    assert without == ["none", "uniform_random"]

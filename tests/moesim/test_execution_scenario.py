@@ -87,6 +87,11 @@ def test_every_preset_can_be_executed(name: str, ranks: int) -> None:
     assert runs_for_real(on_cpu(name, ranks).scenario, ranks)
 
 
+def test_a_profiles_machine_is_called_that() -> None:
+    """It may have the name of the CPU that runs."""
+    assert "cluster is this machine's CPU, not the profile's" in on_cpu("cpu-ep2", 2).notes
+
+
 def test_what_fits_the_asked_ranks_alone_is_understood(tmp_path: Path) -> None:
     """Ten slots do not divide over the scenario's four GPUs, but over the two ranks that were asked for."""
     path = write_scenario(tmp_path, tiny_scenario(placement={"solver": "greedy", "slots": 10}))

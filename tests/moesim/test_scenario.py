@@ -195,6 +195,17 @@ def test_an_option_that_breaks_a_rule_elsewhere_is_told_where(tmp_path: Path) ->
         (["placement.slots=10"], "does not divide over 4 GPUs; a placement with slots: 12 would"),
         (["placement={file: p.json, slots: 8}"], "belong to a solver; a file has its own"),
         (["placement={}"], "must name either a solver or a file, and not both"),
+        (["routing={policy: top_k, k: 3}"], "routing.k: must be at most 2, the experts that a token chooses"),
+        (
+            ["routing=[{policy: drop, capacity_factor: 1}, {policy: top_k, k: [2, 3]}]"],
+            "routing[1].k: must be",
+        ),
+        (["routing={policy: important, share: 0.5, k: 3}"], "must be at most 2"),
+        (
+            ["routing={policy: mask, experts: [7, 8]}"],
+            "experts: must be below the 8 experts of a layer (got 8)",
+        ),
+        (["routing={policy: mask_least, off: 1, protect: [8]}"], "must be below the 8 experts"),
         (["seed=1.5"], "must be a whole number"),
         (["seed=true"], "must be a whole number"),
         (["seed=9223372036854775808"], "must be less than"),
@@ -208,6 +219,11 @@ def test_an_option_that_breaks_a_rule_elsewhere_is_told_where(tmp_path: Path) ->
 )
 def test_rules_between_the_parts(tmp_path: Path, options: list[str], rule: str) -> None:
     assert rule in fault(tmp_path, *options)
+
+
+def test_after_more_experts_than_chosen_more_may_stay(tmp_path: Path) -> None:
+    scenario = load(tmp_path, "routing=[{policy: expert_choice}, {policy: top_k, k: 3}]")
+    assert scenario.routing[1]["k"] == 3  # type: ignore[index]
 
 
 @pytest.mark.parametrize("text", ["", "a", "a.b", "=1", ".a=1", "a..b=1", "a.=1"])
