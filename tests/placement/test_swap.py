@@ -205,8 +205,8 @@ def test_slots_that_nothing_can_use_stay_empty() -> None:
 
 def test_copies_are_left_out_where_gpus_would_hold_two_large_ones() -> None:
     """Ten copies of the two large experts would lie on eight GPUs; eight of them reach the mean, nearly."""
-    load_E = [1.0, 0.5, *(1.0 / np.arange(20, 50)).tolist()]
+    load_E = [1.0, 0.5, *(1.0 / np.arange(15, 225, 7)).tolist()]
     problem = Problem.of([load_E], gpus=8, slots=40)
     found = swap(problem)
     assert found.gap < 0.01
-    assert np.bincount(found.placement.slot_expert_LS[0].clip(0), minlength=32)[:2].sum() <= 9
+    assert np.isin(found.placement.slot_expert_LS, (0, 1)).sum() == 8
