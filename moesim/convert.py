@@ -9,7 +9,7 @@ from moesim.errors import TraceError
 from moesim.spec.model import Model
 from moesim.spec.presets import load_model
 from moesim.spec.yaml_source import Source
-from traces.interop import IMPORTERS, LOAD_IMPORTERS, detect, importer
+from traces.interop import IMPORTERS, LOAD_IMPORTERS, check_whole, detect, importer
 from traces.interop.hints import Hints
 from traces.interop.recording import Recording
 from traces.load_table_file import write_load_table
@@ -59,10 +59,9 @@ def convert_trace(file: Path, out: Path, hints: Hints, *, layout: str | None = N
     """
     found = importer(layout) if layout is not None else detect(file)
     if found is None:
+        check_whole(file)
         known = ", ".join((*IMPORTERS, *LOAD_IMPORTERS))
         rule = f"is of no layout that can be told by its content; name one with --from: {known}"
-        if not file.exists():
-            rule = "no such file"
         raise TraceError(rule, file=file)
     opened = found.open(file, hints)
     if isinstance(opened, Recording):

@@ -151,7 +151,7 @@ class Generator:
 
         Args:
             layers: true indices of the MoE layers.
-            model: the new name; by default the fitted model's.
+            model: the new name; by default one that tells the fitted model and the shape.
 
         Raises:
             TraceError: the shape is impossible.
@@ -161,9 +161,16 @@ class Generator:
         # As many beyond the chosen ones as there were, if there are so many.
         more = max(0, self.meta.candidates - self.meta.top_k)
         candidates = min(experts // max(groups, 1) * top_groups, top_k + more)
+        old = (self.meta.layers, self.meta.experts, self.meta.top_k)
+        name, origin = model or self.meta.model, self.meta.origin
+        if model or old != (layers, experts, top_k):
+            shape = model or f"{count} × {experts} top-{top_k}"
+            name = model or f"like {name or 'the fitted'}, {shape}"
+            origin = f"{origin}; in the shape of {shape}" if origin else f"in the shape of {shape}"
         meta = replace(
             self.meta,
-            model=model or self.meta.model,
+            model=name,
+            origin=origin,
             experts=experts,
             top_k=top_k,
             layers=layers,

@@ -119,7 +119,7 @@ def place(
     from traces.jit import compilation
 
     solver_named(solver)
-    _check_options(out, format_, set_, simulate)
+    _check_options(out, format_, set_, simulate, previous, max_moves)
     if out is not None:
         check_suffix(out, format_)
         check_file(out, reads=(source, previous, simulate))
@@ -163,7 +163,14 @@ def place(
     show(value, lambda: place_tables(value, all_metrics=metrics == "all"), as_json, None)
 
 
-def _check_options(out: Path | None, format_: str, set_: list[str] | None, simulate: str | None) -> None:
+def _check_options(
+    out: Path | None,
+    format_: str,
+    set_: list[str] | None,
+    simulate: str | None,
+    previous: Path | None,
+    max_moves: int | None,
+) -> None:
     """What contradicts itself."""
     from moesim.errors import SpecError
 
@@ -171,6 +178,8 @@ def _check_options(out: Path | None, format_: str, set_: list[str] | None, simul
         raise SpecError("needs -o FILE to write to", field="--format", got=format_)
     if set_ and simulate is None:
         raise SpecError("sets a field of --simulate SCENARIO, which is not named", field="-s", got=set_[0])
+    if max_moves is not None and previous is None:
+        raise SpecError("needs --previous FILE to move from", field="--max-moves", got=max_moves)
 
 
 @contextlib.contextmanager

@@ -41,6 +41,9 @@ class Strict(pydantic.BaseModel):
         if isinstance(value, dict):
             for key in value:
                 if key not in cls.model_fields:
+                    name, colon, rest = str(key).partition(":")
+                    if colon and value[key] is None and name in cls.model_fields:  # {sample:true}
+                        raise fault(f"write '{name}: {rest}', with a blank after the colon", key)
                     known = sorted(cls.model_fields)
                     raise fault(f"unknown key; {suggest(str(key), known)}known: {', '.join(known)}", key)
         return value

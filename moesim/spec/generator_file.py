@@ -5,7 +5,6 @@ Named numbers stand open; the two tables are rows of whole numbers in text: ther
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,6 +20,7 @@ from moesim.spec.yaml_text import to_yaml
 from traces.files import check_format, write_text
 from traces.generator import Generator
 from traces.meta import TraceMeta
+from traces.parquet import is_parquet
 
 Floats = npt.NDArray[np.float64]
 
@@ -108,6 +108,8 @@ def read_generator(path: str | Path) -> Generator:
     Raises:
         MoesimError: the file is no generator, of an unknown version, or breaks a rule.
     """
+    if is_parquet(Path(path)):
+        raise SpecError("is Parquet, not a generator; a trace is named with file", file=path)
     source = parse_yaml(read_text(path, MAX_BYTES), str(path))
     if not isinstance(source.value, dict):
         raise source.error("is not a generator: must be a mapping", got=source.value)
@@ -162,7 +164,7 @@ def shaped(generator: Generator, model: Model) -> Generator:
         TraceError: the shape is impossible.
     """
     experts = model.experts
-    scaled = generator.scaled(
+    return generator.scaled(
         model.moe_layers,
         experts.count,
         experts.top_k,
@@ -170,8 +172,6 @@ def shaped(generator: Generator, model: Model) -> Generator:
         experts.top_groups,
         model=model.name,
     )
-    origin = f"{generator.meta.origin}; in the shape of {model.name}"
-    return replace(scaled, meta=replace(scaled.meta, origin=origin))
 
 
 def _row(values: Floats) -> str:

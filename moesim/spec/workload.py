@@ -127,7 +127,8 @@ class TraceSource(Strict):
     @model_validator(mode="after")
     def _one_source(self) -> TraceSource:
         if [self.file is not None, self.sample, self.synth is not None].count(True) != 1:
-            raise fault("must name one of file, sample and synth")
+            nothing = ", and 'sample: false' names none" * (self.model_fields_set == {"sample"})
+            raise fault(f"must name one of file, sample and synth{nothing}")
         return self
 
 

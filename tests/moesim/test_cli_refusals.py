@@ -171,6 +171,12 @@ BAD: dict[str, tuple[Callable[[], list[str]], list[str]]] = {
         set_("trace.file=t.parquet"),
         ["-s trace.file: trace: must name one of file, sample and synth"],
     ),
+    "no blank after the colon": (
+        set_("trace={sample:true}"),
+        ["-s trace: trace.sample:true: write 'sample: true', with a blank after the colon"],
+    ),
+    "no sample": (set_("trace={sample: false}"), ["must name one of", "'sample: false' names none"]),
+    "a trace as generator": (set_("trace={synth: t.parquet}"), ["t.parquet: is Parquet, not a generator"]),
     "too few requests": (
         set_("trace.synth.requests=1"),
         ["s.yaml: placement.fit_fraction: ", "'1 requests'"],
@@ -260,7 +266,10 @@ BAD: dict[str, tuple[Callable[[], list[str]], list[str]]] = {
         lambda: ["trace", "info", "t.parquet", "--ep", "3"],
         ["must divide 8 experts (got 3)"],
     ),
-    "convert nothing": (lambda: ["trace", "convert", "nope", "-o", "x.parquet"], ["nope: no such file"]),
+    "convert nothing": (
+        lambda: ["trace", "convert", "nope", "-o", "x.parquet"],
+        ["nope: there is no such file"],
+    ),
     "convert YAML": (
         lambda: ["trace", "convert", "s.yaml", "-o", "x.parquet"],
         ["s.yaml: ", "--from", "npz"],

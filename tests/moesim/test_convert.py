@@ -129,3 +129,30 @@ def test_info_reads_files_of_others_directly() -> None:
     assert (found["meta"]["model"], found["tokens"], found["meta"]["layers"]) == ("tiny", 12, [1, 2])
     said = refused("trace", "info", "request.npy")
     assert "request.npy: does not tell the number of experts: name it (--experts N" in said
+
+
+@pytest.mark.parametrize(
+    ("content", "rule"),
+    [
+        (b"", "is empty"),
+        (bytes(3000), "is damaged: it begins with zeros alone"),
+        (None, "is cut off: it begins as .npz and .pt files do, and lacks their end"),
+    ],
+)
+def test_what_can_be_of_no_layout_is_told_so(content: bytes | None, rule: str) -> None:
+    whole = Path("foreign.npz").read_bytes()
+    Path("bad.npz").write_bytes(whole[: len(whole) // 2] if content is None else content)
+    assert refused("trace", "convert", "bad.npz", "-o", "out.parquet") == f"bad.npz: {rule}"
+    assert refused("trace", "info", "bad.npz") == f"bad.npz: {rule}"
+
+
+def test_of_a_row_that_is_no_text_nothing_unprintable_is_quoted() -> None:
+    said = refused("trace", "convert", "foreign.npz", "--from", "csv", "-o", "out.parquet")
+    assert said.startswith("foreign.npz: is not CSV that can be read: ")
+    assert "\\x" not in said
+    assert len(said) < 200
+
+
+def test_a_model_with_other_layers_is_what_was_expected() -> None:
+    said = refused("trace", "convert", "foreign.npz", "--model", "deepseek-v3", "-o", "out.parquet")
+    assert said == "foreign.npz: layers: must be 58, as deepseek-v3 has (got 2)"

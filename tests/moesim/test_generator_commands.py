@@ -65,6 +65,10 @@ def test_synth_takes_any_shape() -> None:
     assert moesim("trace", "synth", "gen.yaml", *shape, "--seed", 1, "-o", "big.parquet").code == 0
     meta = read_trace("big.parquet").meta
     assert (len(meta.layers), meta.experts, meta.top_k, meta.candidates) == (5, 32, 3, 5)
+    recorded = read_trace("t.parquet").meta.model
+    assert read_trace("same.parquet").meta.model == recorded
+    assert meta.model == f"like {recorded}, 5 × 32 top-3"
+    assert meta.origin.endswith("; in the shape of 5 × 32 top-3")
     options = ("--requests", 2, "--tokens", 4)
     assert (
         moesim("trace", "synth", "gen.yaml", "--model", "deepseek-v3", *options, "-o", "v3.parquet").code == 0

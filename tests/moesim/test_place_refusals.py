@@ -144,7 +144,10 @@ REFUSALS: dict[str, tuple[Arguments, str]] = {
         asked("--windows", 6),
         "t.parquet: --windows: there are only 4 requests to fit on (got 6)",
     ),
-    "moves from nowhere": (asked("--max-moves", 3), "max_moves: needs a previous placement"),
+    "moves from nowhere": (
+        asked("--max-moves", 3),
+        "--max-moves: needs --previous FILE to move from (got 3)",
+    ),
     "contradictory rules": (
         all_on_one,
         "max_moves: the other rules alone make 12 copies move (got 5)",

@@ -39,7 +39,7 @@ class Evil:
 @pytest.mark.parametrize("name", ["logical_count", "global_physical_count", "topk_ids_of_layer"])
 def test_a_pickle_with_code_does_not_run(tmp_path: Path, name: str) -> None:
     path = save(tmp_path / "t.pt", {name: Evil(tmp_path / "ran.txt"), "records": []})
-    with pytest.raises(MoesimError, match=r"t\.pt: is damaged, or holds other things than tensors"):
+    with pytest.raises(MoesimError, match=r"t\.pt: holds code, .*; nothing of it was run$"):
         open_source(path)
     assert not (tmp_path / "ran.txt").exists()
 

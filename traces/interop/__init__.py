@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import ClassVar, Protocol
 
 from traces.errors import TraceError
+from traces.input_file import require_file
 from traces.interop.hints import Hints
 from traces.interop.logical_count import LogicalCount
 from traces.interop.npy import NpyRequests
@@ -82,6 +84,8 @@ LOAD_IMPORTERS: dict[str, LoadImporter] = {
 }
 """Layouts that tell how many tokens each expert got."""
 
+_HEAD = 512  # bytes of a file that tell what it may be
+
 
 def importer(name: str) -> Importer | LoadImporter:
     """The importer called ``name``.
@@ -101,6 +105,26 @@ def detect(path: str | Path) -> Importer | LoadImporter | None:
     return next((found for found in known if found.detects(Path(path))), None)
 
 
+def check_whole(path: Path) -> None:
+    """Say what is wrong with a file that can be of no layout, whatever the layout.
+
+    Raises:
+        TraceError: there is no such file, it is empty, cut off, or begins with zeros alone.
+    """
+    if path.is_dir():
+        return
+    require_file(path, "a recording", TraceError)
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+    except OSError as fault:
+        raise TraceError(f"cannot be read: {fault.strerror or fault}", file=path) from fault
+    if head.startswith(b"PK\x03\x04") and not zipfile.is_zipfile(path):
+        raise TraceError("is cut off: it begins as .npz and .pt files do, and lacks their end", file=path)
+    if not head.strip(b"\0"):
+        raise TraceError("is damaged: it begins with zeros alone", file=path)
+
+
 def open_source(path: str | Path, hints: Hints | None = None) -> TraceFile | RoutingTrace | LoadTable:
     """Open whatever holds loads: a trace of ours (lazily), a load table, or a layout of an importer.
 
@@ -117,7 +141,8 @@ def open_source(path: str | Path, hints: Hints | None = None) -> TraceFile | Rou
         return opened.read() if isinstance(opened, Recording) else opened
     if is_load_table(source):
         return read_load_table(source)
-    if source.is_file() and source.stat().st_size and not is_parquet(source):
+    if not source.is_dir() and not is_parquet(source):
+        check_whole(source)
         known = ", ".join((*IMPORTERS, *LOAD_IMPORTERS))
         raise TraceError(f"is no trace, no load table, and of none of the layouts {known}", file=source)
     return TraceFile(source)

@@ -56,8 +56,8 @@ class NpzArrays:
             raise TraceError("has no tokens", file=path, got=ids_TLK.shape)
         layers = hints.layers or tuple(range(ids_TLK.shape[1]))
         if len(layers) != ids_TLK.shape[1]:
-            named = f"{len(layers)} layers named"
-            raise TraceError(f"has {ids_TLK.shape[1]} layers", file=path, field="layers", got=named)
+            rule = f"must be {len(layers)}, as {hints.name} has"
+            raise TraceError(rule, file=path, field="layers", got=ids_TLK.shape[1])
         meta = hints.meta(ids_TLK.shape[2], layers, file=path, largest=int(ids_TLK.max()))
         request_T = np.repeat(np.arange(len(lengths_R), dtype=np.int32), lengths_R)
         categories: tuple[str, ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +84,9 @@ def _recording(path: Path, hints: Hints, parse: Callable[[], pa.Table], kind: st
     try:
         rows = _columns(parse(), path)
     except (pa.ArrowException, OSError, ValueError, TypeError, OverflowError, MemoryError) as fault:
-        reason = (str(fault).splitlines() or [type(fault).__name__])[0][:200]
+        # pyarrow quotes the row, which may be anything.
+        reason = "".join(itertools.takewhile(str.isprintable, str(fault)))[:200].rstrip(" :")
+        reason = reason or type(fault).__name__
         raise TraceError(f"is not {kind} that can be read: {reason}", file=path) from fault
     layers = tuple(np.unique(rows.layer_N).tolist())
     if layers[0] < 0 or len(layers) > MAX_LAYERS:

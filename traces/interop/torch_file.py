@@ -7,6 +7,7 @@ reads it with ``weights_only=True``, which knows tensors and plain Python values
 from __future__ import annotations
 
 import importlib.util
+import pickle
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,11 @@ def load_pt(path: Path, error: type[MoesimError]) -> dict[str, Any]:
 
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as fault:  # torch's own words tell how to run what it refused
+        rule = "is damaged, or holds other things than tensors and numbers"
+        if "GLOBAL" in str(fault):
+            rule = "holds code, or objects that only code can make, beside tensors and numbers"
+        raise error(f"{rule}; nothing of it was run", file=path) from fault
     except Exception as fault:  # a damaged pickle may cause any
         reason = _reason(fault)
         raise error(
