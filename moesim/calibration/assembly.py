@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 from typing import Any
 
 from moesim.calibration.calibrate import Calibration
-from moesim.calibration.design import Settings
+from moesim.calibration.design import Settings, model_named
+from moesim.errors import MoesimError
 from moesim.hardware.profile import Profile, load_profile
+from moesim.spec.model import Model
 from moesim.spec.yaml_source import Source
 
 _NOWHERE = Source(None, None, {})
 
 _ASSUMED = "assumed, as in generic"
+
+_LIKE = "experts like those of"
+_USUAL = "cpu-ep2"
 
 _NOTHING = 1e-12
 """Of seconds and shares: what a fit leaves of a parameter that its bound holds at 0."""
@@ -54,7 +61,7 @@ def assemble(done: Calibration, settings: Settings, *, name: str, command: str, 
         "residuals": {what: round(each.left_out[0], 4) for what, each in done.quality.items()},
         **_links(done, settings),
     }
-    measured = f"{len(done.plans)} loads of experts like those of {settings.model or 'cpu-ep2'}"
+    measured = f"{len(done.plans)} loads of {_LIKE} {settings.model or _USUAL}"
     sources = {
         "gemm": "as grouped_gemm",
         "grouped_gemm": f"fitted to {measured}, back end {settings.backend}; peaks: all ranks at once",
@@ -75,6 +82,17 @@ def assemble(done: Calibration, settings: Settings, *, name: str, command: str, 
     # Through plain values, so that every rule of the schema is checked.
     plain = generic.model_copy(update=fitted | {"sources": sources}).model_dump(mode="json")
     return load_profile(rounded(plain), _NOWHERE, ())
+
+
+def measured_model(profile: Profile) -> Model | None:
+    """The model whose experts a calibration measured, as the profile's sources name it, if they do."""
+    named = re.search(f"{_LIKE} (.+), back end", profile.sources.get("grouped_gemm", ""))
+    if named is None:
+        return None
+    # A config.json may have stayed on another machine.
+    with contextlib.suppress(MoesimError):
+        return model_named(None if named[1] == _USUAL else named[1])
+    return None
 
 
 def rounded(value: Any) -> Any:

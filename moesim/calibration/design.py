@@ -87,6 +87,15 @@ OTHER_LOADS = tuple(
 )
 
 
+def model_named(name: str | None) -> Model:
+    """A preset, or a config.json; None for experts like those of ``cpu-ep2``.
+
+    Raises:
+        SpecError: no such model.
+    """
+    return load_model(_MODEL if name is None else name, _NOWHERE, ("--model",))
+
+
 def calibrated_model(name: str | None, dtype: Dtype, ranks: int, memory: float) -> Model:
     """Experts of a model's shape, as many layers and experts of them as fit, shared experts apart.
 
@@ -97,7 +106,7 @@ def calibrated_model(name: str | None, dtype: Dtype, ranks: int, memory: float) 
     Raises:
         SpecError: no such model, or not even one slot fits.
     """
-    model = load_model(_MODEL if name is None else name, _NOWHERE, ("--model",))
+    model = model_named(name)
     experts = model.experts
     own = model.hidden * experts.width * (3 if experts.gated else 2) * DTYPE_BYTES[dtype]
     fitting = int(memory * _MEMORY / own)

@@ -16,6 +16,7 @@ from moesim.analysis.counts import same_counts
 from moesim.analysis.notes import notes
 from moesim.analysis.result import trace_facts
 from moesim.analysis.validation import Validation, compare
+from moesim.calibration.assembly import measured_model
 from moesim.calibration.calibrate import Calibrating
 from moesim.calibration.design import Settings
 from moesim.calibration.files import profile_of, write_profile
@@ -31,6 +32,7 @@ from moesim.output import to_json, whole_folder
 from moesim.report.validation_page import validation_page
 from moesim.simulation.deployment import Deployment
 from moesim.simulation.run import Run, run
+from moesim.spec.model import Model
 from moesim.spec.override import Override
 from moesim.spec.presets import preset_names
 from moesim.spec.scenario import Scenario
@@ -265,6 +267,18 @@ def _notes(simulation: Run, options: RunOptions) -> list[str]:
             f"The profile was measured with {machine.gpus} ranks at once, this run has "
             f"{options.processes(ranks)}: what ranks take from each other differs."
         )
+    like, model = measured_model(scenario.profile), scenario.model
+    if like is not None and _shape(like) != _shape(model):
+        found.append(
+            f"The profile was measured with experts like those of {like.name} ({_shape(like)}), "
+            f"{model.name} has others ({_shape(model)}): what a kernel reaches depends on its shape. Calibrate with --model."
+        )
     if options.device == "cpu" and (crowd := crowded(options.processes(ranks))):
         found.append(crowd)
     return found
+
+
+def _shape(model: Model) -> str:
+    """Of an expert, on which the speed of its kernels depends."""
+    gated = "gated" if model.experts.gated else "not gated"
+    return f"hidden {model.hidden}, width {model.experts.width}, {gated}"

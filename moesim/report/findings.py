@@ -300,7 +300,8 @@ def _best_free(comparison: Mapping[str, Any]) -> str:
     free = [point for point in comparison["points"] if _is_free(point, base)]
     best = max(free, key=lambda point: point["speedup"], default=None)
     if best is None or best["speedup"] < 1 + SMALL / 2:
-        most = any(point["metrics"]["rerouted"] > MOST for point in comparison["points"])
+        faster = [point for point in comparison["points"] if point["speedup"] >= 1 + SMALL / 2]
+        most = any(point["metrics"]["rerouted"] > MOST for point in faster)
         also = " and reroutes less than half" if most else ""
         return f"No point that drops no more than the scenario{also} is faster."
     price = _price(best, base)

@@ -270,3 +270,19 @@ def test_a_real_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for quantity in ("router", "experts", "layer"):
         assert 0 < found["seconds"][quantity]["measured"] < 1
         assert found["error"][quantity]["median"] > 0
+
+
+def test_a_profile_of_other_experts_is_said(stand_in: StandIn, tmp_path: Path) -> None:
+    def note(source: str) -> list[str]:
+        sources = {"grouped_gemm": f"fitted to 27 loads of experts like those of {source}, back end loop"}
+        write_profile(tmp_path, sources=sources)
+        return [
+            line for line in result()["notes"] if line.startswith("The profile was measured with experts")
+        ]
+
+    (line,) = note("cpu-ep2")
+    assert "like those of cpu-moe (hidden 512, width 1024, gated), tiny has others (hidden " in line
+    assert note("nowhere/config.json") == []
+    own = load_scenario("small.yaml").model
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(own.model_dump(mode="json")), encoding="utf-8")
+    assert note("own.yaml") == []
