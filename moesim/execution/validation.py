@@ -271,7 +271,8 @@ def _notes(simulation: Run, options: RunOptions) -> list[str]:
     if like is not None and _shape(like) != _shape(model):
         found.append(
             f"The profile was measured with experts like those of {like.name} ({_shape(like)}), "
-            f"{model.name} has others ({_shape(model)}): what a kernel reaches depends on its shape. Calibrate with --model."
+            f"{model.name} has others ({_shape(model)}): what a kernel reaches depends on its "
+            "shape. Calibrate with --model."
         )
     if options.device == "cpu" and (crowd := crowded(options.processes(ranks))):
         found.append(crowd)
