@@ -7,16 +7,30 @@ from __future__ import annotations
 
 import io
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import typer.core
 
 from moesim import __version__
 from moesim.commands import calibrate, execute, place, presets, simulate, trace, validate
 from traces.errors import MoesimError
 
+
+class _Commands(typer.core.TyperGroup):
+    """All commands; of an interruption typer would say that they were aborted, with code 1."""
+
+    def invoke(self, ctx: typer.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            print("moesim: interrupted", file=sys.stderr)
+            raise typer.Exit(130) from None
+
+
 app = typer.Typer(
     name="moesim",
+    cls=_Commands,
     help="Replay recorded expert routing on a model of a GPU cluster: where time goes, and what would help.",
     no_args_is_help=True,
     add_completion=False,

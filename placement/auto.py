@@ -44,7 +44,7 @@ def portfolio(members: Mapping[str, Solve]) -> Solve:
             else:
                 best = replace(best, bound_L=bound_L)
 
-        cut_short = False
+        cut_short = interrupted = False
         for solve in members.values():
             left = _left(limits, started)
             if best is not None and (best.gap <= 0.0 or (left is not None and left <= 0.0)):
@@ -53,18 +53,20 @@ def portfolio(members: Mapping[str, Solve]) -> Solve:
             try:
                 found = solve(problem, seed=seed, limits=replace(limits, seconds=left), report=offer)
                 offer(found)
-                cut_short = found.limit_reached
+                cut_short, interrupted = found.limit_reached, found.interrupted
             except PlacementError as error:
                 failure = error
             except KeyboardInterrupt:
                 if best is None:
                     raise
-                cut_short = True
+                cut_short = interrupted = True
+            if interrupted:
                 break
         if best is None:
             assert failure is not None  # there are members, and each either found something or failed
             raise failure
-        return replace(best, limit_reached=cut_short, wall_s=time.perf_counter() - started)
+        wall_s = time.perf_counter() - started
+        return replace(best, limit_reached=cut_short, interrupted=interrupted, wall_s=wall_s)
 
     return auto
 

@@ -61,7 +61,7 @@ def ilp(
     spare: int | None = None
     if problem.max_moves is not None:
         spare = problem.max_moves - int(moves_L(problem, base.placement).sum())
-    limit_reached = base.limit_reached
+    limit_reached, interrupted = base.limit_reached, False
     rng_L = np.random.default_rng(seed).spawn(len(proven_L))
     try:
         for row, rng in enumerate(rng_L):
@@ -75,9 +75,17 @@ def ilp(
             limit_reached |= better.limit_reached
             spare = None if spare is None else spare - better.moves
     except KeyboardInterrupt:
-        limit_reached = True  # the layers that are done stay
+        interrupted = True  # the layers that are done stay
     placement = replace(base.placement, slot_expert_LS=slot_expert_LS, origin="ilp")
-    return solution(problem, placement, "ilp", started, limit_reached=limit_reached, proven_L=proven_L)
+    return solution(
+        problem,
+        placement,
+        "ilp",
+        started,
+        limit_reached=limit_reached,
+        interrupted=interrupted,
+        proven_L=proven_L,
+    )
 
 
 @dataclass(frozen=True)

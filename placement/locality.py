@@ -72,6 +72,7 @@ def locality(
         spare = problem.max_moves - int(moves_L(problem, base.placement).sum())
     rng_L = np.random.default_rng(seed).spawn(len(slot_expert_LS))
     done = 0
+    interrupted = False
     try:
         for row in range(len(slot_expert_LS)):
             if limits.seconds is not None and time.perf_counter() - started > limits.seconds:
@@ -84,10 +85,12 @@ def locality(
             spare -= spent
             done += 1
     except KeyboardInterrupt:
-        pass  # the layers that are done stay
+        interrupted = True  # the layers that are done stay
     placement = replace(base.placement, slot_expert_LS=slot_expert_LS, origin="locality")
     limit_reached = base.limit_reached or done < len(slot_expert_LS)
-    return solution(problem, placement, "locality", started, limit_reached=limit_reached)
+    return solution(
+        problem, placement, "locality", started, limit_reached=limit_reached, interrupted=interrupted
+    )
 
 
 def _balanced(problem: Problem, seed: int, limits: Limits) -> Solution:

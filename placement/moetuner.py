@@ -50,7 +50,7 @@ def moetuner(
     load_LE = problem.load_WLE.mean(axis=0)
     cluster_LE = np.stack([_largest_first(load_E, gpus, size) for load_E in load_LE])
     gpu_LC = np.tile(np.arange(gpus), (len(load_LE), 1))
-    proven = True
+    proven, interrupted = True, False
     try:
         for row, load_E in enumerate(load_LE):
             cluster_LE[row], optimal = balanced_clusters(load_E, gpus, size, effort)
@@ -59,7 +59,7 @@ def moetuner(
         gpu_LC, optimal = cheapest_mapping(moved_LCC, wires(problem.node_G), effort)
         proven &= optimal
     except KeyboardInterrupt:
-        proven = False
+        interrupted = True
     placement = Placement(
         _into_slots(np.take_along_axis(gpu_LC, cluster_LE, axis=1), problem),
         problem.slot_gpu_S,
@@ -68,7 +68,9 @@ def moetuner(
         problem.layers,
         origin="moetuner",
     )
-    return solution(problem, placement, "moetuner", started, limit_reached=not proven)
+    return solution(
+        problem, placement, "moetuner", started, limit_reached=not proven, interrupted=interrupted
+    )
 
 
 def balanced_clusters(load_E: Floats, clusters: int, size: int, effort: Effort) -> tuple[Ints, bool]:

@@ -47,6 +47,7 @@ class Solution:
         solver: its name.
         limit_reached: whether the solver stopped for a limit or an interruption, with work left to do.
         wall_s: seconds it took.
+        interrupted: whether it was an interruption (Ctrl-C).
     """
 
     placement: Placement
@@ -55,6 +56,7 @@ class Solution:
     solver: str
     limit_reached: bool
     wall_s: float
+    interrupted: bool = False
 
     @property
     def cost(self) -> float:
@@ -111,6 +113,7 @@ def solution(
     proven_L: Floats | None = None,
     *,
     limit_reached: bool = False,
+    interrupted: bool = False,
 ) -> Solution:
     """Check, evaluate and bound a placement.
 
@@ -127,7 +130,8 @@ def solution(
     bound = bound_L(problem) if proven_L is None else proven_L
     # What is summed in another order differs in the last bits; a bound that is reached is not above.
     bound = np.where(bound <= cost * (1 + 1e-9), np.minimum(bound, cost), bound)
-    return Solution(placement, cost, bound, solver, limit_reached, time.perf_counter() - started)
+    wall_s = time.perf_counter() - started
+    return Solution(placement, cost, bound, solver, limit_reached or interrupted, wall_s, interrupted)
 
 
 def _gap(cost: Floats, bound: Floats) -> Floats:

@@ -102,7 +102,7 @@ def told_when_interrupted() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         print("moesim: interrupted: all ranks have ended, nothing was written", file=sys.stderr)
-        raise
+        raise typer.Exit(130) from None
 
 
 def _write_plan(

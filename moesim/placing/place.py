@@ -130,6 +130,7 @@ def answer(
         "gap": _finite(found.gap),
         "solver": found.solver,
         "limit_reached": found.limit_reached,
+        "interrupted": found.interrupted,
         "wall_s": found.wall_s,
         "fitted_on": source.seen.what,
         "gpus": question.gpus,

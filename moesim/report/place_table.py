@@ -53,6 +53,7 @@ def _headline(answer: Answer) -> str:
     if answer["gap"] is not None:
         proof = f"at most {_percent(answer['gap'])} above what any placement costs"
     stopped = ", stopped at its limit" if answer["limit_reached"] else ""
+    stopped = ", interrupted" if answer["interrupted"] else stopped
     return (
         f"{answer['slots']} slots on {where}, {answer['solver']}, fitted on {answer['fitted_on']}: "
         f"balancedness {answer['balancedness']:.3f}, {proof} ({answer['wall_s']:.2f} s{stopped})"

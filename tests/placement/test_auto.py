@@ -75,6 +75,17 @@ def test_an_interruption_leaves_the_best_so_far() -> None:
     assert found.limit_reached
 
 
+def test_an_interruption_of_a_member_ends_the_search() -> None:
+    def kept(
+        problem: Problem, *, seed: int = 0, limits: Limits = NO_CLOCK, report: Report | None = None
+    ) -> Solution:
+        return replace(linear(problem), limit_reached=True, interrupted=True)
+
+    found = portfolio({"kept": kept, "greedy": greedy})(PROBLEM)
+    assert found.interrupted
+    assert found.cost == linear(PROBLEM).cost > greedy(PROBLEM).cost
+
+
 def test_an_interruption_before_anything_is_found_is_one() -> None:
     def at_once(
         problem: Problem, *, seed: int = 0, limits: Limits = NO_CLOCK, report: Report | None = None

@@ -171,6 +171,7 @@ def test_an_interruption_or_no_time_leaves_the_start(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(module, "fit", interrupted)
     answer = ilp(problem)
     assert answer.limit_reached
+    assert answer.interrupted
     assert answer.cost == swap(problem).cost
 
 

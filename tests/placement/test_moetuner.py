@@ -143,6 +143,7 @@ def test_an_interruption_keeps_what_is_done(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(module, "cheapest_mapping", interrupted)
     answer = moetuner(followed())
     assert answer.limit_reached
+    assert answer.interrupted
     assert (answer.placement.replicas_LE == 1).all()
 
 
