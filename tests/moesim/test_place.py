@@ -251,6 +251,20 @@ def test_gpt_oss_on_eight_gpus(shared: Path) -> None:
     assert value["held_out"]["balancedness"] > value["held_out"]["baselines"]["linear"]["balancedness"] + 0.15
 
 
+def test_an_interruption_is_called_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    asked = ("place", "t.parquet", "--gpus", 4, "--solver", "moetuner")
+    monkeypatch.setattr("placement.moetuner.cheapest_mapping", interrupted)
+    done = moesim(*asked)
+    assert done.code == 0
+    assert "s, interrupted)" in " ".join(done.out.split())
+    monkeypatch.setattr("placement.moetuner._largest_first", interrupted)
+    assert moesim(*asked, "-o", "p.json") == (130, "", "moesim: interrupted\n")
+    assert not Path("p.json").exists()
+
+
 def test_the_table_shows_what_was_made_small() -> None:
     asked = ("t.parquet", "--gpus", 4, "--nodes", 2, "--solver", "linear")
     value = place(*asked, "--objective", "copies")
