@@ -124,7 +124,7 @@ def _gather(
     ids_TC: npt.NDArray[np.int16], weights_TC: npt.NDArray[np.float32] | None, stays_TC: npt.NDArray[np.bool_]
 ) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.float32] | None]:
     """(ids [T, J], weights [T, J]) of the candidates that stay, J as small as it can be, at least 1."""
-    places = max(1, int(np.count_nonzero(stays_TC, axis=1).max(initial=0)))
+    places = max(1, _most(stays_TC))
     ids_TJ = np.full((len(ids_TC), places), NO_EXPERT, np.int16)
     weights_TJ = np.zeros(ids_TJ.shape, np.float32)
     _gather_into(ids_TC, ids_TC if weights_TC is None else weights_TC, stays_TC, ids_TJ, weights_TJ)
@@ -132,15 +132,29 @@ def _gather(
 
 
 @jit
+def _most(stays_TC: Any) -> int:
+    """Candidates of the token of which most stay."""
+    most = 0
+    for token in range(len(stays_TC)):
+        count = 0
+        for stays in stays_TC[token]:
+            count += stays
+        most = max(most, count)
+    return most
+
+
+@jit
 def _gather_into(ids_TC: Any, weights_TC: Any, stays_TC: Any, ids_TJ: Any, weights_TJ: Any) -> None:
     T, C = ids_TC.shape
+    at_C = np.empty(C + 1, np.int64)
     for token in range(T):
-        place = 0
+        places = 0
         for candidate in range(C):
-            if stays_TC[token, candidate]:
-                ids_TJ[token, place] = ids_TC[token, candidate]
-                weights_TJ[token, place] = weights_TC[token, candidate]
-                place += 1
+            at_C[places] = candidate
+            places += stays_TC[token, candidate]
+        for place in range(places):
+            ids_TJ[token, place] = ids_TC[token, at_C[place]]
+            weights_TJ[token, place] = weights_TC[token, at_C[place]]
 
 
 @jit

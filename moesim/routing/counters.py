@@ -64,7 +64,7 @@ def _count(before_TK: Any, after_TJ: Any, weights_TK: Any) -> tuple[int, int, in
     kept = rerouted = dropped = added = 0
     mass = lost = 0.0
     for token in range(T):
-        if K == J:
+        if K <= J:
             # Mostly nothing is new, so that what is missing is dropped: counted without a look at the tables.
             new = stays = gone = 0
             mass_then, lost_then = mass, lost
@@ -77,6 +77,8 @@ def _count(before_TK: Any, after_TJ: Any, weights_TK: Any) -> tuple[int, int, in
                 gone += missing
                 mass_then += weight if wished else 0.0
                 lost_then += weight if missing else 0.0
+            for place in range(K, J):
+                new += after_TJ[token, place] >= 0
             if new == 0:
                 kept, dropped, mass, lost = kept + stays, dropped + gone, mass_then, lost_then
                 continue

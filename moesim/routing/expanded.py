@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moesim.routing.capped import Capped, limits, order_TK
-from moesim.routing.drop import stays_TK
+from moesim.routing.drop import served, stays_TK
 from moesim.routing.parameters import flag
 from moesim.routing.policy import (
     NO_EXPERT,
@@ -25,7 +25,7 @@ from moesim.routing.policy import (
     outcome,
     weights_of,
 )
-from moesim.routing.scale import scale_T
+from moesim.routing.scale import token_scale
 from traces.jit import jit
 
 
@@ -84,7 +84,7 @@ class ExpandedDrop(Capped):
         limited = limits(self, batch, self)
         wide = self._widened(batch)
         stays = stays_TK(limited, limited.units_of(wide.ids_TK), order_TK(self, wide, self))
-        ids_TJ = np.where(stays, wide.ids_TK, np.int16(NO_EXPERT))
+        ids_TJ = served(wide.ids_TK, stays)
         weights_TJ = weights_of(wide, self)
         if self.cap_at_k:
             ids_TJ, weights_TJ = _capped(ids_TJ, weights_TJ, batch.ids_TK.shape[1])
@@ -97,22 +97,42 @@ class ExpandedDrop(Capped):
         gpus_EG = held_of(batch, self).gpus_EG
         K = batch.ids_TK.shape[1]
         J = K + min(C, int(gpus_EG.sum(axis=0).max()))
-        ids_TJ = np.full((len(batch.ids_TK), J), NO_EXPERT, np.int16)
-        weights_TJ = np.zeros(ids_TJ.shape, np.float32)
-        ids_TJ[:, :K], weights_TJ[:, :K] = batch.ids_TK, weights_TK
-        weights_TC = candidates.scores_TC * scale_T(batch.ids_TK, weights_TK, candidates)[:, None]
-        _widen(K, candidates.ids_TC, weights_TC, batch.offsets_G, gpus_EG, ids_TJ, weights_TJ)
+        ids_TJ = np.empty((len(batch.ids_TK), J), np.int16)
+        weights_TJ = np.empty(ids_TJ.shape, np.float32)
+        _widen(
+            batch.ids_TK,
+            weights_TK,
+            candidates.ids_TC,
+            candidates.scores_TC,
+            batch.offsets_G,
+            gpus_EG,
+            ids_TJ,
+            weights_TJ,
+        )
         return replace(batch, ids_TK=ids_TJ, weights_TK=weights_TJ)
 
 
 @jit
 def _widen(
-    K: int, ids_TC: Any, weights_TC: Any, offsets_G: Any, gpus_EG: Any, ids_TJ: Any, weights_TJ: Any
+    ids_TK: Any,
+    weights_TK: Any,
+    ids_TC: Any,
+    scores_TC: Any,
+    offsets_G: Any,
+    gpus_EG: Any,
+    ids_TJ: Any,
+    weights_TJ: Any,
 ) -> None:
-    C = ids_TC.shape[1]
+    K, C, J = ids_TK.shape[1], ids_TC.shape[1], ids_TJ.shape[1]
     for gpu in range(len(offsets_G) - 1):
         here_E = gpus_EG[:, gpu].copy()
         for token in range(offsets_G[gpu], offsets_G[gpu + 1]):
+            for place in range(K):
+                ids_TJ[token, place] = ids_TK[token, place]
+                weights_TJ[token, place] = weights_TK[token, place]
+            for place in range(K, J):
+                ids_TJ[token, place] = NO_EXPERT
+                weights_TJ[token, place] = 0.0
             place = K
             for c in range(C):
                 expert = ids_TC[token, c]
@@ -120,10 +140,11 @@ def _widen(
                     continue
                 chosen = False
                 for k in range(K):
-                    chosen |= ids_TJ[token, k] == expert
+                    chosen |= ids_TK[token, k] == expert
                 if not chosen:
+                    scale = token_scale(token, ids_TK, weights_TK, ids_TC, scores_TC)
                     ids_TJ[token, place] = expert
-                    weights_TJ[token, place] = weights_TC[token, c]
+                    weights_TJ[token, place] = scores_TC[token, c] * scale
                     place += 1
 
 

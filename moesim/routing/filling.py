@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from moesim.errors import PolicyError
 from moesim.routing.policy import NO_EXPERT, Batch, Candidates, Need, Outcome, Policy, candidates_of, outcome
-from moesim.routing.scale import scale_T
+from moesim.routing.scale import scale_T, token_scale
 from traces.jit import jit
 
 _IDS = 1 << 15
@@ -51,7 +51,7 @@ def refill(
 ) -> Outcome:
     """The batch with the best allowed candidates in these places, from the first place on.
 
-    A place for which no candidate is left has no expert.
+    A place for which no candidate is left has no expert. What stands in these places is not allowed.
 
     Expert 7 is off; of its candidates the token visits 3 already, so that 5 is the next.
 
@@ -65,11 +65,31 @@ def refill(
     ids_TK = batch.ids_TK.copy()
     if batch.weights_TK is None:
         nothing = np.zeros((0, 0), np.float32)
-        _refill(ids_TK, nothing, free_TK, candidates.ids_TC, nothing, allowed_TC)
+        _refill(
+            batch.experts,
+            batch.ids_TK,
+            nothing,
+            free_TK,
+            candidates.ids_TC,
+            nothing,
+            allowed_TC,
+            ids_TK,
+            nothing,
+        )
         return outcome(batch, ids_TK, None)
     weights_TK = batch.weights_TK.copy()
-    weights_TC = candidate_weights(batch.ids_TK, weights_TK, candidates)
-    _refill(ids_TK, weights_TK, free_TK, candidates.ids_TC, weights_TC, allowed_TC)
+    ids_TC, scores_TC = candidates.ids_TC, candidates.scores_TC
+    _refill(
+        batch.experts,
+        batch.ids_TK,
+        batch.weights_TK,
+        free_TK,
+        ids_TC,
+        scores_TC,
+        allowed_TC,
+        ids_TK,
+        weights_TK,
+    )
     return outcome(batch, ids_TK, weights_TK)
 
 
@@ -123,26 +143,52 @@ def _look_up_into(on_QE: Any, row_T: Any, ids_TK: Any, on_TK: Any) -> None:
 
 @jit
 def _refill(
-    ids_TK: Any, weights_TK: Any, free_TK: Any, ids_TC: Any, weights_TC: Any, allowed_TC: Any
+    experts: int,
+    before_TK: Any,
+    weights_TK: Any,
+    free_TK: Any,
+    ids_TC: Any,
+    scores_TC: Any,
+    allowed_TC: Any,
+    ids_TK: Any,
+    after_TK: Any,
 ) -> None:
-    """Weights of no tokens stand for none."""
+    """Write into ``ids_TK`` and ``after_TK``. Weights of no tokens stand for none."""
     T, K = ids_TK.shape
+    C = ids_TC.shape[1]
     weighted = len(weights_TK) > 0
+    # The last token that visited each expert: faster than looking through the places of each token.
+    # Entry 0 is that of no expert; unsigned indices need no test for negative values.
+    visitor_E = np.full(experts + 1, -1, np.int32)
+    next_C = np.empty(C + 1, np.int64)
     for token in range(T):
-        free_K, ids_K, ids_C = free_TK[token], ids_TK[token], ids_TC[token]
-        allowed_C = allowed_TC[token]
-        candidate = 0
+        free = 0
         for place in range(K):
-            if not free_K[place]:
+            free += free_TK[token, place]
+        if free == 0:
+            continue
+        for place in range(K):
+            visitor_E[np.uint64(before_TK[token, place] + 1)] = token
+        left = 0
+        for candidate in range(C):
+            next_C[left] = candidate
+            new = visitor_E[np.uint64(ids_TC[token, candidate] + 1)] != token
+            left += allowed_TC[token, candidate] & new
+        scale = np.float32(1.0)
+        if weighted and left > 0:
+            scale = token_scale(token, before_TK, weights_TK, ids_TC, scores_TC)
+        taken = 0
+        for place in range(K):
+            if not free_TK[token, place]:
                 continue
-            while candidate < len(ids_C) and not (
-                allowed_C[candidate] and _place_of(ids_C[candidate], ids_K) < 0
-            ):
-                candidate += 1
-            found = candidate < len(ids_C)
-            ids_K[place] = ids_C[candidate] if found else NO_EXPERT
-            if weighted and found:
-                weights_TK[token, place] = weights_TC[token, candidate]
+            if taken == left:
+                ids_TK[token, place] = NO_EXPERT
+                continue
+            candidate = next_C[taken]
+            ids_TK[token, place] = ids_TC[token, candidate]
+            if weighted:
+                after_TK[token, place] = scores_TC[token, candidate] * scale
+            taken += 1
 
 
 @jit
@@ -163,12 +209,3 @@ def _candidate_weights(
                 weights_TC[token, candidate] = weights_TK[token, at]
             else:
                 weights_TC[token, candidate] = scores_TC[token, candidate] * scale_T[token]
-
-
-@jit
-def _place_of(expert: Any, ids_K: Any) -> int:
-    """−1 where the token does not visit it."""
-    for place in range(len(ids_K)):
-        if ids_K[place] == expert:
-            return place
-    return -1

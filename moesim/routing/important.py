@@ -9,7 +9,7 @@ import itertools
 import math
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from moesim.routing.filling import refill
 from moesim.routing.parameters import choice, integer, number
 from moesim.routing.policy import NO_EXPERT, Batch, Cost, Need, Outcome, candidates_of, weights_of
 from moesim.routing.ranking import best_first
+from traces.jit import jit
 
 IMPORTANT = ("undecided", "decided")
 
@@ -121,13 +122,23 @@ class Uncertain:
         _, weights_KT = best_first(batch.ids_TK, weights_of(batch, self))
         uncertain_T = weights_KT[0] < self.below * weights_KT.sum(axis=0)
         more = max(0, min(self.k, candidates.ids_TC.shape[1]) - batch.ids_TK.shape[1])
-        places = ((0, 0), (0, more))
-        wide = replace(
-            batch,
-            ids_TK=np.pad(batch.ids_TK, places, constant_values=NO_EXPERT),
-            weights_TK=np.pad(weights_of(batch, self), places),
-        )
-        empty_TK = wide.ids_TK < 0
-        wanted_T = uncertain_T * (self.k - np.count_nonzero(~empty_TK, axis=1))
-        free_TK = empty_TK & (np.cumsum(empty_TK, axis=1) <= wanted_T[:, None])
+        ids_TK = np.full((len(uncertain_T), batch.ids_TK.shape[1] + more), NO_EXPERT, np.int16)
+        weights_TK = np.zeros(ids_TK.shape, np.float32)
+        ids_TK[:, : batch.ids_TK.shape[1]] = batch.ids_TK
+        weights_TK[:, : batch.ids_TK.shape[1]] = weights_of(batch, self)
+        wide = replace(batch, ids_TK=ids_TK, weights_TK=weights_TK)
+        free_TK = _first_empty(ids_TK, uncertain_T, self.k)
         return refill(wide, free_TK, candidates, np.ones(candidates.ids_TC.shape, np.bool_))
+
+
+@jit
+def _first_empty(ids_TK: Any, uncertain_T: Any, most: int) -> Any:
+    """[T, K]: the first empty places of each uncertain token, that it may visit ``most`` experts."""
+    free_TK = np.zeros(ids_TK.shape, np.bool_)
+    for token in range(len(ids_TK)):
+        if uncertain_T[token]:
+            wanted = most - np.count_nonzero(ids_TK[token] >= 0)
+            for place in range(ids_TK.shape[1]):
+                free_TK[token, place] = (ids_TK[token, place] < 0) & (wanted > 0)
+                wanted -= free_TK[token, place]
+    return free_TK

@@ -13,11 +13,10 @@ import numpy as np
 from moesim.errors import PolicyError
 from moesim.routing.capped import Capped, limits, order_TK
 from moesim.routing.cut import cut
-from moesim.routing.drop import stays_TK
+from moesim.routing.drop import served, stays_TK
 from moesim.routing.neighbours import Neighbours, neighbours
 from moesim.routing.parameters import choice, integer
 from moesim.routing.policy import (
-    NO_EXPERT,
     Batch,
     Cost,
     Need,
@@ -112,8 +111,8 @@ class Reroute(Capped):
         held = held_of(batch, self)
         limited = limits(self, batch, self)
         near = neighbours(held, self.to)
-        over_TK = ~stays_TK(limited, batch.ids_TK, order_TK(self, batch, self))
-        ids_TK = np.where(over_TK, np.int16(NO_EXPERT), batch.ids_TK)
+        stays = stays_TK(limited, batch.ids_TK, order_TK(self, batch, self))
+        over_TK, ids_TK = ~stays, served(batch.ids_TK, stays)
         _to_least_loaded(batch.ids_TK, over_TK, limited.bounds_G, limited.most_G, near, ids_TK)
         return outcome(batch, ids_TK, batch.weights_TK, room=limited.room)
 
@@ -121,8 +120,8 @@ class Reroute(Capped):
         candidates, weights_TK = candidates_of(batch, self), weights_of(batch, self).copy()
         limited = limits(self, batch, self)
         bits_TK = order_TK(self, batch, self)
-        over_TK = ~stays_TK(limited, limited.units_of(batch.ids_TK), bits_TK)
-        ids_TK = np.where(over_TK, np.int16(NO_EXPERT), batch.ids_TK)
+        stays = stays_TK(limited, limited.units_of(batch.ids_TK), bits_TK)
+        over_TK, ids_TK = ~stays, served(batch.ids_TK, stays)
         _to_candidates(
             batch.ids_TK,
             over_TK,
@@ -131,6 +130,7 @@ class Reroute(Capped):
             limited.bounds_G,
             limited.most_G,
             limited.units,
+            batch.experts,
             candidates.ids_TC,
             candidates.scores_TC,
             limited.units_of(candidates.ids_TC),
@@ -151,6 +151,7 @@ def _to_candidates(
     bounds_G: Any,
     most_G: Any,
     units: int,
+    experts: int,
     ids_TC: Any,
     scores_TC: Any,
     unit_TC: Any,
@@ -160,23 +161,36 @@ def _to_candidates(
     weights_TK: Any,
 ) -> None:
     """Write where overflow went into ``ids_TK`` and ``weights_TK``."""
-    T, K = ids_TK.shape
-    C = ids_TC.shape[1]
-    # Of each token that has overflow: its next candidate, and how many times its score a candidate weighs.
-    next_T, scale_T = np.empty(T, np.int64), np.empty(T, np.float32)
+    K, C = ids_TK.shape[1], ids_TC.shape[1]
+    most_tokens = np.diff(bounds_G).max()
+    # Of each token of a source that has overflow: how many candidates it has asked, and which it may ask:
+    # those it did not wish for. What it wished for is full or visited; what it asked for has been full since.
+    next_T, left_T = np.empty(most_tokens, np.int64), np.empty(most_tokens, np.int64)
+    left_TC = np.empty((most_tokens, C), np.int16)
+    # How many times its score a candidate weighs, and the last token that wished for each expert; entry 0 is
+    # that of no expert.
+    scale_T, wisher_E = np.empty(most_tokens, np.float32), np.full(experts + 1, -1, np.int32)
     for source in range(len(most_G)):
+        first = bounds_G[source]
         room_U = np.full(units, most_G[source])
         overflow = 0
-        for token in range(bounds_G[source], bounds_G[source + 1]):
+        for token in range(first, bounds_G[source + 1]):
             over = 0
             for place in range(K):
                 if unit_TK[token, place] >= 0:
                     room_U[unit_TK[token, place]] -= 1
                 over += over_TK[token, place]
-            if over > 0:
-                next_T[token] = 0
-                scale_T[token] = token_scale(token, wished_TK, weights_TK, ids_TC, scores_TC)
-                overflow += over
+            if over == 0:
+                continue
+            overflow += over
+            for place in range(K):
+                wisher_E[np.uint64(wished_TK[token, place] + 1)] = token
+            row, left = token - first, 0
+            for candidate in range(C):
+                left_TC[row, left] = candidate
+                left += wisher_E[np.uint64(ids_TC[token, candidate] + 1)] != token
+            next_T[row], left_T[row] = 0, left
+            scale_T[row] = token_scale(token, wished_TK, weights_TK, ids_TC, scores_TC)
         # Open assignments, and what each asks for now.
         at_N, asked_N = np.empty(overflow, np.int64), np.empty(overflow, np.int64)
         unit_N, weight_N = np.empty(overflow, np.int16), np.empty(overflow, np.float32)
@@ -192,16 +206,14 @@ def _to_candidates(
             asking = 0
             for index in range(opened):
                 token, place = at_N[index] // K, at_N[index] % K
-                # What the token wished for is full or visited; what it asked for has been full since.
-                candidate = next_T[token]
-                while candidate < C and _is_in(ids_TC[token, candidate], token, wished_TK):
-                    candidate += 1
-                next_T[token] = candidate + 1
-                if candidate >= C:
+                row = token - first
+                if next_T[row] == left_T[row]:
                     continue
+                candidate = left_TC[row, next_T[row]]
+                next_T[row] += 1
                 at_N[asking], asked_N[asking] = at_N[index], candidate
                 unit_N[asking] = unit_TC[token, candidate]
-                weight_N[asking] = scores_TC[token, candidate] * scale_T[token]
+                weight_N[asking] = scores_TC[token, candidate] * scale_T[row]
                 if not by_score:
                     bits_N[asking] = bits_TK[token, place]
                 asking += 1
@@ -219,14 +231,6 @@ def _to_candidates(
                 ids_TK[token, place] = ids_TC[token, asked_N[index]]
                 weights_TK[token, place] = weight_N[index]
                 room_U[unit_N[index]] -= 1
-
-
-@jit
-def _is_in(expert: Any, token: int, ids_TK: Any) -> bool:
-    found = False
-    for place in range(ids_TK.shape[1]):
-        found |= ids_TK[token, place] == expert
-    return found
 
 
 @jit

@@ -70,13 +70,18 @@ def _scale(ids_TK: Any, weights_TK: Any, ids_TC: Any, scores_TC: Any, scales_T: 
 @jit
 def token_scale(token: int, ids_TK: Any, weights_TK: Any, ids_TC: Any, scores_TC: Any) -> Any:
     """As :func:`scale_T`, of one token."""
+    C = ids_TC.shape[1]
     weight = score = np.float32(0.0)
+    c = 0
     for place in range(ids_TK.shape[1]):
         if ids_TK[token, place] < 0:
             continue
-        for c in range(ids_TC.shape[1]):
-            if ids_TC[token, c] == ids_TK[token, place]:
+        # Chosen experts mostly stand in the order of candidates, so that the next one is looked at first.
+        for _ in range(C):
+            found = c
+            c = c + 1 if c + 1 < C else 0
+            if ids_TC[token, found] == ids_TK[token, place]:
                 weight += weights_TK[token, place]
-                score += scores_TC[token, c]
+                score += scores_TC[token, found]
                 break
     return weight / score if score > 0 else np.float32(1.0)
