@@ -235,12 +235,12 @@ def label(vary: Mapping[str, Any]) -> str:
 def demo_points() -> list[Point]:
     """What the demo lays beside its scenario: drop, reroute, placements within and across nodes, copies."""
     drop, reroute = ({"policy": policy, "capacity_factor": 1.5} for policy in ("drop", "reroute"))
-    hierarchical = {"solver": "swap", "hierarchical": True}
+    hierarchical = {"solver": "eplb", "hierarchical": True}
     varies: list[dict[str, Any]] = [
         {"routing": drop},
         {"routing": reroute},
-        {"placement": "swap"},
-        {"placement": {"solver": "swap", "slots": 288}},
+        {"placement": "eplb"},
+        {"placement": {"solver": "eplb", "slots": 288}},
         {"placement": hierarchical},
         {"placement": hierarchical, "routing": reroute},
     ]
