@@ -20,7 +20,7 @@ from traces.errors import MoesimError
 class _Commands(typer.core.TyperGroup):
     """All commands; of an interruption typer would say that they were aborted, with code 1."""
 
-    def invoke(self, ctx: typer.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
