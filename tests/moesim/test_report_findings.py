@@ -155,7 +155,7 @@ def test_when_only_dropping_is_faster() -> None:
 
 
 def compared(*points: tuple[str, float, dict[str, float]], **saved_ms: float) -> str:
-    """The answer to points (policy, speedup, metrics) of a step of 10 ms; each saves ``saved_ms`` by cause."""
+    """The answer to points (policy, speedup, metrics) of a 10 ms step; each saves ``saved_ms`` by cause."""
     base = result_with([], network=4.0, imbalance=2.0)
     made = []
     for policy, factor, metrics in points:
