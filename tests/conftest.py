@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,10 @@ from hypothesis import settings
 # Shared machines are noisy: no deadline per example, and the same examples on every run.
 settings.register_profile("moesim", deadline=None, derandomize=True, print_blob=False)
 settings.load_profile("moesim")
+
+# A shell starts background jobs with Ctrl-C ignored, and the tests' children would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
