@@ -35,7 +35,7 @@ _HEAT = 0.002  # domains per sampled token, to begin with; from 0.001 to 0.007 a
 _NO_HOME = -1
 
 # Shares of a node's limit that are filled, so that its GPUs can still be levelled: the first that succeeds.
-_NODE_FILLS = (0.999, 0.995)
+_NODE_FILLS = (0.999, 0.997, 0.995, 0.99)
 
 
 def locality(

@@ -74,8 +74,14 @@ def test_co_activated_experts_come_together_at_one_percent_of_balance() -> None:
 
 def test_a_node_that_is_left_without_load_is_level() -> None:
     # One slot on each GPU: the two experts with tokens, always chosen together, leave a node to the others.
+    # That one GPU of each node is a little faster parts them at first.
     problem = Problem.of(
-        [[5, 5, 0, 0]], 4, gpus_per_node=2, sample_TLK=np.array([[[0, 1]]] * 8), home_T=np.zeros(8, dtype=int)
+        [[5, 5, 0, 0]],
+        4,
+        gpus_per_node=2,
+        speed=[1.001, 1, 1.001, 1],
+        sample_TLK=np.array([[[0, 1]]] * 8),
+        home_T=np.zeros(8, dtype=int),
     )
     assert foreign_nodes_T(problem, swap(problem).placement, 0).mean() == 1.0
     assert foreign_nodes_T(problem, locality(problem).placement, 0).mean() == 0.0
