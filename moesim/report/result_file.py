@@ -71,6 +71,7 @@ class _Metrics(TypedDict):
     balancedness: Number
     dropped: Fraction
     rerouted: Fraction
+    added: Fraction
     gate_mass_lost: Number | None
     cross_node_bytes: Fraction
     gpu_memory_bytes: _Memory

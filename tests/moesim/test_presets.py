@@ -58,7 +58,8 @@ PUBLISHED = {
 
 
 def test_every_model_has_its_published_counts() -> None:
-    assert preset_names("models") == sorted(PUBLISHED)
+    # The model of the built-in sample is our own: its card counts it.
+    assert preset_names("models") == sorted({*PUBLISHED, "tiny-moe"})
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -144,7 +144,7 @@ def test_a_fault_in_npz_is_named(tmp_path: Path, fault: str) -> None:
     ("given", "message"),
     [
         ({}, r"does not tell the number of experts: name it \(--experts N; the largest id is 7\)"),
-        ({"experts": 8, "layers": (1, 2, 3)}, r"layers: has 2 layers \(got '3 layers named'\)"),
+        ({"experts": 8, "layers": (1, 2, 3)}, r"layers: must be 3, as the model has \(got 2\)"),
         ({"experts": 8, "layers": (3, 1)}, "layers: must ascend"),
         ({"experts": 70_000}, "experts: must be between 1 and 65536"),
     ],
