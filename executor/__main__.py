@@ -6,8 +6,9 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
-from executor.launch import Launch
+from executor.launch import Launch, tell_torchrun
 from executor.options import Options
 from executor.plan import read_plan
 from executor.progress import Mark
@@ -36,8 +37,16 @@ def main() -> None:
     supervised(options.out, WRITES, work)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Its errors are known to torchrun too."""
+
+    def error(self, message: str) -> NoReturn:
+        tell_torchrun(message)
+        super().error(message)
+
+
 def _parse(arguments: list[str]) -> tuple[Path, Options]:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         "torchrun --nproc-per-node RANKS -m executor",
         description="Run a plan that `moesim execute --plan-only` wrote, and measure it.",
     )

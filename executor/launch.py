@@ -1,9 +1,13 @@
-"""What torchrun says to a rank in its environment."""
+"""What torchrun says to a rank in its environment, and what a rank that fails tells torchrun."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 from executor.errors import PlanError
@@ -54,3 +58,17 @@ class Launch:
                 field="ranks",
                 got=self.ranks,
             )
+
+
+def tell_torchrun(cause: str) -> None:
+    """Have torchrun give this cause where it lists the ranks that failed.
+
+    It reads the file that ``torch.distributed.elastic.multiprocessing.errors.record`` writes; without a call
+    stack in it, the message stands in its place.
+    """
+    file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if file is not None:
+        said = {"message": {"message": cause, "extraInfo": {"timestamp": str(int(time.time()))}}}
+        # The watcher tells it in any case.
+        with contextlib.suppress(OSError):
+            Path(file).write_text(json.dumps(said), encoding="utf-8")

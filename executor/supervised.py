@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from executor.launch import Launch
+from executor.launch import Launch, tell_torchrun
 from executor.progress import Mark, Progress, progress_file
 from traces.errors import MoesimError, OutputError
 
@@ -49,6 +49,8 @@ def supervised(out: Path, writes: Sequence[str], work: Callable[[Launch, Mark, P
         work(launch, mark, patience)
     except BaseException as fault:
         cause, exit_code, lost = _explain(fault)
+        if not lost:
+            tell_torchrun(cause)
         mark.fail(cause, exit_code, lost=lost)
         sys.stderr.flush()
         # An ordinary exit would wait for threads that wait for other ranks.

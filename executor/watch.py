@@ -30,6 +30,8 @@ _ASLEEP_S = 2.0
 """A look that comes so late after the one before it says that the watcher itself had been stopped."""
 _FACTOR = 4.0
 """A phase may take so many times the longest one so far."""
+_REPORT_S = 10.0
+"""How long torchrun may take to report its failed ranks before the watcher has the last word."""
 
 
 @dataclass(frozen=True)
@@ -193,11 +195,19 @@ def main() -> None:
     try:
         verdict = watch(progress, int(agent), int(ranks))
         if verdict is not None:
-            print(f"executor: {verdict.message}", file=sys.stderr, flush=True)
             with contextlib.suppress(MoesimError):
                 write_text(Path(out) / "failure.json", verdict.to_json())
     finally:
         progress.path.unlink(missing_ok=True)
+    if verdict is not None:
+        _wait_for_end(int(agent))
+        print(f"executor: {verdict.message}", file=sys.stderr, flush=True)
+
+
+def _wait_for_end(agent: int) -> None:
+    """Wait until torchrun has said what it has to say."""
+    with contextlib.suppress(ProcessLookupError):
+        select.select([os.pidfd_open(agent)], [], [], _REPORT_S)
 
 
 if __name__ == "__main__":

@@ -56,7 +56,10 @@ def torchrun_ranks(
     *arguments: str,
     sabotage: Sabotage | None = None,
 ) -> tuple[int, ...]:
-    """The exit codes of so many ranks that run ``main`` on a file as torchrun would start them."""
+    """The exit codes of so many ranks that run ``main`` on a file as torchrun would start them.
+
+    Torchrun would report the errors in ``error-RANK.json``.
+    """
     context = _forkserver()
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     argv = ["executor", str(given), "-o", str(out), *arguments]
@@ -88,6 +91,7 @@ def _torchrun_rank(
         "MASTER_PORT": str(port),
         "TORCHELASTIC_RUN_ID": "tests",
         "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "TORCHELASTIC_ERROR_FILE": str(Path(argv[3]) / f"error-{rank}.json"),
     }
     sys.argv = argv
     if sabotage is not None:

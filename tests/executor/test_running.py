@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 import executor.patience
 from executor.__main__ import main
@@ -150,6 +151,8 @@ def test_one_rank_at_fault_ends_all(
     codes = torchrun_ranks(2, main, plan, tmp_path, sabotage=partial(sabotage_rank_1, backend))
     assert 0 not in codes
     assert message(tmp_path).startswith(expected)
+    # What only follows from it is no cause.
+    assert not (tmp_path / "error-0.json").exists()
 
 
 def as_plan(folder: Path, plan: Path, **changes: Any) -> Path:
@@ -174,6 +177,24 @@ def test_what_cannot_run_is_refused(plan: Path, tmp_path: Path) -> None:
         out = tmp_path / str(number)
         assert torchrun_ranks(1, main, given, out, *arguments) == (2,)
         assert message(out).startswith(expected)
+        assert f"traceback : {expected}" in torchrun_says(out / "error-0.json")
+
+
+def torchrun_says(file: Path) -> str:
+    """What torchrun prints of a rank that left this file."""
+    return str(ChildFailedError("executor", {0: ProcessFailure(0, 99, 2, str(file))}))
+
+
+def test_a_wrong_command_line_is_told_to_torchrun(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("sys.argv", ["executor", "PLAN"])
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert "traceback : the following arguments are required: -o" in torchrun_says(tmp_path / "error.json")
+    # Where it cannot be written the user is told all the same.
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "none" / "error.json"))
+    with pytest.raises(SystemExit, match="2"):
+        main()
 
 
 def test_weights_that_do_not_fit(plan: Path) -> None:
