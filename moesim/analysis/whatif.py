@@ -13,6 +13,7 @@ from typing import Any
 
 from joblib import Parallel, delayed, parallel_config
 
+from moesim.analysis.culprit import culprit
 from moesim.analysis.rebalancing import payback_steps
 from moesim.analysis.result import Result, simulate_scenario
 from moesim.analysis.store import Store
@@ -116,6 +117,7 @@ def compare(
             "vary": point.vary,
             "metrics": result["metrics"],
             "attribution": result["attribution"],
+            "culprit": culprit(result["stragglers"]),
             # Points may differ in tokens a step, so what counts is tokens a second.
             "speedup": result["metrics"]["tokens_per_s"] / tokens_per_s,
             "payback_steps": payback,

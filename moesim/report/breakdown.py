@@ -8,10 +8,13 @@ from typing import Any, Final
 from moesim.report import svg
 from moesim.report.findings import (
     DATA_PARALLEL,
+    SMALL,
     TERMS,
     best_point,
     percent,
     rebalances,
+    shares,
+    slow_gpu,
     speedup,
     steps,
     varied_keys,
@@ -173,6 +176,12 @@ def mass_lost(point: Mapping[str, Any]) -> str:
     return "–" if lost is None else percent(lost)
 
 
+def slow_hardware(point: Mapping[str, Any]) -> str:
+    """What of a step it costs, and which GPU's it is."""
+    share = shares(point)["hardware"]
+    return "–" if share < SMALL else ", ".join(filter(None, (percent(share), slow_gpu(point))))
+
+
 def moving(point: Mapping[str, Any]) -> str:
     """By how much the mean step is longer because experts move."""
     return format_seconds(point["metrics"]["rebalancing"]["migration_s"]) if rebalances(point) else "–"
@@ -189,6 +198,7 @@ _COSTS: Final[Mapping[str, _Cell]] = {
     "rerouted": lambda point: percent(point["metrics"]["rerouted"]),
     "added": lambda point: percent(point["metrics"]["added"]),
     "gate mass lost": mass_lost,
+    "slow hardware": slow_hardware,
     "moving experts": moving,
     "pays after": pays_after,
 }

@@ -20,6 +20,7 @@ from moesim.report.findings import (
     percent,
     rebalances,
     shares,
+    slow_gpu,
     speedup,
     varied_keys,
     whatif_answer,
@@ -42,6 +43,7 @@ _COLUMNS: Final[Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
     "reroutes": lambda point: percent(point["metrics"]["rerouted"]),
     "adds": lambda point: percent(point["metrics"]["added"]),
     "lost": mass_lost,
+    "slow": slow_gpu,
     "moving": moving,
     "pays after": pays_after,
 }

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from moesim.analysis.culprit import culprit, lost_by_cause
 from moesim.report.question import brief, plural
 from moesim.units import format_seconds
 
@@ -110,28 +111,22 @@ def straggler_summary(stragglers: Sequence[Mapping[str, Any]]) -> str:
 
     The reason is the cause behind most of the lost time in those layers.
     """
-    named = [row for row in stragglers if row["cause"] != "none"]
-    if not named:
+    found = culprit(stragglers)
+    if found is None:
         return ""
-    layers = Counter(row["rank"] for row in named)
-    rank, most = min(layers.items(), key=lambda item: (-item[1], item[0]))
+    named = [row for row in stragglers if row["cause"] != "none"]
     whole = plural(len(stragglers), "layer")
-    if len(layers) > 1 and most < 0.2 * len(stragglers):
+    if found["rank"] is None:
+        ranks = len({row["rank"] for row in named})
         return (
-            f"the straggler changes from layer to layer ({len(layers)} different GPUs in {whole}), "
-            f"mostly because {_reason(named, 'the straggler')}"
+            f"the straggler changes from layer to layer ({ranks} different GPUs in {whole}), "
+            f"mostly because {_reason(named, found['cause'], 'the straggler')}"
         )
-    return f"GPU {rank} is the straggler in {most} of {whole} because " + _reason(
-        [row for row in named if row["rank"] == rank], "it"
+    own = [row for row in named if row["rank"] == found["rank"]]
+    return (
+        f"GPU {found['rank']} is the straggler in {found['layers']} of {whole} because "
+        f"{_reason(own, found['cause'], 'it')}"
     )
-
-
-def lost_by_cause(stragglers: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Seconds per step that the mean GPU waits for the straggler, by cause, largest first."""
-    lost: Counter[str] = Counter()
-    for row in stragglers:
-        lost[row["cause"]] += row["lost_s"]
-    return dict(lost.most_common())
 
 
 def advice(result: Mapping[str, Any]) -> list[str]:
@@ -169,8 +164,8 @@ def best_point(comparison: Mapping[str, Any]) -> int | None:
 
 
 def whatif_answer(comparison: Mapping[str, Any]) -> str:
-    """Which point is best, at which price; and where some rebalance, whether that pays."""
-    return _fastest(comparison) + _rebalancing(comparison)
+    """Which point is best, at which price; whether rebalancing pays, and who is on slow hardware."""
+    return _fastest(comparison) + _rebalancing(comparison) + _slow_hardware(comparison)
 
 
 def _rebalancing(comparison: Mapping[str, Any]) -> str:
@@ -187,6 +182,24 @@ def _rebalancing(comparison: Mapping[str, Any]) -> str:
     if payback is None:
         return ""
     return f" There a rebalance has paid for itself after {steps(payback)}."
+
+
+def _slow_hardware(comparison: Mapping[str, Any]) -> str:
+    """What slow hardware costs where it costs most, and whose it is; empty where it costs nothing."""
+    most = max(comparison["points"], key=lambda point: shares(point)["hardware"], default=None)
+    if most is None or shares(most)["hardware"] < SMALL:
+        return ""
+    share, found = percent(shares(most)["hardware"]), slow_gpu(most)
+    blamed = f"; {found} holds up {plural(most['culprit']['layers'], 'layer')}" if found else ""
+    return f" Slow hardware costs most with {vary(most)}: {share} of a step{blamed}."
+
+
+def slow_gpu(point: Mapping[str, Any]) -> str:
+    """The GPU that holds up most layers because its hardware is slow; empty where there is none."""
+    found = culprit(point["stragglers"]) if "stragglers" in point else point.get("culprit")
+    if found is None or found["rank"] is None or found["cause"] != "hardware":
+        return ""
+    return f"GPU {found['rank']}"
 
 
 def rebalances(point: Mapping[str, Any]) -> int:
@@ -309,9 +322,8 @@ def _best_free(comparison: Mapping[str, Any]) -> str:
     return f"Best {what} is {vary(best)}, {speedup(best)}{price}."
 
 
-def _reason(stragglers: Sequence[Mapping[str, Any]], subject: str) -> str:
-    """Why ``subject`` is last: the cause behind most of the lost time, tokens with their mean excess."""
-    cause = next(iter(lost_by_cause(stragglers)))
+def _reason(stragglers: Sequence[Mapping[str, Any]], cause: str, subject: str) -> str:
+    """Why ``subject`` is last, for this cause; tokens with their mean excess."""
     if cause != "tokens":
         return f"{subject} {CAUSES[cause]}"
     load = sum(row["load"] for row in stragglers if row["cause"] == "tokens")

@@ -87,6 +87,9 @@ class _Attribution(TypedDict):
     ideal_s: Number
 
 
+_Cause = Literal["tokens", "weights", "attention", "network", "hardware", "none"]
+
+
 class _Straggler(TypedDict):
     layer: Count
     rank: Count
@@ -94,7 +97,7 @@ class _Straggler(TypedDict):
     load: Fraction
     time: Fraction
     lost_s: Number
-    cause: Literal["tokens", "weights", "attention", "network", "hardware", "none"]
+    cause: _Cause
     expert: Count
     expert_share: Fraction
 
@@ -159,10 +162,17 @@ class _Result(TypedDict):
     provenance: dict[str, Any]
 
 
+class _Culprit(TypedDict):
+    rank: Count | None
+    layers: Count
+    cause: _Cause
+
+
 class _Point(TypedDict):
     vary: dict[str, Any]
     metrics: _Metrics
     attribution: _Attribution
+    culprit: NotRequired[_Culprit | None]
     speedup: _Positive
     payback_steps: NotRequired[Fraction | None]
 

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from moesim.report.findings import advice, answer, lost_by_cause, percent, straggler_summary, whatif_answer
+from moesim.analysis.culprit import culprit, lost_by_cause
+from moesim.report.breakdown import comparison_table
+from moesim.report.findings import advice, answer, percent, straggler_summary, whatif_answer
 from moesim.report.question import question
 from tests.moesim.report_example import example_comparison, example_run
 
@@ -86,6 +88,37 @@ def test_slow_hardware_comes_first_where_it_costs_more() -> None:
     assert found.startswith("Slow hardware costs")
     assert "GPU 5 is the straggler in 4 of 4 layers because it is on hardware" in found
     assert answer(result_with(rows, imbalance=3.0, hardware=1.0)).startswith("Imbalance costs")
+
+
+def test_a_comparison_names_the_gpu_whose_hardware_is_slowest() -> None:
+    comparison = example_comparison(example_run()[0])
+    healthy, slow, slower = comparison["points"][:3]
+    for point, rank, lost in ((healthy, None, 0.0), (slow, 5, 0.1), (slower, 7, 0.3)):
+        step_s = point["metrics"]["step_time_s"]["mean"]
+        point["vary"] = {"faults": rank}
+        point["attribution"] = point["attribution"] | {"hardware_s": lost * step_s}
+        cause = "tokens" if rank is None else "hardware"
+        point["culprit"] = culprit([straggler(layer, rank or layer % 2, cause) for layer in range(4)])
+    assert healthy["culprit"] == {"rank": 0, "layers": 2, "cause": "tokens"}
+    some = comparison | {"points": [healthy, slow, slower]}
+    assert whatif_answer(some).endswith(
+        " Slow hardware costs most with faults=7: 30 % of a step; GPU 7 holds up 4 layers."
+    )
+    table = str(comparison_table(some))
+    assert "30 %, GPU 7" in table
+    assert "10 %, GPU 5" in table
+    assert "GPU 0" not in table
+    assert "low hardware" not in whatif_answer(comparison | {"points": [healthy]})
+    # One that was written before there were culprits.
+    del slower["culprit"]
+    assert whatif_answer(some).endswith("costs most with faults=7: 30 % of a step.")
+
+
+def test_nobody_is_to_blame_where_the_straggler_changes() -> None:
+    assert culprit([straggler(0, 1, "none")]) is None
+    rows = [straggler(layer, layer, "network" if layer else "hardware") for layer in range(9)]
+    assert culprit([*rows, straggler(9, 1, "none")]) == {"rank": None, "layers": 9, "cause": "network"}
+    assert culprit(rows[:5]) == {"rank": 0, "layers": 1, "cause": "hardware"}
 
 
 def test_no_named_straggler() -> None:

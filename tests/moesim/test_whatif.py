@@ -102,6 +102,13 @@ def test_points_are_the_results_of_their_scenarios() -> None:
         assert row["speedup"] == alone["metrics"]["tokens_per_s"] / base
 
 
+def test_a_fault_is_laid_at_the_door_of_its_gpu() -> None:
+    base, points = plan("s.yaml", [TRACE], [Vary("faults", ([{"gpu": 2, "clock": 0.01}], []))])
+    slow, healthy = compare(base, points)["points"]
+    assert slow["culprit"] == {"rank": 2, "layers": 2, "cause": "hardware"}
+    assert healthy["culprit"] is None or healthy["culprit"]["cause"] != "hardware"
+
+
 def test_equal_scenarios_are_simulated_once(simulated: list[int]) -> None:
     told: list[int] = []
     base, points = seeds(0, 1, 1, 2)
