@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from traces.errors import TraceError
 from traces.generator import MAX_LOG_WEIGHT, Generator, generate
 from traces.locality import LAGS, Locality
 from traces.routing import RoutingTrace
@@ -29,6 +30,9 @@ Ints = npt.NDArray[np.int64]
 
 TOPICS = 64
 """Most topics; a small trace has one for each ``_TOKENS_PER_TOPIC`` tokens."""
+
+LEAST_TOKENS = 64
+"""Of a trace that is fitted: as many as tell one topic."""
 
 _TOKENS_PER_TOPIC = 64
 _MOST_REQUESTS = 256  # whose topics are kept
@@ -81,8 +85,12 @@ def fitted(trace: RoutingTrace, *, topics: int = TOPICS, seed: int = 0) -> Gener
         seed: of the random numbers in the fit; equal arguments give equal generators.
 
     Raises:
-        TraceError: the trace is too large for the memory of this machine.
+        TraceError: the trace has fewer than ``LEAST_TOKENS`` tokens, or is too large for the memory of this
+            machine.
     """
+    if trace.tokens < LEAST_TOKENS:
+        rule = f"is too short to be fitted: a generator is told from at least {LEAST_TOKENS} tokens"
+        raise TraceError(rule, field="tokens", got=trace.tokens)
     count = max(1, min(topics, trace.tokens // _TOKENS_PER_TOPIC))
     topic_T = find_topics(trace.ids_TLK, trace.meta.experts, count, seed)
     used, topic_T = np.unique(topic_T, return_inverse=True)
@@ -115,7 +123,7 @@ def fitted(trace: RoutingTrace, *, topics: int = TOPICS, seed: int = 0) -> Gener
 
 def _origin(trace: RoutingTrace) -> str:
     requests = len(trace.request_offsets) - 1
-    fit = f"fitted to {trace.tokens} tokens of {requests} requests"
+    fit = f"fitted to {trace.tokens} tokens of {requests} request{'s' if requests > 1 else ''}"
     return f"{fit}; {trace.meta.origin}" if trace.meta.origin else fit
 
 

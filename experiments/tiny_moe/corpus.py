@@ -8,6 +8,7 @@ library, prose every reStructuredText source of the manual.
 from __future__ import annotations
 
 import hashlib
+import shlex
 import subprocess
 import tempfile
 from dataclasses import dataclass
@@ -53,7 +54,10 @@ def read_corpus(folder: Path) -> Corpus:
     for domain, pattern in DOMAINS.items():
         files = sorted(file for file in folder.glob(pattern) if file.is_file() and not file.is_symlink())
         if not files:
-            raise MoesimError(f"holds no {domain} ({pattern}); fetch the text first", file=folder)
+            rule = (
+                f"holds no {domain} ({pattern}); first python -m experiments.tiny_moe fetch --text {folder}"
+            )
+            raise MoesimError(rule, file=folder)
         parts: tuple[list[bytes], list[bytes]] = ([], [])
         for file in files:
             text = b"\0" + file.read_bytes().replace(b"\0", b"")

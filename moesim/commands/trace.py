@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from moesim.commands.terminal import AsJson, progress, show, trace_path
+from moesim.commands.terminal import AsJson, faults_of, progress, show, trace_path
+from moesim.report.question import plural
 from traces.errors import MoesimError
 
 app = typer.Typer(help="Look at routing traces, convert, record and generate them.", no_args_is_help=True)
@@ -162,10 +163,12 @@ def trace_fit(
     from traces.interop import load_any
 
     check_file(out, reads=[file])
-    generator = fitted(load_any(file, named_hints(model, experts)), topics=topics, seed=seed)
+    with faults_of(str(file)):
+        generator = fitted(load_any(file, named_hints(model, experts)), topics=topics, seed=seed)
     write_generator(generator, out)
     meta, found = generator.meta, len(generator.log_weight_CLE)
-    typer.echo(f"{out}: {found} topics, {_shape(meta.layers, meta.experts)}, top-{meta.top_k}; {meta.origin}")
+    shape = f"{_shape(meta.layers, meta.experts)}, top-{meta.top_k}"
+    typer.echo(f"{out}: {plural(found, 'topic')}, {shape}; {meta.origin}")
 
 
 @app.command("synth")
@@ -217,12 +220,13 @@ def _say(out: Path) -> None:
 
     if is_load_table(out):
         table = read_load_table(out)
-        typer.echo(f"{out}: a load table of {table.windows:,} windows, {_shape(table.layers, table.experts)}")
+        windows = plural(table.windows, "window")
+        typer.echo(f"{out}: a load table of {windows}, {_shape(table.layers, table.experts)}")
         return
     with TraceFile(out) as trace:
         shape = f"{_shape(trace.meta.layers, trace.meta.experts)}, top-{trace.meta.top_k}"
-        typer.echo(f"{out}: {trace.tokens:,} tokens of {trace.requests:,} requests, {shape}")
+        typer.echo(f"{out}: {plural(trace.tokens, 'token')} of {plural(trace.requests, 'request')}, {shape}")
 
 
 def _shape(layers: tuple[int, ...], experts: int) -> str:
-    return f"{len(layers)} layers, {experts} experts"
+    return f"{plural(len(layers), 'layer')}, {plural(experts, 'expert')}"

@@ -8,7 +8,7 @@ from rich.console import RenderableType
 from rich.padding import Padding
 from rich.table import Table
 
-from moesim.report.trace_table import info_tables
+from moesim.report.trace_table import info_tables, percent
 from traces.full_statistics import FullStatistics, LayerDetail, Part
 
 _CATEGORIES = 12  # of more the terminal shows those with the most tokens; --json has all
@@ -45,7 +45,7 @@ def full_tables(found: FullStatistics) -> list[RenderableType]:
 def distance_rows(found: FullStatistics) -> list[list[str]]:
     """A row for each distance that the trace has."""
     return [
-        [str(row.tokens), _percent(row.overlap), _percent(row.union)]
+        [f"{row.tokens:,}", percent(row.overlap), percent(row.union)]
         for row in found.distances
         if row.overlap is not None or row.union is not None
     ]
@@ -55,7 +55,7 @@ def part_row(part: Part) -> list[str]:
     """A part or a category."""
     name = part.name or "unknown"
     numbers = [f"{part.tokens:,}", f"{part.max_over_mean:.2f}"]
-    return [name, *numbers, _percent(part.distance), _percent(part.by_chance)]
+    return [name, *numbers, percent(part.distance), percent(part.by_chance)]
 
 
 def layer_row(row: LayerDetail, pairs: int) -> list[str]:
@@ -65,22 +65,19 @@ def layer_row(row: LayerDetail, pairs: int) -> list[str]:
         str(row.layer),
         f"{row.evenness:.3f}",
         "–" if row.gate_entropy is None else f"{row.gate_entropy:.3f}",
-        _percent(row.pair_excess),
+        percent(row.pair_excess),
         str(row.largest_cluster),
         "–" if row.next_layer_bits is None else f"{row.next_layer_bits:.2f}",
         ", ".join(named),
     ]
 
 
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{share:.1%}"
-
-
 def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     table = Table(title=title, title_justify="left")
     for name in head:
         words = name in ("part", "category", "most in company")
-        table.add_column(name, justify="left" if words else "right")
+        # A long name goes on in the next line: cut, it would be another's.
+        table.add_column(name, justify="left" if words else "right", overflow="fold")
     for row in rows:
         table.add_row(*row)
     return table

@@ -14,6 +14,7 @@ from moesim.report.breakdown import table
 from moesim.report.heatmap import EDGES
 from moesim.report.markup import Markup, tag
 from moesim.report.page import figures_list, opening, page, section
+from moesim.report.question import plural
 from moesim.report.trace_detail_table import (
     DISTANCE_HEAD,
     LAYER_HEAD,
@@ -22,6 +23,7 @@ from moesim.report.trace_detail_table import (
     layer_row,
     part_row,
 )
+from moesim.report.trace_table import percent
 from traces.co_activation import clusters, pairs_by_chance
 from traces.full_statistics import FullStatistics
 
@@ -40,8 +42,8 @@ def trace_page(found: FullStatistics) -> str:
             f"What is in the routing of {meta.model or 'this model'}?",
             _answer(found),
             f"{meta.origin or 'Origin not stated'}; licence: {meta.licence or 'not stated'}. "
-            f"{found.base.tokens:,} tokens of {found.base.requests:,} requests, "
-            f"{len(meta.layers)} MoE layers × {meta.experts} experts, top-{meta.top_k}.",
+            f"{plural(found.base.tokens, 'token')} of {plural(found.base.requests, 'request')}, "
+            f"{plural(len(meta.layers), 'MoE layer')} × {plural(meta.experts, 'expert')}, top-{meta.top_k}.",
         ),
         _key_figures(found),
         section("Loads", _load_map(found), _skew(found)),
@@ -176,11 +178,11 @@ def _curves(found: FullStatistics) -> Markup:
         for before, after in itertools.pairwise(placed):
             parts.append(svg.line(before[0], before[1], after[0], after[1], "edge"))
         for x, y, tokens, value in placed:
-            tooltip = f"{tokens} tokens: {value:.1%} {what}"
+            tooltip = f"{plural(tokens, 'token')}: {value:.1%} {what}"
             parts.append(svg.rect(x - 4, y - 4, 8, 8, class_, tooltip))
     for row in found.distances:
         x = left + float(np.log2(row.tokens) / span) * (right - left)
-        parts.append(svg.text(x, bottom + 16, str(row.tokens), "tick middle"))
+        parts.append(svg.text(x, bottom + 16, f"{row.tokens:,}", "tick middle"))
     parts.append(svg.legend(left, bottom + 40, [(class_, what) for _, class_, what in series], 170))
     return svg.figure(
         bottom + 52,
@@ -196,7 +198,7 @@ def _curves(found: FullStatistics) -> Markup:
 
 def _skew(found: FullStatistics) -> Markup:
     rows = [
-        [f"{batch.tokens}", f"{batch.max_over_mean:.2f}", f"{batch.activated:.0%}"]
+        [f"{batch.tokens:,}", f"{batch.max_over_mean:.2f}", percent(batch.activated)]
         for batch in found.base.batches
     ]
     return _rows(("random tokens in a batch", "max / mean", "experts activated"), rows)

@@ -7,6 +7,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from moesim.report.question import plural
 from traces.statistics import TableStatistics, TraceStatistics
 
 # Of more categories than this the terminal shows the largest; --json has all.
@@ -19,18 +20,28 @@ def info_tables(facts: TraceStatistics | TableStatistics) -> list[RenderableType
     return [Padding(part, (0, 0, 1, 0)) for part in parts]
 
 
+def percent(share: float | None) -> str:
+    """A share as all tables of a trace have it.
+
+    >>> percent(0.125), percent(None)
+    ('12.5%', '–')
+    """
+    return "–" if share is None else f"{share:.1%}"
+
+
 def _table(facts: TableStatistics) -> list[RenderableType]:
     """A head with the shape, the balance of GPUs where it was asked for, and skew by layer."""
     head = (
-        f"{facts.model or 'load table'}: {facts.windows:,} windows, {len(facts.layers)} MoE layers × "
-        f"{facts.experts} experts, {facts.assignments:,} assignments; no tokens, so nothing that a run could "
-        "replay"
+        f"{facts.model or 'load table'}: {plural(facts.windows, 'window')}, "
+        f"{plural(len(facts.layers), 'MoE layer')} × {plural(facts.experts, 'expert')}, "
+        f"{plural(facts.assignments, 'assignment')}; no tokens, so nothing that a run could replay"
     )
     parts: list[RenderableType] = [Text(head, style="bold")]
     if facts.gpus is not None:
         parts.append(
             Text(
-                f"{facts.gpus.gpus} GPUs, linear placement: balancedness {facts.gpus.balancedness:.3f}, "
+                f"{plural(facts.gpus.gpus, 'GPU')}, linear placement: "
+                f"balancedness {facts.gpus.balancedness:.3f}, "
                 f"straggler ratio {facts.gpus.straggler_ratio:.2f}"
             )
         )
@@ -41,9 +52,9 @@ def _trace(facts: TraceStatistics) -> list[RenderableType]:
     """A head with the shape and origin, then skew by batch size and by layer."""
     meta = facts.meta
     head = (
-        f"{meta.model}: {facts.tokens:,} tokens of {facts.requests:,} requests, "
-        f"{len(meta.layers)} MoE layers × {meta.experts} experts, top-{meta.top_k}, "
-        f"{facts.assignments:,} assignments, "
+        f"{meta.model}: {plural(facts.tokens, 'token')} of {plural(facts.requests, 'request')}, "
+        f"{plural(len(meta.layers), 'MoE layer')} × {plural(meta.experts, 'expert')}, top-{meta.top_k}, "
+        f"{plural(facts.assignments, 'assignment')}, "
         f"{'with' if facts.weights else 'without'} gate weights"
     )
     origin = f"origin: {meta.origin or 'not stated'}; licence: {meta.licence or 'not stated'}"
@@ -51,8 +62,8 @@ def _trace(facts: TraceStatistics) -> list[RenderableType]:
     if facts.overlap is not None:
         parts.append(
             Text(
-                f"consecutive tokens of a request share {facts.overlap:.0%} of their experts "
-                f"(by chance {facts.overlap_by_chance:.1%})"
+                f"consecutive tokens of a request share {percent(facts.overlap)} of their experts "
+                f"(by chance {percent(facts.overlap_by_chance)})"
             )
         )
     if facts.categories:
@@ -72,17 +83,17 @@ def _batches(facts: TraceStatistics) -> Table:
     table = Table(title="Expert load, mean over layers", title_justify="left")
     columns = ["tokens", "max / mean", "activated"]
     if facts.gpus is not None:
-        columns += [f"balancedness, {facts.gpus.gpus} GPUs", "straggler ratio"]
+        columns += [f"balancedness, {plural(facts.gpus.gpus, 'GPU')}", "straggler ratio"]
     for name in columns:
         table.add_column(name, justify="right")
     for batch in facts.batches:
-        row = [f"{batch.tokens}", f"{batch.max_over_mean:.2f}", f"{batch.activated:.0%}"]
+        row = [f"{batch.tokens:,}", f"{batch.max_over_mean:.2f}", percent(batch.activated)]
         if batch.gpus is not None:
             row += [f"{batch.gpus.balancedness:.3f}", f"{batch.gpus.straggler_ratio:.2f}"]
         table.add_row(*row)
     ratios = [layer.max_over_mean for layer in facts.layers]
     never = [layer.never_activated for layer in facts.layers]
-    whole = ["all", f"{sum(ratios) / len(ratios):.2f}", f"{1 - sum(never) / len(never):.0%}"]
+    whole = ["all", f"{sum(ratios) / len(ratios):.2f}", percent(1 - sum(never) / len(never))]
     if facts.gpus is not None:
         whole += [f"{facts.gpus.balancedness:.3f}", f"{facts.gpus.straggler_ratio:.2f}"]
     table.add_row(*whole)
@@ -102,7 +113,7 @@ def _layers(facts: TraceStatistics | TableStatistics) -> Table:
             str(layer.layer),
             f"{layer.max_over_mean:.2f}",
             f"{layer.gini:.3f}",
-            f"{layer.never_activated:.0%}",
-            "–" if layer.overlap is None else f"{layer.overlap:.0%}",
+            percent(layer.never_activated),
+            percent(layer.overlap),
         )
     return table

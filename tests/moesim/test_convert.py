@@ -107,7 +107,7 @@ def test_counts_become_a_load_table_and_the_command_says_so() -> None:
     Path("counts.json").write_text(json.dumps({"logical_count": [[0] * 8, [1] * 8, [2] * 8]}))
     done = moesim("trace", "convert", "counts.json", "--model", "model.yaml", "-o", "loads.parquet")
     assert done.code == 0
-    assert done.out == "loads.parquet: a load table of 1 windows, 2 layers, 8 experts\n"
+    assert done.out == "loads.parquet: a load table of 1 window, 2 layers, 8 experts\n"
     table = read_load_table("loads.parquet")
     assert (table.model, table.layers, table.load_LE.tolist()) == ("tiny", (1, 2), [[1] * 8, [2] * 8])
 
@@ -120,7 +120,7 @@ def test_a_trace_is_converted_without_holding_it(monkeypatch: pytest.MonkeyPatch
     lengths = [piece.tokens for piece in opened.pieces]
     assert set(lengths) == {100 // 4, sum(lengths) % 25}
     done = moesim("trace", "convert", "long.npy", "--model", "model.yaml", "-o", "long.parquet")
-    assert done.out == "long.parquet: 648 tokens of 1 requests, 2 layers, 8 experts, top-2\n"
+    assert done.out == "long.parquet: 648 tokens of 1 request, 2 layers, 8 experts, top-2\n"
 
 
 def test_info_reads_files_of_others_directly() -> None:

@@ -33,6 +33,7 @@ def _recorded(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_trace(
         random_trace(layers=(1, 2), lengths=(40,) * 6, categories=("a", "é: b"), candidates=4), "t.parquet"
     )
+    write_trace(random_trace(lengths=(1,)), "one.parquet")
 
 
 def fit() -> None:
@@ -107,6 +108,20 @@ def test_the_shape_of_a_model_is_taken_over() -> None:
     )
 
 
+def test_one_of_each() -> None:
+    done = moesim("trace", "info", "one.parquet", "--full")
+    assert done.code == 0, done.err
+    assert "1 token of 1 request, " in done.out
+
+
+def test_a_long_name_is_not_cut(here: Path) -> None:
+    name = "a-category-whose-name-is-longer-than-any-terminal-is-wide-" * 2
+    write_trace(random_trace(lengths=(40,) * 2, categories=(name,)), "long.parquet")
+    shown = moesim("trace", "info", "long.parquet", "--full").out
+    table = shown[shown.index("Categories") :]
+    assert name in "".join(line.split("│")[1].strip() for line in table.splitlines() if "│" in line)
+
+
 def test_full_info_and_its_page() -> None:
     done = moesim("trace", "info", "t.parquet", "--full", "--ep", 4, "-o", "page.html")
     assert done.code == 0, done.err
@@ -137,6 +152,7 @@ def test_a_page_of_any_trace(experts: int, top_k: int, lengths: tuple[int, ...])
         (("info", "t.parquet", "-o", "x.html"), "-o: belongs to --full (got 'x.html')"),
         (("info", "t.parquet", "--full", "-o", "t.parquet"), "t.parquet: is what this command reads"),
         (("fit", "none.parquet", "-o", "x.yaml"), "none.parquet: there is no such file"),
+        (("fit", "one.parquet", "-o", "x.yaml"), "one.parquet: tokens: is too short to be fitted"),
         (("synth", "gen.yaml", "-o", "none/x.parquet"), "none: there is no such folder"),
         (("synth", "gen.yaml", "--top-k", 9, "-o", "x.parquet"), "top_k: must be between 1 and 8 (got 9)"),
         (

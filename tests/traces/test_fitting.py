@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import traces.fitting
 from tests.traces.random_traces import any_trace, random_trace
 from tests.traces.test_generator import generator, overlap
 from traces.co_activation import co_activations, pair_excess
+from traces.errors import TraceError
 from traces.fitting import fitted
 from traces.generator import Generator, generate
 from traces.routing import RoutingTrace
@@ -126,7 +128,8 @@ def test_scores_keep_their_kind(monkeypatch: pytest.MonkeyPatch) -> None:
 @settings(max_examples=30)
 @given(any_trace().filter(lambda trace: trace.meta.experts <= 8))
 def test_any_trace_is_followed(trace: RoutingTrace) -> None:
-    found = fitted(trace)
+    with mock.patch.object(traces.fitting, "LEAST_TOKENS", 1):
+        found = fitted(trace)
     made = generate(found, 2, 5)
     made.validate()
     assert (made.meta.experts, made.meta.top_k, made.meta.layers) == (
@@ -134,3 +137,9 @@ def test_any_trace_is_followed(trace: RoutingTrace) -> None:
         trace.meta.top_k,
         trace.meta.layers,
     )
+
+
+def test_too_few_tokens_are_refused() -> None:
+    assert len(fitted(random_trace(lengths=(1,) * 64)).topics_NC) == 64
+    with pytest.raises(TraceError, match=r"^tokens: is too short .* at least 64 tokens \(got 63\)$"):
+        fitted(random_trace(lengths=(62, 1)))
