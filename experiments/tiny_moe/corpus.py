@@ -54,10 +54,8 @@ def read_corpus(folder: Path) -> Corpus:
     for domain, pattern in DOMAINS.items():
         files = sorted(file for file in folder.glob(pattern) if file.is_file() and not file.is_symlink())
         if not files:
-            rule = (
-                f"holds no {domain} ({pattern}); first python -m experiments.tiny_moe fetch --text {folder}"
-            )
-            raise MoesimError(rule, file=folder)
+            how = f"python -m experiments.tiny_moe fetch --text {shlex.quote(str(folder))}"
+            raise MoesimError(f"holds no {domain} ({pattern}); fetch the text first: {how}", file=folder)
         parts: tuple[list[bytes], list[bytes]] = ([], [])
         for file in files:
             text = b"\0" + file.read_bytes().replace(b"\0", b"")
