@@ -37,13 +37,31 @@ NO_CLOCK = Limits()
 """The solver's own amount of work, on every machine the same."""
 
 
+class _WhenRead:
+    """The bound of a solution: an array, or what computes one when it is read for the first time.
+
+    Who only simulates the placement never reads it, and it takes seconds to compile.
+    """
+
+    def __get__(self, of: Solution | None, kind: type) -> Floats:
+        if of is None:
+            raise AttributeError("a solution has no bound unless it is given one")
+        held: Floats | Callable[[], Floats] = of.__dict__["bound_L"]
+        if callable(held):
+            held = of.__dict__["bound_L"] = held()
+        return held
+
+    def __set__(self, of: Solution, value: Floats | Callable[[], Floats]) -> None:
+        of.__dict__["bound_L"] = value
+
+
 @dataclass(frozen=True, eq=False)
 class Solution:
     """A placement that obeys the rules of its problem.
 
     Attributes:
         cost_L: float64 [L], the problem's objective.
-        bound_L: float64 [L], proven: no placement that obeys the rules costs less.
+        bound_L: float64 [L], proven: no placement that obeys the rules costs less; computed when it is read.
         solver: its name.
         limit_reached: whether the solver stopped for a limit or an interruption, with work left to do.
         wall_s: seconds it took.
@@ -52,10 +70,10 @@ class Solution:
 
     placement: Placement
     cost_L: Floats
-    bound_L: Floats
     solver: str
     limit_reached: bool
     wall_s: float
+    bound_L: _WhenRead = _WhenRead()
     interrupted: bool = False
 
     @property
@@ -115,7 +133,7 @@ def solution(
     limit_reached: bool = False,
     interrupted: bool = False,
 ) -> Solution:
-    """Check, evaluate and bound a placement.
+    """Check and evaluate a placement, to be bounded when somebody asks.
 
     Args:
         started: ``time.perf_counter()`` when the solver began.
@@ -127,11 +145,14 @@ def solution(
     """
     check_obeys(problem, placement)
     cost = cost_L(problem, placement)
-    bound = bound_L(problem) if proven_L is None else proven_L
-    # What is summed in another order differs in the last bits; a bound that is reached is not above.
-    bound = np.where(bound <= cost * (1 + 1e-9), np.minimum(bound, cost), bound)
     wall_s = time.perf_counter() - started
-    return Solution(placement, cost, bound, solver, limit_reached or interrupted, wall_s, interrupted)
+
+    def bound() -> Floats:
+        proven = bound_L(problem) if proven_L is None else proven_L
+        # What is summed in another order differs in the last bits; a bound that is reached is not above.
+        return np.where(proven <= cost * (1 + 1e-9), np.minimum(proven, cost), proven)
+
+    return Solution(placement, cost, solver, limit_reached or interrupted, wall_s, bound, interrupted)
 
 
 def _gap(cost: Floats, bound: Floats) -> Floats:

@@ -114,7 +114,7 @@ class Reroute(Capped):
         stays = stays_TK(limited, batch.ids_TK, order_TK(self, batch, self))
         over_TK, ids_TK = ~stays, served(batch.ids_TK, stays)
         _to_least_loaded(batch.ids_TK, over_TK, limited.bounds_G, limited.most_G, near, ids_TK)
-        return outcome(batch, ids_TK, batch.weights_TK, room=limited.room)
+        return outcome(batch, ids_TK, batch.weights_TK, room=limited.room, in_place=True)
 
     def _to_candidates(self, batch: Batch) -> Outcome:
         candidates, weights_TK = candidates_of(batch, self), weights_of(batch, self).copy()
@@ -139,7 +139,7 @@ class Reroute(Capped):
             ids_TK,
             weights_TK,
         )
-        return outcome(batch, ids_TK, weights_TK, room=limited.room)
+        return outcome(batch, ids_TK, weights_TK, room=limited.room, in_place=True)
 
 
 @jit
@@ -162,75 +162,91 @@ def _to_candidates(
 ) -> None:
     """Write where overflow went into ``ids_TK`` and ``weights_TK``."""
     K, C = ids_TK.shape[1], ids_TC.shape[1]
+    over_N, ids_N, weights_N = over_TK.reshape(-1), ids_TK.reshape(-1), weights_TK.reshape(-1)
+    unit_N, bits_N = unit_TK.reshape(-1), bits_TK.reshape(-1)
     most_tokens = np.diff(bounds_G).max()
-    # Of each token of a source that has overflow: how many candidates it has asked, and which it may ask:
-    # those it did not wish for. What it wished for is full or visited; what it asked for has been full since.
-    next_T, left_T = np.empty(most_tokens, np.int64), np.empty(most_tokens, np.int64)
-    left_TC = np.empty((most_tokens, C), np.int16)
+    # Of each token of a source that has overflow: the candidate that it asks next, those that it may ask, -1
+    # behind them: what it did not wish for. What it wished for is full or visited.
+    next_T, left_TC = np.empty(most_tokens, np.int32), np.empty((most_tokens, C + 1), np.int16)
     # How many times its score a candidate weighs, and the last token that wished for each expert; entry 0 is
-    # that of no expert.
+    # that of no expert, here and where units are counted, so that unsigned indices do.
     scale_T, wisher_E = np.empty(most_tokens, np.float32), np.full(experts + 1, -1, np.int32)
+    asks_U = np.zeros(units, np.int32)
     for source in range(len(most_G)):
-        first = bounds_G[source]
-        room_U = np.full(units, most_G[source])
-        overflow = 0
-        for token in range(first, bounds_G[source + 1]):
-            over = 0
+        first, last = bounds_G[source], bounds_G[source + 1]
+        with_none_U, opened = np.full(units + 1, most_G[source]), 0
+        for at in range(first * K, last * K):
+            with_none_U[np.uint64(unit_N[at] + 1)] -= 1
+            opened += over_N[at]
+        if opened == 0:
+            continue
+        room_U = with_none_U[1:]
+        # Open assignments, what each asks for now, and those that ask where not all of them fit.
+        at_O, token_O = np.empty(opened + 1, np.int64), np.empty(opened + 1, np.int32)
+        expert_O, unit_O = np.empty(opened, np.int16), np.empty(opened, np.int16)
+        weight_O, taken_O = np.empty(opened, np.float32), np.empty(opened, np.bool_)
+        crowd_O, crowd_unit_O = np.empty(opened + 1, np.int32), np.empty(opened + 1, np.int16)
+        crowd_weight_O = np.empty(opened + 1, np.float32)
+        crowd_bits_O = crowd_weight_O.view(np.int32) if by_score else np.empty(opened + 1, np.int32)
+        opened = 0
+        for token in range(first, last):
             for place in range(K):
-                if unit_TK[token, place] >= 0:
-                    room_U[unit_TK[token, place]] -= 1
-                over += over_TK[token, place]
-            if over == 0:
+                at_O[opened], token_O[opened] = token * K + place, token
+                opened += over_TK[token, place]
+        token = -1
+        for index in range(opened):
+            if token_O[index] == token:
                 continue
-            overflow += over
+            token = token_O[index]
+            row, left = token - first, 0
             for place in range(K):
                 wisher_E[np.uint64(wished_TK[token, place] + 1)] = token
-            row, left = token - first, 0
             for candidate in range(C):
                 left_TC[row, left] = candidate
                 left += wisher_E[np.uint64(ids_TC[token, candidate] + 1)] != token
-            next_T[row], left_T[row] = 0, left
+            next_T[row], left_TC[row, left] = 0, -1
             scale_T[row] = token_scale(token, wished_TK, weights_TK, ids_TC, scores_TC)
-        # Open assignments, and what each asks for now.
-        at_N, asked_N = np.empty(overflow, np.int64), np.empty(overflow, np.int64)
-        unit_N, weight_N = np.empty(overflow, np.int16), np.empty(overflow, np.float32)
-        bits_N = weight_N.view(np.int32) if by_score else np.empty(overflow, np.int32)
-        taken_N = np.empty(overflow, np.bool_)
-        opened = 0
-        for token in range(bounds_G[source], bounds_G[source + 1]):
-            for place in range(K):
-                if over_TK[token, place]:
-                    at_N[opened] = token * K + place
-                    opened += 1
         for _ in range(rounds):
             asking = 0
             for index in range(opened):
-                token, place = at_N[index] // K, at_N[index] % K
-                row = token - first
-                if next_T[row] == left_T[row]:
-                    continue
+                token = token_O[index]
+                row = np.uint64(token - first)
                 candidate = left_TC[row, next_T[row]]
+                if candidate < 0:
+                    continue
                 next_T[row] += 1
-                at_N[asking], asked_N[asking] = at_N[index], candidate
-                unit_N[asking] = unit_TC[token, candidate]
-                weight_N[asking] = scores_TC[token, candidate] * scale_T[row]
-                if not by_score:
-                    bits_N[asking] = bits_TK[token, place]
+                at_O[asking], token_O[asking] = at_O[index], token
+                expert_O[asking], unit_O[asking] = ids_TC[token, candidate], unit_TC[token, candidate]
+                weight_O[asking] = scores_TC[token, candidate] * scale_T[row]
+                asks_U[unit_O[asking]] += 1
                 asking += 1
             if asking == 0:
                 break
-            taken_N[:asking] = True
-            cut(unit_N[:asking], bits_N[:asking], room_U, taken_N[:asking])
+            # No branch says who is taken in: nobody could predict it.
+            crowd = 0
+            for index in range(asking):
+                room, asks = room_U[unit_O[index]], asks_U[unit_O[index]]
+                taken_O[index] = asks <= room
+                crowd_O[crowd], crowd_unit_O[crowd] = index, unit_O[index]
+                if by_score:
+                    crowd_weight_O[crowd] = weight_O[index]
+                else:
+                    crowd_bits_O[crowd] = bits_N[at_O[index]]
+                crowd += (room > 0) & (asks > room)
+            if crowd:
+                stays_O = np.ones(crowd, np.bool_)
+                cut(crowd_unit_O[:crowd], crowd_bits_O[:crowd], room_U, stays_O)
+                for index in range(crowd):
+                    taken_O[crowd_O[index]] = stays_O[index]
             opened = 0
             for index in range(asking):
-                if not taken_N[index]:
-                    at_N[opened] = at_N[index]
-                    opened += 1
-                    continue
-                token, place = at_N[index] // K, at_N[index] % K
-                ids_TK[token, place] = ids_TC[token, asked_N[index]]
-                weights_TK[token, place] = weight_N[index]
-                room_U[unit_N[index]] -= 1
+                at, unit, taken = at_O[index], unit_O[index], taken_O[index]
+                asks_U[unit] = 0
+                room_U[unit] -= taken
+                ids_N[at] = expert_O[index] if taken else ids_N[at]
+                weights_N[at] = weight_O[index] if taken else weights_N[at]
+                at_O[opened], token_O[opened] = at, token_O[index]
+                opened += not taken
 
 
 @jit
