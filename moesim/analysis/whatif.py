@@ -112,6 +112,7 @@ def compare(
     tokens_per_s = baseline["metrics"]["tokens_per_s"]
     scenarios = [point.scenario for point in points]
     _, *paybacks = _paybacks([base, *scenarios], [baseline, *results])
+    asked = _name(base)
     rows = [
         {
             "vary": point.vary,
@@ -121,6 +122,8 @@ def compare(
             # Points may differ in tokens a step, so what counts is tokens a second.
             "speedup": result["metrics"]["tokens_per_s"] / tokens_per_s,
             "payback_steps": payback,
+            # Combinations of values that the scenario has anyway.
+            "as_asked": _name(point.scenario) == asked,
         }
         for point, result, payback in zip(points, results, paybacks, strict=True)
     ]

@@ -115,17 +115,14 @@ def attribution_table(result: Mapping[str, Any]) -> Markup:
 
 def comparison_chart(comparison: Mapping[str, Any]) -> Markup:
     """A bar for the scenario and for each point, fastest first, stacked by attribution."""
-    order = by_speedup(comparison)[:MOST_BARS]
-    entries = [("as asked", "", comparison["baseline"])]
+    order = by_speedup(comparison)
     keys = varied_keys(comparison)
-    entries += [
-        (
-            ", ".join(f"{keys[key]}={brief(value)}" for key, value in point["vary"].items()),
-            speedup(point),
-            point,
-        )
-        for _, point in order
+    names = [
+        [", ".join(f"{keys[key]}={brief(value)}" for key, value in point["vary"].items())]
+        for point in comparison["points"]
     ]
+    entries = [(*asked_cells(comparison, names, 1), "", comparison["baseline"])]
+    entries += [(*names[index], speedup(point), point) for index, point in order[:MOST_BARS]]
     left, right, top, step = 292.0, svg.WIDTH - 64, 8.0, 26.0
     stacks = [{term: point["attribution"][f"{term}_s"] for term in TERMS} for _, _, point in entries]
     low, high = _range(stacks)
@@ -138,7 +135,7 @@ def comparison_chart(comparison: Mapping[str, Any]) -> Markup:
         parts.append(_stack(stacks[row], left, right, y, low, high, height=step - 8))
         parts.append(svg.text(svg.WIDTH - 4, y + 13, factor, "end strong" if row == 1 else "end"))
     parts.append(svg.legend(left, bottom + 46, [(term, term) for term in TERMS]))
-    hidden = len(comparison["points"]) - len(order)
+    hidden = len(order[MOST_BARS:])
     return svg.figure(
         bottom + 56,
         "Bars of the step time of every compared point, stacked by attribution",
@@ -159,13 +156,16 @@ def comparison_table(comparison: Mapping[str, Any]) -> Markup:
     costs = {
         name: cell for name, cell in _COSTS.items() if any(cell(point) not in _NOTHING for point in points)
     }
-    names = ["as asked", *[""] * (len(keys) - 1)]
-    rows = [_point_row(names, "1.00×", comparison["baseline"], "base", costs.values())]
-    for index, point in by_speedup(comparison):
-        names = [brief(point["vary"][key]) if key in point["vary"] else "" for key in keys]
-        rows.append(
-            _point_row(names, speedup(point), point, "best" if index == best else None, costs.values())
-        )
+    names = [
+        [brief(point["vary"][key]) if key in point["vary"] else "" for key in keys]
+        for point in comparison["points"]
+    ]
+    asked = asked_cells(comparison, names, len(keys))
+    rows = [_point_row(asked, "1.00×", comparison["baseline"], "base", costs.values())]
+    rows += [
+        _point_row(names[index], speedup(point), point, "best" if index == best else None, costs.values())
+        for index, point in by_speedup(comparison)
+    ]
     head = ["step", "speedup", "tokens/s", "balancedness", "imbalance", "network", *costs]
     return table(list(keys.values()) or [""], head, rows)
 
@@ -206,8 +206,23 @@ _NOTHING: Final = (percent(0.0), "–")
 
 
 def by_speedup(comparison: Mapping[str, Any]) -> list[tuple[int, Mapping[str, Any]]]:
-    """The points with their indices, fastest first; equals keep their order."""
-    return sorted(enumerate(comparison["points"]), key=lambda item: -item[1]["speedup"])
+    """The points with their indices, fastest first; equals keep their order. The scenario itself is none."""
+    points = [item for item in enumerate(comparison["points"]) if not item[1].get("as_asked")]
+    return sorted(points, key=lambda item: -item[1]["speedup"])
+
+
+def asked_cells(
+    comparison: Mapping[str, Any], cells: Sequence[Sequence[str]], columns: int
+) -> tuple[str, ...]:
+    """The cells that name the scenario itself: with its values, where a point has them too.
+
+    Args:
+        cells: those of each point.
+    """
+    for point, (first, *others) in zip(comparison["points"], cells, strict=True):
+        if point.get("as_asked"):
+            return f"as asked: {first}", *others
+    return "as asked", *[""] * (columns - 1)
 
 
 def table(

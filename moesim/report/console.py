@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from moesim.report.breakdown import by_speedup, mass_lost, moving, pays_after
+from moesim.report.breakdown import asked_cells, by_speedup, mass_lost, moving, pays_after
 from moesim.report.findings import (
     DATA_PARALLEL,
     TERMS,
@@ -93,8 +93,9 @@ def whatif_table(comparison: Mapping[str, Any]) -> Table:
         for name, cell in shown.items()
     }
     # The report has what gives way. A policy's name cut in two can be neither read nor copied.
+    asked = asked_cells(comparison, varied, len(heads))
     for name, left in _GIVE_WAY.items():
-        needed = left or _longest_words(heads, varied)
+        needed = left or _longest_words(heads, asked, *varied)
         if name in shown and needed + len(" speedup") + sum(wide[name] for name in shown) > _WIDTH:
             del shown[name]
     table = _table(1, caption=whatif_answer(comparison), caption_style="bold", caption_justify="left")
@@ -102,8 +103,7 @@ def whatif_table(comparison: Mapping[str, Any]) -> Table:
         table.add_column(name, overflow="fold")
     for name in ("speedup", *shown):
         table.add_column(name, justify="right", no_wrap=True)
-    asked = ["as asked", *[""] * (len(heads) - 1)]
-    table.add_row(*asked, "1.00×", *(cell(base) for cell in shown.values()))
+    table.add_row(*map(Text, asked), "1.00×", *(cell(base) for cell in shown.values()))
     best = best_point(comparison)
     for index, point in by_speedup(comparison):
         values = [cell(point) for cell in shown.values()]
@@ -124,9 +124,9 @@ def _varied(comparison: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     ]
 
 
-def _longest_words(heads: Sequence[str], varied: Sequence[Sequence[str]]) -> int:
+def _longest_words(*rows: Sequence[str]) -> int:
     """How wide the columns that tell points apart are at least, where no word of them is cut."""
-    columns = zip(["as asked" if i == 0 else "" for i in range(len(heads))], heads, *varied, strict=True)
+    columns = zip(*rows, strict=True)
     return (
         sum(max(len(word) for cell in column for word in cell.split() or [""]) + 1 for column in columns) - 1
     )

@@ -175,6 +175,7 @@ class _Point(TypedDict):
     culprit: NotRequired[_Culprit | None]
     speedup: _Positive
     payback_steps: NotRequired[Fraction | None]
+    as_asked: NotRequired[bool]
 
 
 class _Comparison(TypedDict):

@@ -65,6 +65,15 @@ def test_points_are_sorted_and_long_values_share_a_column() -> None:
     assert printed([whatif_table(comparison)], 80).splitlines()[0].startswith("what if ")
 
 
+def test_a_point_that_is_the_scenario_itself_stands_once() -> None:
+    comparison = example_comparison(example_run()[0])
+    comparison["points"][2]["as_asked"] = True  # linear, 2.0
+    lines = printed([whatif_table(comparison)], 100).splitlines()
+    assert lines[1].split()[:5] == ["as", "asked:", "linear", "2", "1.00×"]
+    assert [line.split()[:2] for line in lines[2:7]].count(["linear", "2"]) == 0
+    assert sum("×" in line for line in lines[1:7]) == 6
+
+
 def test_columns_that_tell_nothing_are_left_out() -> None:
     comparison = example_comparison(example_run()[0])
     for point in comparison["points"]:

@@ -229,6 +229,16 @@ def test_points_stand_fastest_first(run: Run) -> None:
     assert len(table.named("tr", "base")) == 1
 
 
+def test_a_point_that_is_the_scenario_itself_stands_once(run: Run) -> None:
+    comparison = example_comparison(run[0])
+    rows = len(Structure(whatif_page(comparison)).named("tr"))
+    comparison["points"][2]["as_asked"] = True
+    page = whatif_page(comparison)
+    assert len(Structure(page).named("tr")) == rows - 1
+    assert "as asked: linear" in Structure(page).words
+    assert "as asked: placement=linear, capacity_factor=2<" in page
+
+
 def test_a_run_without_spans_or_stragglers_still_has_a_page(run: Run) -> None:
     result, timeline, work = run
     empty = timeline.select(np.zeros(0, int))

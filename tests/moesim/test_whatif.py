@@ -117,6 +117,7 @@ def test_equal_scenarios_are_simulated_once(simulated: list[int]) -> None:
     assert len(told) == 5
     assert [row["vary"]["seed"] for row in comparison["points"]] == [0, 1, 1, 2]
     assert comparison["points"][0]["speedup"] == 1
+    assert [row["as_asked"] for row in comparison["points"]] == [True, False, False, False]
     assert comparison["points"][1] == comparison["points"][2]
 
 
