@@ -61,6 +61,7 @@ def execute(
     from moesim.execution.scenario import MACHINES, crowded, executable, own_cluster
     from moesim.output import check_folder
     from moesim.report.execution_table import execution_tables
+    from moesim.report.question import plural
     from moesim.simulation.deployment import deploy
 
     options = RunOptions(device, backend, repeats, count=count, serial=serial)
@@ -85,6 +86,8 @@ def execute(
         assert out is not None  # set above
         _write_plan(deployment, options, notes, out, as_json)
         return
+    runs = f"{options.warmup} runs to warm up, {options.repeats} that are measured"
+    print(f"moesim: {plural(ranks, 'rank')}: making weights, then {runs}", file=sys.stderr)
     with execution_folder(out) as folder:
         with told_when_interrupted(), progress("running", 1):
             done = run_for_real(deployment, options, folder)

@@ -86,7 +86,10 @@ def test_a_real_run(here: Path) -> None:
         "work.parquet",
     ]
     assert (result["format"], result["ranks"]) == ("moesim.execution/1", 2)
-    assert result["notes"] == [line.removeprefix("moesim: note: ") for line in done.err.splitlines()[:-1]]
+    *notes, progress, files_at = done.err.splitlines()
+    assert result["notes"] == [line.removeprefix("moesim: note: ") for line in notes]
+    assert progress == "moesim: 2 ranks: making weights, then 2 runs to warm up, 2 that are measured"
+    assert files_at == "report: out/report.html"
     assert result["provenance"]["command"].startswith("moesim execute s.yaml")
     scenario = load_scenario(str(here / "out" / "scenario.yaml"))
     assert result["scenario"] == scenario.resolved()
@@ -170,7 +173,9 @@ def test_a_rank_that_is_killed(here: Path) -> None:
         os.kill(records[1].pid, signal.SIGKILL)
         said = run.end(records).splitlines()
     assert run.process.returncode == 1
-    assert not [line for line in said[:-1] if "note: " not in line]
+    assert [line for line in said[:-1] if "note: " not in line] == [
+        "moesim: 2 ranks: making weights, then 2 runs to warm up, 1000000 that are measured"
+    ]
     assert said[-1].startswith("moesim: rank 1 died in ")
     assert said[-1].endswith(": ended by SIGKILL, by hand or for want of memory")
     assert not (here / "out").exists()
