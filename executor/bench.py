@@ -18,6 +18,7 @@ from torch import Tensor
 
 from executor.clock import aligned, measure_offsets
 from executor.errors import PlanError
+from executor.lanes import InLine
 from executor.launch import Launch
 from executor.measure import measure_peaks
 from executor.memory import check_memory
@@ -30,8 +31,8 @@ from executor.plan import Plan, read_plan
 from executor.process_group import Group, device_of, joined
 from executor.progress import Mark
 from executor.recording import timeline
-from executor.routing import LayerRouting, route
 from executor.spans import COLUMNS, CudaSpans, HostSpans, clock_on
+from executor.step import RankStep, most_tokens, of_rank, run_step
 from executor.supervised import START_S, Patience
 from executor.together import inputs, no_garbage_collection
 from traces.files import write_text
@@ -49,22 +50,20 @@ class Bench:
 
     plan: Plan
     layers: Sequence[MoELayer]
-    routing: Sequence[Sequence[LayerRouting]]
+    steps: Sequence[RankStep]
     spans: HostSpans | CudaSpans
 
     def run(self, repeat: int, x_XH: Tensor, group: Group, mark: Mark) -> None:
         """Every step once."""
-        for step, choices in enumerate(self.routing):
-            for index, layer, choice in zip(self.plan.model.layers, self.layers, choices, strict=True):
-                self.spans.begin(repeat, step, index)
-                layer(x_XH[: len(choice.token_T)], choice)
+        for step, parts in enumerate(self.steps):
+            run_step(self.plan, self.layers, parts, x_XH, InLine(), repeat=repeat, step=step)
             mark.enter("end", repeat, step)
             group.barrier()
 
 
 def measure(spec: Spec, benches: Sequence[Bench], group: Group, mark: Mark, patience: Patience) -> None:
     """All plans in turns, until the time is over."""
-    rows = max(len(choice.token_T) for bench in benches for step in bench.routing for choice in step)
+    rows = max(most_tokens(bench.steps) for bench in benches)
     x_XH = inputs(benches[0].plan, rows, group.device)
     group.barrier()
     begun_s = time.monotonic()
@@ -92,10 +91,7 @@ def prepare(spec: Spec, plans: Sequence[Plan], group: Group, mark: Mark) -> list
             plan.mode, groups, plan.slot_gpu_S, transport, padded=plan.padded, device=group.device
         )
         own = [replace(layer, dispatcher=sending, transport=transport, spans=spans) for layer in layers]
-        routed = [route(plan, plan.step(step)) for step in range(plan.steps)]
-        rows = range(len(layers))
-        routing = [[step.layer(row, group.rank, group.device) for row in rows] for step in routed]
-        benches.append(Bench(plan, own, routing, spans))
+        benches.append(Bench(plan, own, of_rank(plan, group.rank, group.device), spans))
     return benches
 
 
@@ -147,6 +143,8 @@ def read_plans(folders: Sequence[Path]) -> list[Plan]:
         ):
             rule = "must all have the shape, the ranks and the slots of the first one"
             raise PlanError(rule, field="plans", got=folder.name)
+        if plan.overlap:
+            raise PlanError("must have no overlap: phases are measured alone", field="plans", got=folder.name)
     return plans
 
 

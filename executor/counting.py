@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
+from threading import local
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -21,12 +22,14 @@ import torch
 from torch import Tensor
 
 from executor.errors import RankError
+from executor.lanes import Lane, Stages, in_turn, lane
 from executor.modes.catalogue import dispatcher
 from executor.modes.hop import Hop
 from executor.modes.transport import Groups, Transport
 from executor.moe_layer import TORCH_DTYPES, MoELayer
-from executor.plan import Plan
+from executor.plan import Plan, StepRouting
 from executor.routing import LayerRouting, RoutedStep, route
+from executor.spans import NoSpan, Span, Where
 from traces.timeline import HOPS, PHASES, WorkTable
 
 _TOKEN, _SENDER, _RELAYED, _COLUMNS = 2, 3, 4, 5
@@ -45,16 +48,20 @@ def count_plan(plan: Plan, groups: Groups, device: torch.device | str = "cpu") -
     """
     counted = Counted(groups.rank)
     dispatch = dispatcher(plan.mode, groups, plan.slot_gpu_S, counted, padded=plan.padded, device=device)
-    slot_Z = plan.local_slots(groups.rank)
-    for step in range(plan.steps):
-        routed = route(plan, plan.step(step)).with_unit_weights()
+    slot_Z, early = plan.local_slots(groups.rank), "shared_expert" in plan.overlap
+
+    def batch(step: int, part: StepRouting, own: Lane) -> Stages[None]:
+        routed = route(plan, part).with_unit_weights()
         for row, layer in enumerate(plan.model.layers):
-            counted.begin(0, step, layer)
             experts = _CountedExperts(counted, slot_Z, routed.slot_LTK[row])
-            moe_layer = MoELayer(_follow, dispatch, counted, experts, spans=counted)
-            routing = routed.layer(row, groups.rank, device)
-            y_T5 = moe_layer(_tokens(routing, groups.rank), routing)
+            moe_layer = MoELayer(_follow, dispatch, counted, experts, spans=counted, early_dispatch=early)
+            routing, where = routed.layer(row, groups.rank, device), Where(step=step, layer=layer)
+            y_T5 = yield from moe_layer.stages(_tokens(routing, groups.rank), routing, where, own)
             _check_sums(y_T5.cpu().numpy(), routed, row, groups.rank)
+
+    with lane(plan.overlap, torch.device(device)) as own:
+        for step in range(plan.steps):
+            in_turn([batch(step, part, own) for part in plan.micro_batches(step)])
     return counted.table(plan.model.hidden * TORCH_DTYPES[plan.dtype].itemsize)
 
 
@@ -69,26 +76,20 @@ def join_work(tables: Sequence[WorkTable]) -> WorkTable:
 
 
 class Counted(Transport):
-    """Moves rows, and counts those that arrive from other ranks; as a clock it learns the phase."""
+    """Moves rows, and counts those that arrive from other ranks; as a clock it learns the phase.
+
+    Collectives and kernels may run in threads of their own, of which each has its phase.
+    """
 
     def __init__(self, rank: int) -> None:
         super().__init__()
         self._rank = rank
-        self._at = (0, 0)
-        self._phase = 0
         self._found: Counter[_Key] = Counter()
+        self.now = local()
 
-    def begin(self, repeat: int, step: int, layer: int) -> None:
-        """What follows belongs to this layer (its true index in the model)."""
-        self._at = (step, layer)
-
-    def phase(self, name: str) -> AbstractContextManager[None]:
-        """What follows belongs to this phase."""
-        self._phase = PHASES.index(name)
-        return nullcontext()
-
-    def count(self, *, assignments: int, unique_tokens: int, bytes: int) -> None:  # noqa: A002  # the column
-        """What the layer believes; here only what arrives counts."""
+    def phase(self, name: str, where: Where) -> Span:
+        """What the thread that enters it does belongs to this phase."""
+        return _CountedPhase(self.now, (where.step, where.layer, PHASES.index(name)))
 
     def there(self, hop: Hop, rows_CH: Tensor) -> Tensor:
         """Stamp the rows with this rank, send them, and count by the stamps of others."""
@@ -107,7 +108,7 @@ class Counted(Transport):
 
     def serve(self, slot: int, rows: int) -> None:
         """Count the rows that a slot got."""
-        self._found[*self._at, PHASES.index("experts"), HOPS.index("first"), -1, slot] += rows
+        self._found[*self.now.at, HOPS.index("first"), -1, slot] += rows
 
     def table(self, copy_bytes: int) -> WorkTable:
         """What was counted, by what it is about."""
@@ -130,7 +131,19 @@ class Counted(Transport):
         stamps_X2 = torch.stack([rows_XH[:, _SENDER], relayed_X.to(rows_XH.dtype)], dim=1)
         for (sender, relayed), count in Counter(map(tuple, stamps_X2.long().tolist())).items():
             if sender != self._rank:
-                self._found[*self._at, self._phase, relayed, sender, self._rank] += count
+                self._found[*self.now.at, relayed, sender, self._rank] += count
+
+
+@dataclass(frozen=True)
+class _CountedPhase(NoSpan):
+    """Tells the thread where it is: step, layer, phase."""
+
+    now: local
+    at: tuple[int, int, int]
+
+    def __enter__(self) -> Self:
+        self.now.at = self.at
+        return self
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from executor.errors import PlanError
 from moesim.routing.candidates import candidates
 from moesim.routing.catalogue import policies_from
 from moesim.routing.copies import Copies
+from moesim.routing.halves import first_half_T
 from moesim.routing.policy import Batch, Candidates, Need, check_needs
 from moesim.routing.replicas import REPLICA_CHOICES
 from traces.errors import MoesimError
@@ -28,6 +29,7 @@ from traces.interop.npy import DAMAGED
 
 MODES = ("per_expert", "per_gpu", "per_node", "all_gather", "all_reduce", "expert_to_expert")
 DTYPES = ("fp32", "bf16", "fp16")
+OVERLAPS = ("shared_expert", "two_batch")
 
 _MAX_BYTES = 16 << 20
 """Of plan.json, which holds no array."""
@@ -68,7 +70,7 @@ class Others:
     scores_TLC: npt.NDArray[np.float32]
     logits: bool
 
-    def of(self, tokens: slice) -> tuple[Candidates, ...]:
+    def of(self, tokens: npt.NDArray[np.int64]) -> tuple[Candidates, ...]:
         """Those of some tokens as policies see them, layer by layer."""
         ids_LTC, scores_LTC = (
             np.ascontiguousarray(array[tokens].transpose(1, 0, 2))
@@ -80,10 +82,10 @@ class Others:
 
 @dataclass(frozen=True)
 class StepRouting:
-    """What the router chose in one step, before any policy.
+    """What the router chose in one step, or in one of its micro-batches, before any policy.
 
     Attributes:
-        number: of the step, from 0.
+        number: of the step, from 0; of micro-batches where steps have two.
         ids_LTK: int16, logical experts, contiguous.
         weights_LTK: float32 gate weights, or None where the trace has none.
         offsets_G: int64 [G + 1]; tokens offsets_G[g] to offsets_G[g + 1] are at home on rank g.
@@ -117,6 +119,8 @@ class Plan:
         others: candidates of all tokens where a policy needs them.
         category_T: int16, the category of each token's request where a policy needs it, an index into
             ``categories`` or -1.
+        overlap: what runs at the same time, of ``OVERLAPS``: a dispatch beside the shared expert, two
+            micro-batches that compute and communicate in turn.
     """
 
     name: str
@@ -139,6 +143,7 @@ class Plan:
     others: Others | None = None
     category_T: npt.NDArray[np.int16] | None = None
     categories: tuple[str, ...] = ()
+    overlap: tuple[str, ...] = ()
 
     @property
     def copies(self) -> Copies:
@@ -150,17 +155,30 @@ class Plan:
         """Forward passes."""
         return len(self.offsets_NG)
 
-    def step(self, step: int) -> StepRouting:
-        """The routing of one step, layer by layer."""
-        first, last = int(self.offsets_NG[step, 0]), int(self.offsets_NG[step, -1])
+    def micro_batches(self, step: int) -> tuple[StepRouting, ...]:
+        """The routing of one step, layer by layer: of both its micro-batches where two overlap."""
+        first, last = self.offsets_NG[step, [0, -1]].tolist()
+        row_T, offsets_G = np.arange(first, last), self.offsets_NG[step] - first
+        if "two_batch" not in self.overlap:
+            return (self._routing(step, row_T, offsets_G),)
+        first_T = first_half_T(offsets_G)
+        return tuple(
+            self._routing(2 * step + half, row_T[half_T], np.append(0, np.cumsum(half_T))[offsets_G])
+            for half, half_T in enumerate((first_T, ~first_T))
+        )
+
+    def _routing(
+        self, number: int, row_T: npt.NDArray[np.int64], offsets_G: npt.NDArray[np.int64]
+    ) -> StepRouting:
+        """Of some of the tokens of all steps."""
         weights_TLK = self.weights_TLK
         return StepRouting(
-            step,
-            np.ascontiguousarray(self.ids_TLK[first:last].transpose(1, 0, 2)),
-            None if weights_TLK is None else np.ascontiguousarray(weights_TLK[first:last].transpose(1, 0, 2)),
-            self.offsets_NG[step] - first,
-            None if self.others is None else self.others.of(slice(first, last)),
-            None if self.category_T is None else self.category_T[first:last],
+            number,
+            np.ascontiguousarray(self.ids_TLK[row_T].transpose(1, 0, 2)),
+            None if weights_TLK is None else np.ascontiguousarray(weights_TLK[row_T].transpose(1, 0, 2)),
+            offsets_G,
+            None if self.others is None else self.others.of(row_T),
+            None if self.category_T is None else self.category_T[row_T],
         )
 
     def batches(self, step: StepRouting) -> Iterator[Batch]:
@@ -231,6 +249,7 @@ def read_plan(folder: Path) -> Plan:
         _others(head, arrays, tokens, shape),
         arrays.load("category", np.int16, (tokens,)) if "categories" in head.value else None,
         tuple(head.texts("categories")) if "categories" in head.value else (),
+        tuple(head.texts("overlap")) if "overlap" in head.value else (),
     )
     _check(plan, head)
     return plan
@@ -255,6 +274,9 @@ def _check(plan: Plan, head: _Head) -> None:
         raise head.error(
             "ranks_per_node", f"must divide the plan's {plan.ranks} ranks", got=plan.ranks_per_node
         )
+    unknown = [name for name in plan.overlap if name not in OVERLAPS]
+    if unknown:
+        raise head.error("overlap", f"must be of: {', '.join(OVERLAPS)}", got=unknown[0])
     flat_N = plan.offsets_NG.ravel()
     if (
         flat_N[0] != 0

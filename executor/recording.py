@@ -17,6 +17,7 @@ from traces.timeline import PHASES, STREAMS, Timeline
 _WAIT = PHASES.index("wait")
 _COLLECTIVES = [PHASES.index(phase) for phase in ("dispatch", "combine")]
 _COMMUNICATION = STREAMS.index("communication")
+_INT32 = ("repeat", "step", "micro_batch", "layer", "rank")
 
 
 def timeline(run: str, tables: Sequence[NDArray[np.int64]], *, together: bool = True) -> Timeline:
@@ -45,7 +46,8 @@ def timeline(run: str, tables: Sequence[NDArray[np.int64]], *, together: bool = 
     if together:
         waits = start_GN > entered_GN
         idle = {name: np.zeros_like(values_GN) for name, values_GN in blocks[0].items()}
-        same = {name: blocks[0][name] for name in ("repeat", "step", "layer", "rank", "stream")}
+        belongs = ("repeat", "step", "micro_batch", "layer", "rank", "stream")
+        same = {name: blocks[0][name] for name in belongs}
         before = idle | same | {"start_ns": entered_GN, "end_ns": start_GN, "phase": idle["phase"] + _WAIT}
         blocks.append({name: values_GN[waits] for name, values_GN in before.items()})
         blocks.append(_closing_waits(column["repeat"], column["step"], end_GN))
@@ -59,15 +61,16 @@ def _closing_waits(
 ) -> dict[str, NDArray[Any]]:
     """From the end of each rank's last span of a step to that of the last rank."""
     step_N, repeat_N = step_GN[0], repeat_GN[0]
-    last_N = np.append((np.diff(step_N) != 0) | (np.diff(repeat_N) != 0), True)
-    done_GM = end_GN[:, last_N]
+    first_N = np.diff(step_N, prepend=-1) != 0
+    first_N |= np.diff(repeat_N, prepend=-1) != 0
+    done_GM = np.maximum.reduceat(end_GN, np.flatnonzero(first_N), axis=1)
     ended_GM = np.broadcast_to(done_GM.max(axis=0), done_GM.shape)
     idle = done_GM < ended_GM
     rank, step = np.nonzero(idle)
     rows = {name: np.zeros(len(rank), np.int64) for name in COLUMNS}
     return rows | {
-        "repeat": repeat_N[last_N][step],
-        "step": step_N[last_N][step],
+        "repeat": repeat_N[first_N][step],
+        "step": step_N[first_N][step],
         "layer": rows["layer"] - 1,
         "phase": rows["phase"] + _WAIT,
         "start_ns": done_GM[idle],
@@ -82,10 +85,9 @@ def _named(run: str, rows: dict[str, NDArray[np.int64]]) -> Timeline:
     first_ns = rows["start_ns"].min()
     return Timeline(
         run,
-        **{f"{name}_N": rows[name].astype(np.int32) for name in ("repeat", "step", "layer", "rank")},
+        **{f"{name}_N": rows[name].astype(np.int32) for name in _INT32},
         **{f"{name}_N": rows[name].astype(np.int8) for name in ("stream", "phase")},
         **{f"{name}_N": rows[name] for name in ("assignments", "unique_tokens", "bytes")},
-        micro_batch_N=np.zeros(len(rows["rank"]), np.int32),
         start_s_N=(rows["start_ns"] - first_ns) / 1e9,
         end_s_N=(rows["end_ns"] - first_ns) / 1e9,
     )

@@ -21,8 +21,9 @@ from executor.options import Options
 from executor.patience import phase_s, preparation_s
 from executor.plan import Plan
 from executor.progress import Mark
-from executor.routing import LayerRouting, RoutedStep, route
-from executor.spans import Spans, clock_on
+from executor.routing import LayerRouting, RoutedStep
+from executor.spans import Where, clock_on
+from executor.step import routed_steps
 from executor.supervised import Patience
 from executor.together import inputs, no_garbage_collection
 
@@ -40,13 +41,13 @@ def measure_in_turns(
     for rank in range(plan.ranks):
         check_memory(plan, rank, device, 1)
     mark.enter("routing")
-    routed = [route(plan, plan.step(step)) for step in range(plan.steps)]
+    routed = routed_steps(plan)
     return [_measure_rank(plan, options, rank, routed, device, mark, patience) for rank in range(plan.ranks)]
 
 
 @dataclass(frozen=True)
 class _Turn:
-    """What one rank computes in one layer of one step.
+    """What one rank computes in one layer of one micro-batch.
 
     Attributes:
         choice: where its own tokens go.
@@ -76,14 +77,19 @@ def _measure_rank(
     plan: Plan,
     options: Options,
     rank: int,
-    routed: list[RoutedStep],
+    routed: list[list[RoutedStep]],
     device: torch.device,
     mark: Mark,
     patience: Patience,
 ) -> NDArray[np.int64]:
     rows = range(len(plan.model.layers))
-    turns = [[_Turn.of(plan, step, row, rank, device) for row in rows] for step in routed]
-    most = max(max(len(turn.choice.token_T), turn.served) for step in turns for turn in step)
+    # Of each step, in each layer, for each micro-batch.
+    turns = [
+        [[_Turn.of(plan, part, row, rank, device) for part in parts] for row in rows] for parts in routed
+    ]
+    most = max(
+        max(len(turn.choice.token_T), turn.served) for step in turns for layer in step for turn in layer
+    )
     x_XH = inputs(plan, most, device)
     patience(preparation_s(plan))
     mark.enter(f"making of rank {rank}'s weights")
@@ -97,26 +103,26 @@ def _measure_rank(
                 mark.enter("begin")
                 patience(phase_s(plan, device.type))
             for step, in_step in enumerate(turns):
-                for index, layer, turn in zip(plan.model.layers, layers, in_step, strict=True):
-                    spans.begin(repeat, step, index)
-                    _compute(layer, turn, x_XH, spans)
+                for index, layer, in_layer in zip(plan.model.layers, layers, in_step, strict=True):
+                    for micro_batch, turn in enumerate(in_layer):
+                        _compute(layer, turn, x_XH, Where(repeat, step, micro_batch, index))
     return spans.table()
 
 
-def _compute(layer: MoELayer, turn: _Turn, x_XH: Tensor, spans: Spans) -> None:
+def _compute(layer: MoELayer, turn: _Turn, x_XH: Tensor, where: Where) -> None:
     """What the layer does without other ranks."""
     tokens = len(turn.choice.token_T)
     x_TH = x_XH[:tokens]
-    with spans.phase("router"):
+    with layer.spans.phase("router", where) as span:
         layer.dispatcher.pack(x_TH, layer.router(x_TH, turn.choice))
-        spans.count(assignments=0, unique_tokens=tokens, bytes=0)
+        span.count(assignments=0, unique_tokens=tokens, bytes=0)
     if layer.shared is not None:
-        with spans.phase("shared_expert"):
+        with layer.spans.phase("shared_expert", where) as span:
             layer.shared(x_TH)
-            spans.count(assignments=0, unique_tokens=tokens, bytes=0)
-    with spans.phase("experts"):
+            span.count(assignments=0, unique_tokens=tokens, bytes=0)
+    with layer.spans.phase("experts", where) as span:
         layer.experts(x_XH[: turn.served], turn.count_Z)
-        spans.count(assignments=turn.served, unique_tokens=turn.tokens, bytes=0)
+        span.count(assignments=turn.served, unique_tokens=turn.tokens, bytes=0)
 
 
 def _groups_of(rank: int, plan: Plan) -> Groups:

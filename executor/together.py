@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from executor.clock import aligned, measure_offsets
+from executor.lanes import lane
 from executor.memory import check_memory
 from executor.modes.transport import Groups
 from executor.moe_layer import TORCH_DTYPES, plan_layers
@@ -20,8 +21,8 @@ from executor.patience import phase_s, preparation_s
 from executor.plan import Plan
 from executor.process_group import Group
 from executor.progress import Mark
-from executor.routing import route
 from executor.spans import COLUMNS, clock_on
+from executor.step import most_tokens, of_rank, run_step
 from executor.supervised import START_S, Patience
 
 
@@ -51,10 +52,8 @@ def measure_together(
     check_memory(plan, group.rank, device, local_ranks)
     patience(preparation_s(plan))
     mark.enter("routing")
-    routed = [route(plan, plan.step(step)) for step in range(plan.steps)]
-    rows = range(len(plan.model.layers))
-    routing = [[step.layer(row, group.rank, device) for row in rows] for step in routed]
-    x_XH = inputs(plan, max(len(choice.token_T) for step in routing for choice in step), device)
+    steps = of_rank(plan, group.rank, device)
+    x_XH = inputs(plan, most_tokens(steps), device)
     # Only when every rank has asked for its memory does one take it.
     group.barrier()
     mark.enter("making of weights")
@@ -64,17 +63,15 @@ def measure_together(
     before = measure_offsets(group)
     # On a GPU the first pass compiles kernels and connects ranks.
     settled = options.passes.start + (device.type == "cuda")
-    with no_garbage_collection():
+    with no_garbage_collection(), lane(plan.overlap, device) as own:
         for repeat in options.passes:
             if repeat == settled:
                 # Some have waited here for long, and must not be taken to hang once patience is short.
                 mark.enter("begin")
                 group.barrier()
                 patience(phase_s(plan, device.type))
-            for step, choices in enumerate(routing):
-                for index, layer, choice in zip(plan.model.layers, layers, choices, strict=True):
-                    spans.begin(repeat, step, index)
-                    layer(x_XH[: len(choice.token_T)], choice)
+            for step, parts in enumerate(steps):
+                run_step(plan, layers, parts, x_XH, own, repeat=repeat, step=step)
                 mark.enter("end", repeat, step)
                 group.barrier()
     mark.enter("comparison of clocks")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,12 @@ class Cube:
         experts = timeline.phase_N == PHASES.index("experts")
         layers = np.unique(timeline.layer_N[experts])
         return cls(timeline, int(timeline.step_N.max()) + 1, int(timeline.rank_N.max()) + 1, layers)
+
+    def micro_batches(self) -> list[Cube]:
+        """The same cells, with the spans of each micro-batch alone."""
+        batch_N = self.timeline.micro_batch_N
+        numbers = range(int(batch_N.max(initial=-1)) + 1)
+        return [replace(self, timeline=self.timeline.select(batch_N == number)) for number in numbers]
 
     def values(self, phase: str, column: NDArray[np.generic]) -> FloatArray:
         """[W, L, G]: the sum of a column over the spans of a phase."""

@@ -220,13 +220,21 @@ def _seconds(timeline: Timeline) -> _Table:
 
 
 def _repeat(part: Timeline) -> _Table:
-    """The quantities of one repeat, R = 1."""
+    """The quantities of one repeat, R = 1.
+
+    Of two micro-batches a phase takes what both of them take, and a layer ends when both have left it.
+    """
+    numbers = np.unique(part.micro_batch_N).tolist()
+    if numbers not in ([0], [0, 1]):
+        raise TimelineError("must have micro-batch 0 alone, or 0 and 1", field=part.run, got=numbers[-1])
     cube = Cube.of(part)
+    batches = cube.micro_batches()
     present = [phase for phase in COMPARED if phase != "shared_expert" or _spans(part, phase)]
-    phases = {phase: phase_seconds(cube, phase) for phase in present}
-    begin_WL = cube.values("router", part.start_s_N).min(axis=-1)
-    end_WL = cube.values("combine", part.end_s_N).max(axis=-1)
-    seconds = {"step": step_times(part), "layer": end_WL - begin_WL, **phases}
+    phases = {phase: np.sum([phase_seconds(each, phase) for each in batches], axis=0) for phase in present}
+    begin_WLG = np.min([each.values("router", each.timeline.start_s_N) for each in batches], axis=0)
+    end_WLG = np.max([each.values("combine", each.timeline.end_s_N) for each in batches], axis=0)
+    lasts_WL = end_WLG.max(axis=-1) - begin_WLG.min(axis=-1)
+    seconds = {"step": step_times(part), "layer": lasts_WL, **phases}
     return cube.layers, {quantity: values[None] for quantity, values in seconds.items()}
 
 

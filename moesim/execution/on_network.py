@@ -22,8 +22,8 @@ from traces.timeline import PHASES, Timeline
 # Of kernels alone; what else a step of the MoE part has are collectives.
 _KERNELS: tuple[Phase, ...] = ("router", "shared_expert", "experts")
 
-# By phase and true layer index: [G] seconds, launches inside.
-_Taken = Mapping[tuple[Phase, int], NDArray[np.float64]]
+# By phase, true layer index and micro-batch: [G] seconds, launches inside.
+_Taken = Mapping[tuple[Phase, int, int], NDArray[np.float64]]
 
 
 def on_simulated_network(deployment: Deployment, measured: Timeline) -> Timeline:
@@ -52,7 +52,7 @@ def _as_measured(taken: _Taken, operations: Sequence[Operation]) -> list[Operati
     """The operations of a step with kernels that take what was measured."""
     return [
         operation
-        if (busy_G := taken.get((operation.phase, operation.layer))) is None
+        if (busy_G := taken.get((operation.phase, operation.layer, operation.micro_batch))) is None
         else replace(operation, busy_G=busy_G, overhead_s=0.0, stretch_G=None)
         for operation in operations
     ]
@@ -67,12 +67,14 @@ def _taken(repeat: Timeline, cells: tuple[int, tuple[int, ...], int]) -> list[_T
         rule = f"must be of {steps} steps, layers {layers} and {ranks} ranks"
         raise TimelineError(rule, field=repeat.run, got=found)
     phases = [phase for phase in _KERNELS if (repeat.phase_N == PHASES.index(phase)).any()]
-    seconds = {phase: phase_seconds(cube, phase) for phase in phases}
+    batches = cube.micro_batches()
+    seconds = {phase: [phase_seconds(batch, phase) for batch in batches] for phase in phases}
     return [
         {
-            (phase, layer): seconds[phase][step, i]
+            (phase, layer, batch): seconds[phase][batch][step, i]
             for phase in phases
             for i, layer in enumerate(cube.layers.tolist())
+            for batch in range(len(batches))
         }
         for step in range(cube.steps)
     ]

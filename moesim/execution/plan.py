@@ -99,6 +99,8 @@ def _head(deployment: Deployment, *, weighted: bool) -> dict[str, Any]:
         "seed": scenario.seed,
         "weighted": weighted,
     }
+    if scenario.overlap:
+        head["overlap"] = list(scenario.overlap)
     if "candidates" in deployment.needs:
         head["candidates"] = {"count": deployment.trace.meta.candidates, "logits": deployment.logits}
     if "categories" in deployment.needs:

@@ -87,7 +87,8 @@ def cpu_ranks(scenario: Scenario, ranks: int, *, serial: bool = False) -> list[O
         "memory": memory,
         "memory_bandwidth": rate,
         "flops": {_dtype(scenario): rate},
-        "sms": 1,
+        # More than transfer kernels of any profile take, for the overlap that a scenario may ask for.
+        "sms": 1 << 10,
         "nvlink": {"bandwidth": rate},
         "source": "memory: of this machine, its part for each rank; the rates are not used",
     }
@@ -125,7 +126,6 @@ def _changes(asked: Scenario, ranks: int) -> Iterator[tuple[Override, str]]:
         if amount.ranks is not None and len(amount.ranks) != ranks:
             dealt = [amount.ranks[rank % len(amount.ranks)] for rank in range(ranks)]
             yield change(f"workload.{name}", dealt, f"dealt to {ranks} ranks")
-    yield change("overlap", "none", "phases run one after the other")
     yield change("faults", [], "hardware is what it is")
     yield change("rebalance", None, "experts stay where they are")
     for key in ("model.activation_dtype", "model.weight_dtype", "model.expert_dtype"):

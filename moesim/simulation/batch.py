@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesim.errors import SpecError, TraceError
+from moesim.routing.halves import first_half_T
 from moesim.spec.workload import Workload
 from traces.jit import jit
 from traces.routing import RoutingTrace
@@ -45,9 +46,7 @@ class StepTokens:
 
     def halves(self) -> tuple[StepTokens, StepTokens]:
         """Two micro-batches: of each rank the first half of its tokens, rounded up, and the rest."""
-        home_T = np.repeat(np.arange(len(self.offsets_G) - 1), self.tokens_G)
-        place_T = np.arange(len(home_T)) - self.offsets_G[home_T]
-        first_T = place_T < -(-self.tokens_G // 2)[home_T]
+        first_T = first_half_T(self.offsets_G)
         return self._only(first_T), self._only(~first_T)
 
     def _only(self, chosen_T: NDArray[np.bool_]) -> StepTokens:

@@ -34,6 +34,7 @@ def small_plan(
     shared_width: int = 0,
     gated: bool = True,
     routing: dict[str, Any] | None = None,
+    overlap: tuple[str, ...] = (),
 ) -> Plan:
     """Two layers; slots on random ranks, each expert in at least one, spare slots empty or with replicas."""
     rng = np.random.default_rng(seed)
@@ -72,6 +73,7 @@ def small_plan(
         slot_gpu_S,
         count_LE,
         slots_LER,
+        overlap=overlap,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from executor.moe_layer import TORCH_DTYPES
-from executor.plan import Plan
+from executor.plan import Plan, StepRouting
 from executor.routing import route
 from moesim.analysis.counts import same_counts
 from moesim.simulation.operations import Bytes
@@ -12,13 +12,16 @@ from moesim.simulation.work import Work, count_work
 from traces.timeline import WorkTable
 
 
-def simulated_work(plan: Plan, number: int) -> Work:
-    """What the simulator counts in a step."""
-    step = plan.step(number)
-    routed = route(plan, step)
+def simulated_work(plan: Plan, number: int) -> list[Work]:
+    """What the simulator counts in each micro-batch of a step."""
+    return [_work(plan, part) for part in plan.micro_batches(number)]
+
+
+def _work(plan: Plan, part: StepRouting) -> Work:
+    routed = route(plan, part)
     return count_work(
         routed.slot_LTK,
-        step.offsets_G,
+        part.offsets_G,
         plan.slot_gpu_S,
         plan.ranks_per_node,
         plan.mode,  # type: ignore[arg-type]  # a literal of the simulator
@@ -31,7 +34,7 @@ def equals_simulated(plan: Plan, counted: WorkTable) -> bool:
     """Whether counts are those of the simulation of the same plan."""
     recording = Recording(plan.name, plan.model.layers)
     for number in range(plan.steps):
-        recording.add_work([simulated_work(plan, number)])
+        recording.add_work(simulated_work(plan, number))
     copy_bytes = plan.model.hidden * TORCH_DTYPES[plan.dtype].itemsize
     copy = Bytes(copy_bytes, copy_bytes)
     return same_counts(counted, recording.work(copy, reduces_to_all=plan.mode == "all_reduce"))

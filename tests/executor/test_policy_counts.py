@@ -12,7 +12,7 @@ import pytest
 
 from executor.counting import count_plan, join_work
 from executor.plan import read_plan
-from executor.routing import route
+from executor.step import routed_steps
 from moesim.analysis.counts import same_counts
 from moesim.execution.plan import write_plan
 from moesim.routing.replicas import REPLICA_CHOICES
@@ -74,7 +74,7 @@ def counted_alike(folder: Path, **changes: Any) -> None:
     plan = read_plan(folder / "plan")
     received = run_ranks(plan.ranks, plan.ranks_per_node, lambda groups: count_plan(plan, groups))
     assert same_counts(join_work(received), done.work())
-    outcomes = [route(plan, plan.step(step)).outcomes for step in range(plan.steps)]
+    outcomes = [part.outcomes for parts in routed_steps(plan) for part in parts]
     for stage, tally in enumerate(done.tallies):
         for name in ("wished", "kept", "rerouted", "dropped", "added"):
             assert sum(getattr(layer[stage], name) for step in outcomes for layer in step) == getattr(
@@ -101,5 +101,5 @@ def test_categories_travel_with_a_plan(tmp_path: Path) -> None:
     done = run(deployment)
     write_plan(deployment, tmp_path / "plan")
     plan = read_plan(tmp_path / "plan")
-    outcomes = [layer[-1] for step in range(plan.steps) for layer in route(plan, plan.step(step)).outcomes]
+    outcomes = [layer[-1] for parts in routed_steps(plan) for part in parts for layer in part.outcomes]
     assert sum(each.dropped for each in outcomes) == done.tallies[-1].dropped > 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,19 +11,25 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from executor.recording import timeline
+from executor.spans import COLUMNS
+from moesim.simulation.deployment import deploy
+from moesim.simulation.run import run
+from moesim.spec.scenario import load_scenario
+from tests.moesim.tiny import TINY, tiny_scenario, write_scenario
 from traces.timeline import PHASES, STREAMS, Timeline
 
 pytestmark = pytest.mark.executor
 
 LAYER = ("router", "dispatch", "experts", "combine")
 SECOND = 10**9
+START = COLUMNS.index("start_ns")
 
 
 def table(*rows: tuple[int, int, int, str, int, int]) -> NDArray[np.int64]:
     """Rows of (repeat, step, layer, phase, start, end), in seconds; 3 assignments, 2 tokens, 8 bytes each."""
     return np.array(
         [
-            (repeat, step, layer, PHASES.index(phase), start * SECOND, end * SECOND, 3, 2, 8)
+            (repeat, step, 0, layer, PHASES.index(phase), start * SECOND, end * SECOND, 3, 2, 8)
             for repeat, step, layer, phase, start, end in rows
         ],
         np.int64,
@@ -82,6 +90,47 @@ def test_clocks_that_are_not_quite_aligned_break_no_span() -> None:
     ]
 
 
+@pytest.mark.parametrize("overlap", ["none", "two_batch", ["shared_expert", "two_batch"]])
+def test_a_simulation_as_its_ranks_would_measure_it(overlap: object, tmp_path: Path) -> None:
+    """Told when each rank entered and left, the recording finds the waits of the simulation, and no others."""
+    gpu = TINY["cluster"]["gpu"] | {"sms": 100}
+    experts = TINY["model"]["experts"] | {"shared_width": 16}
+    scenario = tiny_scenario(
+        overlap=overlap,
+        cluster=TINY["cluster"] | {"gpu": gpu},
+        model=TINY["model"] | {"experts": experts},
+        workload=TINY["workload"] | {"part": "moe", "tokens_per_gpu": {"uniform": [1, 9]}},
+    )
+    simulated = run(deploy(load_scenario(str(write_scenario(tmp_path, scenario))))).timeline
+    rows: list[list[tuple[int, ...]]] = [[] for _ in range(4)]
+    entered: dict[tuple[int, float], float] = {}
+    for i in range(len(simulated)):
+        rank, phase, start_s = int(simulated.rank_N[i]), int(simulated.phase_N[i]), simulated.start_s_N[i]
+        if PHASES[phase] == "wait":
+            entered[rank, simulated.end_s_N[i]] = start_s
+            continue
+        if PHASES[phase] in ("dispatch", "combine"):
+            start_s = entered.get((rank, start_s), start_s)
+        named = {"phase": phase, "start_ns": start_s * 1e9, "end_ns": simulated.end_s_N[i] * 1e9}
+        rows[rank].append(
+            tuple(
+                round(float(named[name] if name in named else getattr(simulated, f"{name}_N")[i]))
+                for name in COLUMNS
+            )
+        )
+    found = timeline("tiny", [np.array(sorted(each)) for each in rows])
+    found.validate()
+    assert {int(batch) for batch in found.micro_batch_N} == ({0} if overlap == "none" else {0, 1})
+    belongs = ("phase", "micro_batch", "layer", "stream", "rank", "step")
+    found, simulated = (
+        each.select(np.lexsort((each.start_s_N, *(getattr(each, f"{name}_N") for name in belongs))))
+        for each in (found, simulated)
+    )
+    for name in (*belongs, "start_s", "end_s", "bytes"):
+        measured_N, simulated_N = (getattr(each, f"{name}_N") for each in (found, simulated))
+        np.testing.assert_allclose(measured_N, simulated_N, rtol=0, atol=2e-9)
+
+
 @st.composite
 def runs(draw: st.DrawFn) -> list[NDArray[np.int64]]:
     """Ranks whose phases take random whole seconds, and that meet in collectives."""
@@ -123,13 +172,14 @@ def test_ranks_are_busy_or_wait_from_the_start_of_a_step_to_its_end(tables: list
 def test_a_collective_begins_when_the_last_rank_enters_it(tables: list[NDArray[np.int64]]) -> None:
     found = timeline("run", tables)
     for index, row in enumerate(tables[0]):
-        if PHASES[row[3]] not in ("dispatch", "combine"):
+        repeat, step, _, layer, phase, *_ = row
+        if PHASES[phase] not in ("dispatch", "combine"):
             continue
-        last_s = max(int(each[index, 4]) for each in tables) / SECOND
+        last_s = max(int(each[index, START]) for each in tables) / SECOND
         spans = (
-            (found.repeat_N == row[0])
-            & (found.step_N == row[1])
-            & (found.layer_N == row[2])
-            & (found.phase_N == row[3])
+            (found.repeat_N == repeat)
+            & (found.step_N == step)
+            & (found.layer_N == layer)
+            & (found.phase_N == phase)
         )
         assert found.start_s_N[spans].tolist() == [last_s] * len(tables)

@@ -7,6 +7,7 @@ import shutil
 import time
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 from unittest import mock
@@ -30,17 +31,17 @@ from moesim.simulation.run import run
 from moesim.spec.scenario import load_scenario
 from tests.executor.processes import torchrun_ranks
 from tests.moesim.tiny import TINY, tiny_scenario, write_scenario
-from traces.timeline import PHASES, read_timeline, read_work
+from traces.timeline import PHASES, Timeline, read_timeline, read_work
 
 pytestmark = pytest.mark.executor
 
 
-@pytest.fixture(scope="module")
-def deployment(tmp_path_factory: pytest.TempPathFactory) -> Deployment:
+def deployed(folder: Path, **changes: Any) -> Deployment:
     """Two ranks, twelve slots for eight experts, a shared expert, drops."""
     experts = TINY["model"]["experts"] | {"shared_width": 16}
     model = TINY["model"] | {"experts": experts, "activation_dtype": "fp32"}
-    cluster = TINY["cluster"] | {"gpu": TINY["cluster"]["gpu"] | {"flops": {"fp32": "1 TFLOPS"}}}
+    gpu = TINY["cluster"]["gpu"] | {"flops": {"fp32": "1 TFLOPS"}, "sms": 100}
+    cluster = TINY["cluster"] | {"gpu": gpu}
     scenario = tiny_scenario(
         model=model,
         cluster=cluster | {"nodes": 1},
@@ -49,8 +50,20 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Deployment:
         routing={"policy": "drop", "capacity_factor": 1.0},
         dispatch={"mode": "per_gpu", "dtype": "fp32", "combine_dtype": "fp32"},
         workload=TINY["workload"] | {"part": "moe"},
+        **changes,
     )
-    return deploy(load_scenario(str(write_scenario(tmp_path_factory.mktemp("scenario"), scenario))))
+    return deploy(load_scenario(str(write_scenario(folder, scenario))))
+
+
+@pytest.fixture(scope="module")
+def deployment(tmp_path_factory: pytest.TempPathFactory) -> Deployment:
+    return deployed(tmp_path_factory.mktemp("scenario"))
+
+
+@pytest.fixture(scope="module")
+def overlapped(tmp_path_factory: pytest.TempPathFactory) -> Deployment:
+    """The same in two micro-batches."""
+    return deployed(tmp_path_factory.mktemp("scenario"), overlap=["shared_expert", "two_batch"])
 
 
 @pytest.fixture(scope="module")
@@ -90,15 +103,45 @@ def test_what_ranks_do_is_measured_and_counted(deployment: Deployment, plan: Pat
     assert not (tmp_path / "failure.json").exists()
 
 
-def test_in_turns_ranks_compute_the_same(deployment: Deployment, plan: Path, tmp_path: Path) -> None:
-    assert torchrun_ranks(1, main, plan, tmp_path, "--repeats", "2", "--serial") == (0,)
+def told(found: Timeline, *columns: str) -> list[tuple[int, ...]]:
+    """These columns of spans, in an order that no clock decides."""
+    return sorted(zip(*(getattr(found, f"{column}_N").tolist() for column in columns), strict=True))
+
+
+def test_micro_batches_that_overlap_are_measured_and_counted(overlapped: Deployment, tmp_path: Path) -> None:
+    write_plan(overlapped, tmp_path / "plan")
+    arguments = ("--repeats", "2", "--count")
+    assert torchrun_ranks(2, main, tmp_path / "plan", tmp_path, *arguments) == (0, 0)
+    simulated, wait = run(overlapped), PHASES.index("wait")
+    assert same_counts(read_work(tmp_path / "work.parquet"), simulated.work())
+    measured, belongs = read_timeline(tmp_path / "timeline.parquet"), ("step", "rank", "layer", "micro_batch")
+    columns = (*belongs, "phase", "stream", "assignments", "unique_tokens", "bytes")
+    expected = told(simulated.timeline.select(simulated.timeline.phase_N != wait), *columns)
+    for repeat in range(2):
+        here = measured.select((measured.phase_N != wait) & (measured.repeat_N == repeat))
+        assert told(here, *columns) == expected
+    # A phase of a micro-batch begins when the one before it has ended; the other's may begin earlier.
+    order = ("router", "dispatch", "experts", "combine")
+    for place in {row[:4] for row in told(measured, *belongs) if row[2] >= 0}:
+        here = measured.select(
+            np.all([getattr(measured, f"{name}_N") == at for name, at in zip(belongs, place, strict=True)], 0)
+        )
+        spans = [here.select(here.phase_N == PHASES.index(phase)) for phase in order]
+        for before, after in pairwise(spans):
+            assert (before.end_s_N <= after.start_s_N).all()
+
+
+@pytest.mark.parametrize("overlaps", [False, True])
+def test_in_turns_ranks_compute_the_same(overlaps: bool, request: Any, tmp_path: Path) -> None:
+    deployment = request.getfixturevalue("overlapped" if overlaps else "deployment")
+    write_plan(deployment, tmp_path / "plan")
+    assert torchrun_ranks(1, main, tmp_path / "plan", tmp_path, "--repeats", "2", "--serial") == (0,)
     measured, simulated = read_timeline(tmp_path / "timeline.parquet"), run(deployment).timeline
     alone = [PHASES.index(phase) for phase in ("router", "shared_expert", "experts")]
     assert np.unique(measured.phase_N).tolist() == sorted(alone)
-    expected = simulated.select(np.isin(simulated.phase_N, alone))
-    found = measured.select(measured.repeat_N == 1)
-    for column in ("step", "rank", "layer", "phase", "assignments", "unique_tokens"):
-        assert getattr(found, f"{column}_N").tolist() == getattr(expected, f"{column}_N").tolist(), column
+    columns = ("step", "rank", "layer", "micro_batch", "phase", "assignments", "unique_tokens")
+    expected = told(simulated.select(np.isin(simulated.phase_N, alone)), *columns)
+    assert told(measured.select(measured.repeat_N == 1), *columns) == expected
 
 
 class _Faulty(LoopExperts):
@@ -134,19 +177,24 @@ def sabotage_rank_1(backend: type[LoopExperts], rank: int) -> None:
 
 
 PLACE = "experts (layer 2, step 1, repeat 0)"
+# With two micro-batches a pass has eight calls.
+OF_TWO = "experts (layer 2, step 0, warm-up)"
 
 
 @pytest.mark.parametrize(
-    ("backend", "expected"),
+    ("backend", "overlap", "expected"),
     [
-        (_Faulty, f"rank 1 failed in {PLACE}: ValueError: no more"),
-        (_Endless, f"rank 1 hangs in {PLACE}: nothing happened for "),
-        (_Greedy, f"rank 1 failed in {PLACE}: out of memory: "),
+        (_Faulty, [], f"rank 1 failed in {PLACE}: ValueError: no more"),
+        (_Endless, [], f"rank 1 hangs in {PLACE}: nothing happened for "),
+        (_Greedy, [], f"rank 1 failed in {PLACE}: out of memory: "),
+        (_Faulty, ["two_batch"], f"rank 1 failed in {OF_TWO}: ValueError: no more"),
+        (_Endless, ["two_batch"], f"rank 1 hangs in {OF_TWO}: nothing happened for "),
     ],
 )
 def test_one_rank_at_fault_ends_all(
-    plan: Path, tmp_path: Path, backend: type[LoopExperts], expected: str
+    plan: Path, tmp_path: Path, backend: type[LoopExperts], overlap: list[str], expected: str
 ) -> None:
+    plan = as_plan(tmp_path / "plan", plan, overlap=overlap)
     (tmp_path / "timeline.parquet").write_text("of an earlier run")
     codes = torchrun_ranks(2, main, plan, tmp_path, sabotage=partial(sabotage_rank_1, backend))
     assert 0 not in codes

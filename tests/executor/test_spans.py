@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from executor import spans as module
-from executor.spans import COLUMNS, CudaSpans, HostSpans, Spans, clock_on
+from executor.spans import COLUMNS, CudaSpans, HostSpans, Spans, Where, clock_on
 from traces.timeline import PHASES
 
 pytestmark = pytest.mark.executor
@@ -22,11 +22,11 @@ def told(table: Any) -> list[dict[str, int]]:
 
 
 def two_phases(spans: Spans, repeat: int = 0, layer: int = 7) -> None:
-    spans.begin(repeat, 2, layer)
-    with spans.phase("router"):
-        spans.count(assignments=0, unique_tokens=4, bytes=0)
-    with spans.phase("dispatch"):
-        spans.count(assignments=3, unique_tokens=2, bytes=16)
+    where = Where(repeat, 2, 1, layer)
+    with spans.phase("router", where) as span:
+        span.count(assignments=0, unique_tokens=4, bytes=0)
+    with spans.phase("dispatch", where) as span:
+        span.count(assignments=3, unique_tokens=2, bytes=16)
 
 
 def test_the_host_notes_each_phase_and_tells_of_it() -> None:
@@ -37,7 +37,7 @@ def test_the_host_notes_each_phase_and_tells_of_it() -> None:
     after = time.perf_counter_ns()
     router, dispatch = told(spans.table())
     assert entered == [("router", 0, 2, 7), ("dispatch", 0, 2, 7)]
-    assert [router[name] for name in ("repeat", "step", "layer")] == [0, 2, 7]
+    assert [router[name] for name in ("repeat", "step", "micro_batch", "layer")] == [0, 2, 1, 7]
     assert [PHASES[span["phase"]] for span in (router, dispatch)] == ["router", "dispatch"]
     assert [dispatch[name] for name in ("assignments", "unique_tokens", "bytes")] == [3, 2, 16]
     times = [span[name] for span in (router, dispatch) for name in ("start_ns", "end_ns")]
@@ -49,8 +49,7 @@ def test_the_host_notes_each_phase_and_tells_of_it() -> None:
 def test_neither_a_warm_up_nor_a_phase_that_failed_is_kept() -> None:
     spans = HostSpans(lambda *where: None)
     two_phases(spans, repeat=-1)
-    spans.begin(0, 0, 0)
-    with pytest.raises(ZeroDivisionError), spans.phase("experts"):
+    with pytest.raises(ZeroDivisionError), spans.phase("experts", Where()):
         raise ZeroDivisionError
     assert spans.table().shape == (0, len(COLUMNS))
 
@@ -108,9 +107,8 @@ def test_events_agree_with_the_host() -> None:
     x = torch.randn(8192, 8192, device=device)
     x @ x
     torch.cuda.synchronize(device)
-    spans.begin(0, 0, 0)
     before = time.perf_counter_ns()
-    with spans.phase("experts"):
+    with spans.phase("experts", Where()):
         for _ in range(20):
             x @ x
     torch.cuda.synchronize(device)

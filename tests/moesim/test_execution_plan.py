@@ -70,11 +70,30 @@ def test_steps_are_those_of_the_simulation(deployment: Deployment, folder: Path)
     tokens = list(batches(trace, scenario.workload, 4, scenario.seed))
     assert len(tokens) == plan.steps
     for number, expected in enumerate(tokens):
-        step = plan.step(number)
+        (step,) = plan.micro_batches(number)
         assert step.offsets_G.tolist() == expected.offsets_G.tolist()
         assert step.ids_LTK.tolist() == gather_ids(trace.ids_TLK, expected.row_T).tolist()
         assert step.weights_LTK is not None
         assert step.weights_LTK.tolist() == gather_weights(trace.weights_TLK, expected.row_T).tolist()
+
+
+def test_micro_batches_are_those_of_the_simulation(
+    deployment: Deployment, folder: Path, tmp_path: Path
+) -> None:
+    as_plan = tmp_path / "plan"
+    shutil.copytree(folder, as_plan)
+    head_with(overlap=["two_batch"])(as_plan)
+    plan, scenario, trace = read_plan(as_plan), deployment.scenario, deployment.replayed
+    assert trace.weights_TLK is not None
+    for number, tokens in enumerate(batches(trace, scenario.workload, 4, scenario.seed)):
+        for half, (part, expected) in enumerate(
+            zip(plan.micro_batches(number), tokens.halves(), strict=True)
+        ):
+            assert part.number == 2 * number + half
+            assert part.offsets_G.tolist() == expected.offsets_G.tolist()
+            assert part.ids_LTK.tolist() == gather_ids(trace.ids_TLK, expected.row_T).tolist()
+            assert part.weights_LTK is not None
+            assert part.weights_LTK.tolist() == gather_weights(trace.weights_TLK, expected.row_T).tolist()
 
 
 def test_equal_deployments_give_equal_bytes(deployment: Deployment, folder: Path, tmp_path: Path) -> None:
@@ -217,7 +236,8 @@ def refused_or_whole(folder: Path) -> Plan | None:
         assert str(error).startswith(str(folder))  # noqa: PT017 - it may as well be whole
         return None
     for number in range(plan.steps):
-        assert plan.step(number).ids_LTK.shape[0] == len(plan.model.layers)
+        for part in plan.micro_batches(number):
+            assert part.ids_LTK.shape[0] == len(plan.model.layers)
     return plan
 
 

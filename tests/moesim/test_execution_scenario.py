@@ -37,7 +37,6 @@ def runs_for_real(scenario: Scenario, ranks: int) -> bool:
         (scenario.parallelism.ep, scenario.parallelism.tp) == (ranks, 1)
         and scenario.workload.part == "moe"
         and scenario.workload.graph_sizes is None
-        and not scenario.overlap
         and not scenario.faults
         and dtypes | {dispatch.dtype, dispatch.combine_dtype} in ({"fp32"}, {"bf16"}, {"fp16"})
         and scenario.cluster.gpus == ranks
@@ -64,7 +63,6 @@ def test_each_change_is_said(tmp_path: Path) -> None:
         "workload.part is moe, not model: only the MoE part of each layer runs, gate to combine",
         "workload.graph_sizes is none, not [8]: batches run as they are",
         "workload.tokens_per_gpu is [4, 5, 6], not [4, 5, 6, 7]: dealt to 3 ranks",
-        "overlap is none, not two_batch: phases run one after the other",
         "faults is none, not [{'gpu': 1, 'clock': 0.5, 'from_s': 0.0}]: hardware is what it is",
         "model.expert_dtype is bf16, not fp8: the executor multiplies fp32, bf16, fp16, all in one dtype",
         "dispatch.dtype is bf16, not fp8: activations travel as they are",

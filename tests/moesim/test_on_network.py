@@ -18,7 +18,7 @@ from moesim.simulation.deployment import Deployment, deploy
 from moesim.simulation.run import run
 from moesim.spec.scenario import load_scenario
 from tests.moesim.moe_timelines import moe_timeline, noisy_seconds
-from tests.moesim.tiny import tiny_scenario, write_scenario
+from tests.moesim.tiny import TINY, tiny_scenario, write_scenario
 from traces.timeline import PHASES, Timeline
 
 KERNELS = [PHASES.index(phase) for phase in ("router", "shared_expert", "experts")]
@@ -35,9 +35,13 @@ def columns(timeline: Timeline) -> dict[str, np.ndarray]:
     return {name: values for name, values in vars(timeline).items() if name != "run"}
 
 
-@pytest.mark.parametrize("mode", ["per_gpu", "per_node"])
-def test_kernels_that_took_what_was_simulated_change_nothing(tmp_path: Path, mode: str) -> None:
-    deployment = deployed(tmp_path, dispatch={"mode": mode, "dtype": "bf16", "combine_dtype": "bf16"})
+@pytest.mark.parametrize(
+    ("mode", "overlap"), [("per_gpu", "none"), ("per_node", "none"), ("per_node", "two_batch")]
+)
+def test_kernels_that_took_what_was_simulated_change_nothing(tmp_path: Path, mode: str, overlap: str) -> None:
+    cluster = TINY["cluster"] | {"gpu": TINY["cluster"]["gpu"] | {"sms": 100}}
+    dispatch = {"mode": mode, "dtype": "bf16", "combine_dtype": "bf16"}
+    deployment = deployed(tmp_path, dispatch=dispatch, overlap=overlap, cluster=cluster)
     simulated = run(deployment).timeline
     kernels = simulated.select(np.isin(simulated.phase_N, KERNELS))
     found = on_simulated_network(deployment, join_repeats([kernels, kernels]))

@@ -109,6 +109,28 @@ def test_by_hand() -> None:
     assert (summary["ranks"], summary["repeats"], summary["verdict"]) == (2, 2, "ok")
 
 
+def test_a_cell_of_two_micro_batches_is_what_both_take() -> None:
+    seconds = noisy_seconds(np.random.default_rng(3), SHAPE, 0.01)
+    first = moe_timeline(seconds)
+    late = dataclasses.replace(
+        first,
+        micro_batch_N=first.micro_batch_N + np.int32(1),
+        start_s_N=first.start_s_N + 0.5,
+        end_s_N=first.end_s_N + 0.5,
+    )
+    names = [field.name for field in dataclasses.fields(Timeline) if field.name != "run"]
+    both = Timeline(
+        "both", **{name: np.concatenate([getattr(each, name) for each in (first, late)]) for name in names}
+    )
+    alone, found = compare(first, first).measured, compare(both, both).measured
+    for phase in ("router", "dispatch", "experts", "combine"):
+        np.testing.assert_allclose(found[phase], 2 * alone[phase])
+    for lasts in ("layer", "step"):
+        np.testing.assert_allclose(found[lasts], alone[lasts] + 0.5)
+    with pytest.raises(TimelineError, match=r"must have micro-batch 0 alone, or 0 and 1 \(got 1\)"):
+        compare(late, late)
+
+
 def test_a_run_is_no_different_from_itself() -> None:
     timeline = moe_timeline(noisy_seconds(np.random.default_rng(1), SHAPE, 0.02))
     summary = compare(timeline, timeline).summary()
