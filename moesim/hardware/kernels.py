@@ -122,7 +122,7 @@ class Kernels:
         if self.profile.loop:
             return self._experts_in_turn(tokens_LS, slot_gpu_S, gpus)
         height_M = np.array([tile.rows for tile in self.profile.tiles], np.int64)
-        rows_MLG, active_LG, tokens_LG = group_rows(tokens_LS, slot_gpu_S, gpus, height_M)
+        rows_MLG, active_LG, tokens_LG = group_rows(tokens_LS, slot_gpu_S, gpus, height_M, self.links.align)
         rows = Rows.padded(rows_MLG, active_LG, tokens_LG, self.profile)
         return self._feed_forward(rows, model.experts.width, model.expert_dtype, self.profile.grouped_gemm)
 
@@ -184,12 +184,18 @@ class Kernels:
 
 
 def group_rows(
-    tokens_LS: NDArray[np.int32], slot_gpu_S: NDArray[np.int32], gpus: int, tiles_M: NDArray[np.int64]
+    tokens_LS: NDArray[np.int32],
+    slot_gpu_S: NDArray[np.int32],
+    gpus: int,
+    tiles_M: NDArray[np.int64],
+    align: int = 1,
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Rows of a grouped GEMM per GPU: padded to each tile height [M, L, G], slots with tokens, tokens [L, G].
 
-    A tile never spans slots. Example: slots with 1, 20 and 0 tokens on one GPU, tiles of 16 rows:
-    16 + 32 padded rows, 2 active slots, 21 tokens.
+    The rows of a slot are laid out in whole multiples of ``align``, and a tile never spans slots.
+
+    Example: slots with 1, 20 and 0 tokens on one GPU, tiles of 16 rows: 16 + 32 padded rows, 2 active slots,
+    21 tokens.
 
     >>> rows, active, tokens = group_rows(np.array([[1, 20, 0]], np.int32), np.zeros(3, np.int32), 1,
     ...                                   np.array([16]))
@@ -199,13 +205,19 @@ def group_rows(
     shape = (len(tokens_LS), gpus)
     rows_MLG = np.zeros((len(tiles_M), *shape))
     active_LG, tokens_LG = np.zeros(shape), np.zeros(shape)
-    _group_rows(tokens_LS, slot_gpu_S, tiles_M, rows_MLG, active_LG, tokens_LG)
+    _group_rows(tokens_LS, slot_gpu_S, tiles_M, align, rows_MLG, active_LG, tokens_LG)
     return rows_MLG, active_LG, tokens_LG
 
 
 @jit
 def _group_rows(
-    tokens_LS: Any, slot_gpu_S: Any, tiles_M: Any, rows_MLG: Any, active_LG: Any, tokens_LG: Any
+    tokens_LS: Any,
+    slot_gpu_S: Any,
+    tiles_M: Any,
+    align: int,
+    rows_MLG: Any,
+    active_LG: Any,
+    tokens_LG: Any,
 ) -> None:
     for layer in range(len(tokens_LS)):
         for slot in range(len(slot_gpu_S)):
@@ -215,6 +227,7 @@ def _group_rows(
             gpu = slot_gpu_S[slot]
             active_LG[layer, gpu] += 1.0
             tokens_LG[layer, gpu] += tokens
+            aligned = (tokens + align - 1) // align * align
             for m in range(len(tiles_M)):
                 tile = tiles_M[m]
-                rows_MLG[m, layer, gpu] += (tokens + tile - 1) // tile * tile
+                rows_MLG[m, layer, gpu] += (aligned + tile - 1) // tile * tile

@@ -63,6 +63,9 @@ class Links(Strict):
         counts: further seconds of each dispatch, in which counts are exchanged before rows.
         arrange: share of the memory bandwidth at which served rows are read and written once more: after a
             dispatch into expert order, before a combine back. None where the transfer kernels hide it.
+        align: rows to which each slot's are padded for the experts' grouped GEMMs: 128 in the contiguous
+            layout of DeepGEMM, for which high-throughput kernels can lay tokens out; 1 in its masked layout,
+            that of low-latency kernels, where tiles without a row are skipped.
         sms: multiprocessors that the transfer kernels occupy, which others beside them lack.
         fitted_tokens: tokens a GPU at which these were fitted; far from it they are extrapolated.
     """
@@ -72,6 +75,7 @@ class Links(Strict):
     fixed: Seconds = 0.0
     counts: Seconds = 0.0
     arrange: Share | None = None
+    align: Count = 1
     sms: Index = 0
     fitted_tokens: Count | None = None
 

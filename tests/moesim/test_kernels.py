@@ -47,14 +47,16 @@ def kernels(which: Model | None = None, profile: Profile | None = None, tp: int 
     tokens=st.lists(st.integers(0, 300), min_size=1, max_size=12),
     gpus=st.integers(1, 4),
     tile=st.sampled_from([1, 16, 64, 128]),
+    align=st.sampled_from([1, 24, 128]),
     seed=st.integers(0, 2**32),
 )
-def test_group_rows_pads_slot_by_slot(tokens: list[int], gpus: int, tile: int, seed: int) -> None:
+def test_group_rows_pads_slot_by_slot(tokens: list[int], gpus: int, tile: int, align: int, seed: int) -> None:
     gpu_S = np.random.default_rng(seed).integers(0, gpus, len(tokens)).astype(np.int32)
-    rows, active, total = group_rows(np.array([tokens], np.int32), gpu_S, gpus, np.array([tile]))
+    rows, active, total = group_rows(np.array([tokens], np.int32), gpu_S, gpus, np.array([tile]), align)
     for gpu in range(gpus):
         own = [count for count, at in zip(tokens, gpu_S, strict=True) if at == gpu]
-        assert rows[0, 0, gpu] == sum(math.ceil(count / tile) * tile for count in own)
+        laid_out = [math.ceil(count / align) * align for count in own]
+        assert rows[0, 0, gpu] == sum(math.ceil(count / tile) * tile for count in laid_out)
         assert active[0, gpu] == sum(count > 0 for count in own)
         assert total[0, gpu] == sum(own)
 
@@ -81,6 +83,21 @@ def hand_worked(tokens: list[int], which: Model, profile: Profile) -> float:
 def test_experts_match_loops_over_tile_shapes(tokens: list[int]) -> None:
     found = kernels().experts(np.array([tokens], np.int32), np.zeros(len(tokens), np.int32), 1)
     assert found[0, 0] == pytest.approx(hand_worked(tokens, model(), generic()), rel=1e-12)
+
+
+def test_a_contiguous_layout_multiplies_rows_that_are_not_there_and_streams_none() -> None:
+    """20 tokens in each of 4 slots: 128 rows instead of 32 take 4 times the arithmetic, no more memory."""
+    tokens, slots = np.full((1, 4), 20, np.int32), np.zeros(4, np.int32)
+    tiles = (Tile(rows=16, efficiency=1),)
+    for roof, ratio in ((ARITHMETIC, 4.0), (Roof(compute=1, memory=0.001), 1.0)):
+        profile = PEAK.model_copy(update={"tiles": tiles, "grouped_gemm": roof, "fused_activation": True})
+        masked, contiguous = (
+            Kernels(model(), cluster().gpu, profile, links=Links(nvlink=1, nic=1, align=align)).experts(
+                tokens, slots, 1
+            )[0, 0]
+            for align in (1, 128)
+        )
+        assert contiguous == pytest.approx(ratio * masked, rel=1e-9)
 
 
 def test_decoding_streams_weights_and_prefill_multiplies() -> None:
