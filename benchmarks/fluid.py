@@ -1,18 +1,27 @@
-"""``python -m benchmarks.fluid``: what ``fluid`` costs as groups grow, and how far from ``ports`` it is."""
+"""``python -m benchmarks.fluid [ROUTING]``: what ``fluid`` costs, and how far from ``ports`` it is.
+
+ROUTING is a generator (YAML) fitted to gpt-oss-20b, or a trace of it, for the comparison with ``ports``.
+"""
 
 from __future__ import annotations
 
+import sys
 import time
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
 from moesim.hardware.catalogue import NETWORKS
-from moesim.hardware.fluid import EPSILON, Fluid
+from moesim.hardware.fluid import EPSILON, Flows, Fluid
 from moesim.hardware.network import Network
+from moesim.hardware.routes import NO_LINK
+from moesim.simulation.conditions import Conditions, epochs
 from moesim.simulation.deployment import Deployment, deploy
+from moesim.simulation.engine import simulate
 from moesim.simulation.operations import Transfer
 from moesim.simulation.run import run
 from moesim.simulation.steps import Steps
@@ -20,6 +29,17 @@ from moesim.spec.override import Override
 from moesim.spec.scenario import load_scenario
 from moesim.spec.workload import DispatchMode
 
+FloatArray = NDArray[np.float64]
+
+# Loads with max / mean of 2.9, averaged over layers, as 70,558 recorded tokens of gpt-oss-20b have.
+SKEW = 0.7
+# What GPUs may share, by cluster.
+SHARING: dict[str, Any] = {
+    "cards": {"base": "h800-4x8", "gpus_per_nic": 2},
+    "uplinks": {"base": "h800-4x8", "oversubscription": 2},
+    "others' cards": {"base": "h800-4x8", "cross_rail": "nvlink"},
+    "mesh": "mi300x-4x8",
+}
 MODES: tuple[DispatchMode, ...] = ("per_node", "per_gpu", "per_expert")
 
 
@@ -28,22 +48,22 @@ def deepseek(nodes: int, mode: DispatchMode, network: str) -> Deployment:
     return _deploy(cluster=f"h800-{nodes}x8", ep=8 * nodes, mode=mode, network=network)
 
 
-def gpt_oss(nodes: int, mode: DispatchMode) -> Deployment:
-    """gpt-oss-20b, 128 tokens on each of 8 GPUs a node.
-
-    The skew gives loads with max / mean of 2.9, averaged over layers, as 70,558 recorded tokens have.
-    """
-    trace = {"synth": {"requests": 128, "tokens_per_request": 48, "skew": 0.7}}
+def gpt_oss(nodes: int, mode: DispatchMode, routing: str | None) -> Deployment:
+    """gpt-oss-20b, 128 tokens on each of 8 GPUs a node; routing of its skew, unless there is a better."""
+    synth: dict[str, Any] = {"requests": 128, "tokens_per_request": 48}
+    trace: dict[str, Any] = {"synth": synth | ({"file": routing} if routing else {"skew": SKEW})}
+    if routing and not routing.endswith((".yaml", ".yml")):
+        trace = {"file": routing}
     return _deploy(model="gpt-oss-20b", cluster=f"h100-{nodes}x8", ep=8 * nodes, mode=mode, trace=trace)
 
 
-def _deploy(ep: int, mode: DispatchMode, **fields: Any) -> Deployment:
-    """The demo with other fields, one step of 128 tokens a GPU."""
+def _deploy(ep: int, mode: DispatchMode, tokens: int = 128, **fields: Any) -> Deployment:
+    """The demo with other fields, one step."""
     overrides = [Override((key,), value) for key, value in fields.items()]
     for section, key, value in (
         ("parallelism", "ep", ep),
         ("dispatch", "mode", mode),
-        ("workload", "tokens_per_gpu", 128),
+        ("workload", "tokens_per_gpu", tokens),
         ("workload", "steps", 1),
     ):
         overrides.append(Override((section, key), value))
@@ -69,7 +89,7 @@ def makespans(network: Network, transfers: list[Transfer]) -> np.ndarray[Any, np
 
 
 def steps() -> Table:
-    """A step of DeepSeek-V3 by network model: seconds it takes to simulate, and seconds simulated."""
+    """A step of DeepSeek-V3 by network model: seconds of a core to simulate it, and seconds simulated."""
     columns = ("ports", "fluid", "step, ports", "step, fluid")
     table = _table("One step of DeepSeek-V3, 58 MoE layers, 128 tokens a GPU", "group", "dispatch", *columns)
     for nodes in (4, 8):
@@ -77,9 +97,9 @@ def steps() -> Table:
             taken, simulated = [], []
             for network in ("ports", "fluid"):
                 deployment = deepseek(nodes, mode, network)
-                began = time.perf_counter()
+                began = time.process_time()
                 timeline = run(deployment).timeline
-                taken.append(f"{time.perf_counter() - began:.2f} s")
+                taken.append(f"{time.process_time() - began:.2f} s")
                 simulated.append(f"{timeline.end_s_N.max() * 1e3:.1f} ms")
             table.add_row(f"EP{8 * nodes}", mode, *taken, *simulated)
     return table
@@ -91,26 +111,27 @@ def growth() -> Table:
     for nodes in (4, 8, 16):
         deployment = deepseek(nodes, "per_expert", "fluid")
         transfer = collectives(deployment)[0]
-        began = time.perf_counter()
+        began = time.process_time()
         network = build("fluid", deployment)
-        built = time.perf_counter()
+        built = time.process_time()
         makespans(network, [transfer])
         table.add_row(
             str(8 * nodes),
             str(np.count_nonzero(transfer.first_GG)),
             f"{built - began:.2f} s",
-            f"{(time.perf_counter() - built) * 1e3:.1f} ms",
+            f"{(time.process_time() - built) * 1e3:.1f} ms",
         )
     return table
 
 
-def differences() -> Table:
+def differences(routing: str | None) -> Table:
     """How much longer collectives take where flows share, and what batching ends changes."""
-    title = "fluid over ports, collectives of gpt-oss-20b's skew"
+    what = routing.rsplit("/", 1)[-1] if routing else "generated with its skew"
+    title = f"fluid over ports, collectives of gpt-oss-20b, routing: {what}"
     table = _table(title, "group", "dispatch", "mean", "most", "by batching, at most")
     for nodes in (1, 2, 4):
         for mode in MODES:
-            deployment = gpt_oss(nodes, mode)
+            deployment = gpt_oss(nodes, mode, routing)
             transfers = collectives(deployment)
             fluid = build("fluid", deployment)
             assert isinstance(fluid, Fluid)
@@ -124,6 +145,63 @@ def differences() -> Table:
     return table
 
 
+@dataclass(frozen=True)
+class Watched(Fluid):
+    """The same model, which keeps the flows of all collectives, in order."""
+
+    seen: list[Flows] = field(default_factory=list)
+
+    def collective(
+        self,
+        start_G: FloatArray,
+        first_GG: FloatArray,
+        second_GG: FloatArray,
+        free_G: FloatArray | None = None,
+    ) -> FloatArray:
+        """Ends of a collective in seconds."""
+        self.seen.append(self.flows(start_G, first_GG, second_GG, free_G))
+        return super().collective(start_G, first_GG, second_GG, free_G)
+
+    def beside(self) -> FloatArray:
+        """Of each collective's bytes, the share that are on a link with what is left of the one before."""
+        return np.array([self._beside(*pair) for pair in zip(self.seen, self.seen[1:], strict=False)])
+
+    def _beside(self, before: Flows, after: Flows) -> float:
+        last_L = np.full(len(self.routes.bandwidth_L) + 1, -np.inf)  # the last stands for NO_LINK
+        for link_F in self.routes.link_GGH[before.sender_F, before.receiver_F].T:
+            np.maximum.at(last_L, link_F, before.end_F)
+        last_L[NO_LINK] = -np.inf
+        link_FH = self.routes.link_GGH[after.sender_F, after.receiver_F]
+        until_F = np.minimum(last_L[link_FH].max(axis=1), after.end_F)
+        share_F = np.maximum(until_F - after.start_F, 0) / (after.end_F - after.start_F)
+        return float((share_F * after.bytes_F).sum() / after.bytes_F.sum())
+
+
+def micro_batches() -> Table:
+    """Which part of a collective is on a link with what is left of the one before."""
+    skewed = {"synth": {"requests": 128, "tokens_per_request": 48, "skew": 1.0}}
+    table = _table(
+        "Two micro-batches, DeepSeek-V3, EP32: bytes beside the collective before",
+        *("shared", "dispatch", "healthy", "at most", "a card at 1/4", "at most"),
+    )
+    for name, cluster in SHARING.items():
+        for mode in ("per_node", "per_expert"):
+            cells = []
+            for faults in ([], [{"nic": 3, "bandwidth": 0.25}]):
+                deployment = _deploy(
+                    32, mode, 32, cluster=cluster, overlap="two_batch", faults=faults, trace=skewed
+                )
+                scenario = deployment.scenario
+                _, (state,) = epochs(scenario.faults, 32)
+                fluid = deployment.network(scenario.profile, state)
+                assert isinstance(fluid, Fluid)
+                watched = Watched(fluid.routes)
+                list(simulate(Steps(deployment), 32, Conditions([watched])))
+                cells += [f"{watched.beside().mean():.3%}", f"{watched.beside().max():.1%}"]
+            table.add_row(name, mode, *cells)
+    return table
+
+
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left")
     for column in columns:
@@ -133,8 +211,9 @@ def _table(title: str, *columns: str) -> Table:
 
 def main() -> None:
     """Print the tables."""
+    routing = sys.argv[1] if len(sys.argv) > 1 else None
     run(deepseek(4, "per_node", "fluid"))  # compiles
-    for table in (steps(), growth(), differences()):
+    for table in (steps(), growth(), differences(routing), micro_batches()):
         Console().print(table)
 
 
