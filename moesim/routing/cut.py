@@ -1,20 +1,25 @@
 """Who stays where not all fit: the first n by a key, unit by unit.
 
-Axes: N assignments, U limited units.
+Axes: N assignments, U limited units, D values of a digit.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from traces.jit import jit
 
-_MAGNITUDE, _HIGHEST, _LOWEST = 0x7FFFFFFF, 0x7FFFFFFF, -0x80000000
+_MAGNITUDE = 0x7FFFFFFF
 
-_FEW = 16
-"""So many keys too many are put aside one by one; where more are, bits find the n-th largest.
-With 16,384 tokens on 128, 32, 8 and 1 ranks no other power of two is better by more than a tenth."""
+# An element to sort: how far its key is below the largest in the upper half, its index in the lower.
+_HALF, _INDEX = np.uint64(32), np.uint64(0xFFFFFFFF)
+
+# Gate weights, float32 over ten octaves, are sorted in three passes with tables that fit the first cache.
+_DIGIT, _VALUES = np.uint64(9), 1 << 9
+_MASK = np.uint64(_VALUES - 1)
 
 
 @jit
@@ -26,44 +31,30 @@ def cut(
 ) -> int:
     """Keep of each unit's assignments as many as it has room for, the largest keys first; -1 stands for none.
 
-    A unit without room for all is cut at a threshold: all that is above it stays, and of what equals it the
-    first in order, until the room is filled.
+    What asks a unit without room for all is sorted by key, equal ones by index, and takes what room there is
+    in this order: linear for any input, and no branch depends on a key, which nobody could predict.
 
     Returns:
         how many do not stay; False is written into ``stays_N`` where they stand.
     """
     units = len(room_U)
     # Entry 0 is that of no unit, which is without limit; unsigned indices need no test for negative values.
-    count_U, end_U = np.zeros(units + 1, np.int64), np.zeros(units + 1, np.int64)
-    above = 0
+    count_U = np.zeros(units + 1, np.int32)
     for index in range(len(unit_N)):
         count_U[np.uint64(unit_N[index] + 1)] += 1
+    full_U, left_U = np.zeros(units + 1, np.uint64), np.empty(units + 1, np.int32)
+    above = asking = 0
     for unit in range(1, units + 1):
-        end_U[unit] = end_U[unit - 1] + count_U[unit - 1]
-        above += max(0, count_U[unit] - room_U[unit - 1])
+        left_U[unit] = min(room_U[unit - 1], np.int64(count_U[unit]))
+        full_U[unit] = left_U[unit] < count_U[unit]
+        above += count_U[unit] - left_U[unit]
+        asking += count_U[unit] if left_U[unit] < count_U[unit] else 0
     if above == 0:
         return 0
-    # From here on all assignments are treated alike: a branch on whether a unit is above its limit would be
-    # mispredicted so often that it costs more than the work it saves.
-    pool_N = np.empty(len(unit_N), np.int32)
-    for index in range(len(unit_N)):
+    for index in _in_order(unit_N, bits_N, full_U, asking):
         entry = np.uint64(unit_N[index] + 1)
-        pool_N[np.uint64(end_U[entry])] = sort_key(bits_N[index])
-        end_U[entry] += 1
-    threshold_U, ties_U = np.full(units + 1, np.int32(_LOWEST)), np.zeros(units + 1, np.int64)
-    for unit in range(1, units + 1):
-        room = room_U[unit - 1]
-        if room == 0:
-            threshold_U[unit] = _HIGHEST
-        elif count_U[unit] > room:
-            first, last = end_U[unit] - count_U[unit], end_U[unit]
-            threshold_U[unit], ties_U[unit] = _threshold(pool_N, first, last, room)
-    for index in range(len(unit_N)):
-        entry = np.uint64(unit_N[index] + 1)
-        own = sort_key(bits_N[index])
-        tie = own == threshold_U[entry]
-        ties_U[entry] -= tie
-        stays_N[index] = (own > threshold_U[entry]) | (tie & (ties_U[entry] >= 0))
+        left_U[entry] -= 1
+        stays_N[index] = left_U[entry] >= 0
     return above
 
 
@@ -74,49 +65,40 @@ def sort_key(bits: np.int32) -> np.int32:
 
 
 @jit
-def _threshold(pool_N: npt.NDArray[np.int32], first: int, last: int, limit: int) -> tuple[np.int32, int]:
-    """(the ``limit``-th largest of a part of the keys, how many equal to it are among the ``limit`` largest).
-
-    Reorders the keys.
-    """
-    few = last - first - limit <= _FEW
-    threshold = (
-        _nth_by_selection(pool_N, first, last, limit) if few else _nth_by_bits(pool_N[first:last], limit)
-    )
-    larger = 0
-    for index in range(first, last):
-        larger += pool_N[index] > threshold
-    return threshold, limit - larger
-
-
-@jit
-def _nth_by_selection(pool_N: npt.NDArray[np.int32], first: int, last: int, nth: int) -> np.int32:
-    """The ``nth`` largest key of a part: the smallest once all that are too many are put aside at its end."""
-    smallest = np.int32(_HIGHEST)
-    for end in range(last - 1, first + nth - 2, -1):
-        smallest, at = pool_N[first], first
-        for index in range(first + 1, end + 1):
-            # Two selections in place of a branch that nobody could predict.
-            less = pool_N[index] < smallest
-            smallest = pool_N[index] if less else smallest
-            at = index if less else at
-        pool_N[at], pool_N[end] = pool_N[end], pool_N[at]
-    return smallest
+def _in_order(unit_N: Any, bits_N: Any, full_U: Any, asking: int) -> Any:
+    """uint64: the indices of the ``asking`` assignments of full units, the largest keys first."""
+    lowest, highest = np.int32(_MAGNITUDE), np.int32(-_MAGNITUDE)
+    for bits in bits_N:
+        lowest, highest = min(lowest, sort_key(bits)), max(highest, sort_key(bits))
+    # The last place takes what is overwritten, so that nothing branches on whether a unit is full.
+    sorted_N, other_N = np.empty(asking + 1, np.uint64), np.empty(asking, np.uint64)
+    at = np.uint64(0)
+    for index in range(len(unit_N)):
+        below = np.uint64(np.int64(highest) - sort_key(bits_N[index]))
+        sorted_N[at] = below << _HALF | np.uint64(index)
+        at += full_U[np.uint64(unit_N[index] + 1)]
+    sorted_N = sorted_N[:asking]
+    first_D, shift = np.empty(_VALUES, np.int32), _HALF
+    span = np.uint64(np.int64(highest) - lowest)
+    while span > 0:
+        _sort_by_digit(sorted_N, shift, first_D, other_N)
+        sorted_N, other_N = other_N, sorted_N
+        span, shift = span >> _DIGIT, shift + _DIGIT
+    for place in range(asking):
+        sorted_N[place] &= _INDEX
+    return sorted_N
 
 
 @jit
-def _nth_by_bits(keys_N: npt.NDArray[np.int32], nth: int) -> np.int32:
-    """The ``nth`` largest key: the largest number that at least ``nth`` keys reach, found bit by bit.
-
-    32 passes that the compiler turns into vector code: linear for any input, unlike quickselect.
-    """
-    found = np.int32(_LOWEST)
-    for bit in range(31, -1, -1):
-        # From the lowest number, adding 2³¹ for the sign bit gives 0.
-        candidate = np.int32(0) if bit == 31 else np.int32(found + (1 << bit))
-        reached = np.int32(0)
-        for key in keys_N:
-            reached += np.int32(key >= candidate)
-        if reached >= nth:
-            found = candidate
-    return found
+def _sort_by_digit(from_N: Any, shift: Any, first_D: Any, to_N: Any) -> None:
+    """A counting sort, stable, by the digit that begins at bit ``shift``; overwrites ``first_D``."""
+    first_D[:] = 0
+    for element in from_N:
+        first_D[element >> shift & _MASK] += 1
+    before = np.int32(0)
+    for value in range(_VALUES):
+        first_D[value], before = before, before + first_D[value]
+    for element in from_N:
+        value = element >> shift & _MASK
+        to_N[np.uint64(first_D[value])] = element
+        first_D[value] += 1

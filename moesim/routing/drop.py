@@ -68,7 +68,7 @@ class Drop(Capped):
         weights_TK = batch.weights_TK
         if self.renormalise:
             weights_TK = renormalised(batch.ids_TK, weights_of(batch, self), ids_TK)
-        return outcome(batch, ids_TK, weights_TK, room=limited.room)
+        return outcome(batch, ids_TK, weights_TK, room=limited.room, in_place=True)
 
 
 def stays_TK(

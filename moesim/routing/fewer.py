@@ -57,7 +57,7 @@ class Fewer:
         ids_TK = _keep(batch.ids_TK, order_TK, self.count(weights_KT, batch))
         if self.renormalise:
             weights_TK = renormalised(batch.ids_TK, weights_TK, ids_TK)
-        return outcome(batch, ids_TK, weights_TK)
+        return outcome(batch, ids_TK, weights_TK, in_place=True)
 
     def count(self, weights_KT: Weights, batch: Batch) -> Counts:
         """[T]: how many of its best experts each token keeps; of 0 it keeps one.

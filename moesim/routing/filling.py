@@ -43,7 +43,9 @@ def restrict(
 
 def without(batch: Batch, free_TK: npt.NDArray[np.bool_]) -> Outcome:
     """The batch without the assignments in these places."""
-    return outcome(batch, np.where(free_TK, np.int16(NO_EXPERT), batch.ids_TK), batch.weights_TK)
+    return outcome(
+        batch, np.where(free_TK, np.int16(NO_EXPERT), batch.ids_TK), batch.weights_TK, in_place=True
+    )
 
 
 def refill(
@@ -76,7 +78,7 @@ def refill(
             ids_TK,
             nothing,
         )
-        return outcome(batch, ids_TK, None)
+        return outcome(batch, ids_TK, None, in_place=True)
     weights_TK = batch.weights_TK.copy()
     ids_TC, scores_TC = candidates.ids_TC, candidates.scores_TC
     _refill(
@@ -90,7 +92,7 @@ def refill(
         ids_TK,
         weights_TK,
     )
-    return outcome(batch, ids_TK, weights_TK)
+    return outcome(batch, ids_TK, weights_TK, in_place=True)
 
 
 def candidate_weights(
@@ -160,7 +162,7 @@ def _refill(
     # The last token that visited each expert: faster than looking through the places of each token.
     # Entry 0 is that of no expert; unsigned indices need no test for negative values.
     visitor_E = np.full(experts + 1, -1, np.int32)
-    next_C = np.empty(C + 1, np.int64)
+    next_C = np.zeros(C + 1, np.int64)
     for token in range(T):
         free = 0
         for place in range(K):
@@ -178,17 +180,16 @@ def _refill(
         if weighted and left > 0:
             scale = token_scale(token, before_TK, weights_TK, ids_TC, scores_TC)
         taken = 0
+        # What is free is known to nobody before, so that nothing branches on it.
         for place in range(K):
-            if not free_TK[token, place]:
-                continue
-            if taken == left:
-                ids_TK[token, place] = NO_EXPERT
-                continue
+            free, found = free_TK[token, place], taken < left
             candidate = next_C[taken]
-            ids_TK[token, place] = ids_TC[token, candidate]
+            expert = ids_TC[token, candidate] if found else np.int16(NO_EXPERT)
+            ids_TK[token, place] = expert if free else before_TK[token, place]
             if weighted:
-                after_TK[token, place] = scores_TC[token, candidate] * scale
-            taken += 1
+                weight = scores_TC[token, candidate] * scale
+                after_TK[token, place] = weight if free & found else weights_TK[token, place]
+            taken += free & found
 
 
 @jit

@@ -86,7 +86,7 @@ class Limited:
         Raises:
             PolicyError: the batch lacks what the policy needs.
         """
-        unit_EH = _units_of(self._units(batch))
+        on_EU = self._units(batch)
         if self.instead == "nothing":
             order_TK, weights_KT = best_first(batch.ids_TK, weights_of(batch, self))
             known = Candidates(
@@ -97,7 +97,15 @@ class Limited:
             known = candidates_of(batch, self)
         allowed_TC, away_TK = np.empty(known.ids_TC.shape, np.bool_), np.empty(batch.ids_TK.shape, np.bool_)
         _limit(
-            batch.ids_TK, known.ids_TC, known.scores_TC, unit_EH, self.most, self.best, allowed_TC, away_TK
+            batch.ids_TK,
+            known.ids_TC,
+            known.scores_TC,
+            _units_of(on_EU),
+            on_EU.shape[1],
+            self.most,
+            self.best,
+            allowed_TC,
+            away_TK,
         )
         return (
             without(batch, away_TK)
@@ -117,10 +125,12 @@ class Limited:
 
 
 def _units_of(on_EU: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
-    """[E, H]: the units of each expert, ascending, then −1."""
+    """[1 + E, H]: the units of each expert, ascending, then U; first comes no expert, which is in none."""
+    E, U = on_EU.shape
     most = int(np.count_nonzero(on_EU, axis=1).max())
-    unit_EH = np.argsort(~on_EU, axis=1, kind="stable")[:, :most].astype(np.int32)
-    unit_EH[~np.take_along_axis(on_EU, unit_EH.astype(np.intp), axis=1)] = -1
+    unit_EH = np.full((1 + E, most), U, np.int32)
+    expert_M, unit_M = np.nonzero(on_EU)
+    unit_EH[1 + expert_M, np.arange(len(unit_M)) - np.searchsorted(expert_M, expert_M)] = unit_M
     return unit_EH
 
 
@@ -130,68 +140,54 @@ def _limit(
     ids_TC: Any,
     scores_TC: Any,
     unit_EH: Any,
+    units: int,
     most: int,
     best: int,
     allowed_TC: Any,
     away_TK: Any,
 ) -> None:
-    """Which candidates are in a token's best units, and which of its experts are in none of them."""
+    """Which candidates are in a token's best units, and which of its experts are in none of them.
+
+    No branch depends on a score, which nobody could predict; unsigned indices need no test for negative ones.
+    """
     T, C = ids_TC.shape
-    H, U = unit_EH.shape[1], unit_EH.max() + 1
-    # What a token's candidates say of each unit, and the last token that chose it.
-    seen_U, sum_U, chooser_U = np.zeros(U, np.int64), np.zeros(U), np.full(U, -1, np.int64)
-    touched_U = np.empty(U + 1, np.int64)
+    # What a token's candidates say of each unit, and the last token that chose it; the last unit is none.
+    seen_U, sum_U = np.zeros(units + 1, np.int64), np.zeros(units + 1)
+    chooser_U = np.full(units + 1, -1, np.int32)
+    touched_U, total_U = np.empty(units + 1, np.int64), np.empty(units + 1)
     for token in range(T):
-        touched = 0
-        lowest = 0.0
+        touched, lowest = np.uint64(0), 0.0
         for candidate in range(C):
-            expert = ids_TC[token, candidate]
-            if expert < 0:
-                continue
-            lowest = scores_TC[token, candidate]
-            for holder in range(H):
-                unit = unit_EH[expert, holder]
-                if unit < 0:
-                    break
+            entry = np.uint64(ids_TC[token, candidate] + 1)
+            lowest = scores_TC[token, candidate] if entry > 0 else lowest
+            for holder in range(unit_EH.shape[1]):
+                unit = np.uint64(unit_EH[entry, holder])
                 touched_U[touched] = unit
-                touched += seen_U[unit] == 0
+                touched += np.uint64((seen_U[unit] == 0) & (unit < units))
                 sum_U[unit] += lowest if seen_U[unit] < best else 0.0
                 seen_U[unit] += 1
-        # The best units move to the front; insertion, for they are few.
         for index in range(touched):
-            unit = touched_U[index]
-            total = sum_U[unit] + max(0, best - seen_U[unit]) * lowest
-            sum_U[unit] = total
-            place = min(index, most)
-            while place > 0 and (
-                sum_U[touched_U[place - 1]] < total
-                or (sum_U[touched_U[place - 1]] == total and touched_U[place - 1] > unit)
-            ):
-                place -= 1
-            for moved in range(min(index, most - 1), place, -1):
-                touched_U[moved] = touched_U[moved - 1]
-            if place < most:
-                touched_U[place] = unit
-        for index in range(min(most, touched)):
-            chooser_U[touched_U[index]] = token
-        for candidate in range(C):
-            allowed_TC[token, candidate] = _is_in(ids_TC[token, candidate], unit_EH, chooser_U, token)
+            unit = np.uint64(touched_U[index])
+            total_U[index] = sum_U[unit] + max(0, best - seen_U[unit]) * lowest
+            seen_U[unit], sum_U[unit] = 0, 0.0
+        for index in range(touched):
+            unit, total, better = touched_U[index], total_U[index], 0
+            for other in range(touched):
+                ahead = (total_U[other] == total) & (touched_U[other] < unit)
+                better += (total_U[other] > total) | ahead
+            chooser_U[np.uint64(unit)] = token if better < most else -1
+        _are_in(ids_TC[token], unit_EH, chooser_U, token, allowed_TC[token])
+        _are_in(ids_TK[token], unit_EH, chooser_U, token, away_TK[token])
         for place in range(ids_TK.shape[1]):
-            expert = ids_TK[token, place]
-            away_TK[token, place] = expert >= 0 and not _is_in(expert, unit_EH, chooser_U, token)
-        for candidate in range(C):
-            expert = ids_TC[token, candidate]
-            for holder in range(H if expert >= 0 else 0):
-                seen_U[unit_EH[expert, holder]] = 0
-                sum_U[unit_EH[expert, holder]] = 0.0
+            away_TK[token, place] = (ids_TK[token, place] >= 0) & (not away_TK[token, place])
 
 
 @jit
-def _is_in(expert: int, unit_EH: Any, chooser_U: Any, token: int) -> bool:
-    """Whether the token chose one of the expert's units."""
-    found = False
-    if expert >= 0:
-        for holder in range(unit_EH.shape[1]):
-            unit = unit_EH[expert, holder]
-            found |= unit >= 0 and chooser_U[unit] == token
-    return found
+def _are_in(ids_C: Any, unit_EH: Any, chooser_U: Any, token: int, found_C: Any) -> None:
+    """Whether the token chose one of the units of each expert."""
+    for candidate in range(len(ids_C)):
+        found_C[candidate] = False
+    for holder in range(unit_EH.shape[1]):
+        for candidate in range(len(ids_C)):
+            unit = unit_EH[np.uint64(ids_C[candidate] + 1), holder]
+            found_C[candidate] |= chooser_U[np.uint64(unit)] == token

@@ -17,17 +17,15 @@ class Neighbours(NamedTuple):
     """Experts unit by unit, ascending in each. An expert with replicas in several units stands in each once.
 
     Attributes:
-        expert_M: int16, the expert of each pair.
-        unit_M: int64, its unit.
-        first_U: int64 [U + 1]: pairs first_U[u] to first_U[u + 1] are those of unit u.
-        pair_M: int64: pairs expert by expert, ascending in each.
-        first_E: int64 [E + 1]: pair_M[first_E[e]] to pair_M[first_E[e + 1]] are those of expert e.
+        expert_M: int16, the expert of each pair, unit by unit.
+        first_U: int64 [U + 1]: expert_M[first_U[u]] to expert_M[first_U[u + 1]] are those of unit u.
+        unit_M: int64, the unit of each pair, expert by expert, ascending in each.
+        first_E: int64 [E + 1]: unit_M[first_E[e]] to unit_M[first_E[e + 1]] are those of expert e.
     """
 
     expert_M: npt.NDArray[np.int16]
-    unit_M: npt.NDArray[np.int64]
     first_U: npt.NDArray[np.int64]
-    pair_M: npt.NDArray[np.int64]
+    unit_M: npt.NDArray[np.int64]
     first_E: npt.NDArray[np.int64]
 
 
@@ -38,17 +36,16 @@ def neighbours(held: Held, reach: str) -> Neighbours:
 
     >>> gpus_EG = np.array([[True, True], [True, False], [False, True]])
     >>> found = neighbours(Held(gpus_EG, np.zeros(2, np.int32)), "gpu")
-    >>> found.expert_M.tolist(), found.first_U.tolist(), found.pair_M.tolist(), found.first_E.tolist()
-    ([0, 1, 0, 2], [0, 2, 4], [0, 2, 1, 3], [0, 2, 3, 4])
+    >>> found.expert_M.tolist(), found.first_U.tolist(), found.unit_M.tolist(), found.first_E.tolist()
+    ([0, 1, 0, 2], [0, 2, 4], [0, 1, 0, 1], [0, 2, 3, 4])
     """
     on_EU = held.gpus_EG if reach == "gpu" else on_nodes(held)
-    unit_M, expert_M = np.nonzero(on_EU.T)
+    expert_M, unit_M = np.nonzero(on_EU)
     return Neighbours(
-        expert_M.astype(np.int16),
+        expert_M[np.argsort(unit_M, kind="stable")].astype(np.int16),
+        _starts(unit_M, on_EU.shape[1]),
         unit_M,
-        _starts(on_EU.sum(axis=0)),
-        np.argsort(expert_M, kind="stable"),
-        _starts(on_EU.sum(axis=1)),
+        _starts(expert_M, on_EU.shape[0]),
     )
 
 
@@ -60,5 +57,6 @@ def on_nodes(held: Held) -> npt.NDArray[np.bool_]:
     return on_EN
 
 
-def _starts(count_U: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    return np.concatenate([[0], np.cumsum(count_U)])
+def _starts(of_M: npt.NDArray[np.intp], count: int) -> npt.NDArray[np.int64]:
+    """[count + 1]: where each number's entries begin once they are sorted."""
+    return np.concatenate([[0], np.cumsum(np.bincount(of_M, minlength=count))])

@@ -18,4 +18,4 @@ class NoPolicy:
 
     def apply(self, batch: Batch) -> Outcome:
         """The batch as it is."""
-        return outcome(batch, batch.ids_TK, batch.weights_TK)
+        return outcome(batch, batch.ids_TK, batch.weights_TK, in_place=True)

@@ -136,6 +136,7 @@ class Reroute(Capped):
             limited.units_of(candidates.ids_TC),
             self.order == "score",
             self.rounds or candidates.ids_TC.shape[1],
+            int(np.diff(limited.bounds_G).max()),
             ids_TK,
             weights_TK,
         )
@@ -157,6 +158,7 @@ def _to_candidates(
     unit_TC: Any,
     by_score: bool,
     rounds: int,
+    most_tokens: int,
     ids_TK: Any,
     weights_TK: Any,
 ) -> None:
@@ -164,7 +166,6 @@ def _to_candidates(
     K, C = ids_TK.shape[1], ids_TC.shape[1]
     over_N, ids_N, weights_N = over_TK.reshape(-1), ids_TK.reshape(-1), weights_TK.reshape(-1)
     unit_N, bits_N = unit_TK.reshape(-1), bits_TK.reshape(-1)
-    most_tokens = np.diff(bounds_G).max()
     # Of each token of a source that has overflow: the candidate that it asks next, those that it may ask, -1
     # behind them: what it did not wish for. What it wished for is full or visited.
     next_T, left_TC = np.empty(most_tokens, np.int32), np.empty((most_tokens, C + 1), np.int16)
@@ -255,43 +256,36 @@ def _to_least_loaded(
 ) -> None:
     """Write where overflow went into ``ids_TK``."""
     K = ids_TK.shape[1]
-    load_E = np.empty(len(near.first_E) - 1, np.int64)
-    # The least key of a unit is that of its least loaded expert, the first of equal ones.
-    key_M = np.empty(len(near.expert_M), np.int64)
+    ids_N = ids_TK.reshape(-1)
+    # The least key of a unit is that of its least loaded expert, the first of equal ones. Entry 0 is that of
+    # no expert; unsigned indices need no test for negative values.
+    key_E = np.empty(len(near.first_E), np.int64)
     for source in range(len(most_G)):
-        load_E[:] = 0
+        for entry in range(len(key_E)):
+            key_E[entry] = entry - 1
+        for at in range(bounds_G[source] * K, bounds_G[source + 1] * K):
+            key_E[np.uint64(ids_N[at] + 1)] += _LOAD
         for token in range(bounds_G[source], bounds_G[source + 1]):
+            over = 0
             for place in range(K):
-                if ids_TK[token, place] >= 0:
-                    load_E[ids_TK[token, place]] += 1
-        for pair in range(len(key_M)):
-            key_M[pair] = load_E[near.expert_M[pair]] * _LOAD + near.expert_M[pair]
-        for token in range(bounds_G[source], bounds_G[source + 1]):
-            if not over_TK[token].any():
+                over += over_TK[token, place]
+            if over == 0:
                 continue
             for place in range(K):
-                _add(_VISITED, wished_TK[token, place], near, key_M)
+                key_E[np.uint64(wished_TK[token, place] + 1)] += _VISITED
             for place in range(K):
                 if not over_TK[token, place]:
                     continue
                 lost = wished_TK[token, place]
                 least = _VISITED
                 for at in range(near.first_E[lost], near.first_E[lost + 1]):
-                    unit = near.unit_M[near.pair_M[at]]
+                    unit = near.unit_M[at]
                     for pair in range(near.first_U[unit], near.first_U[unit + 1]):
-                        least = min(least, key_M[pair])
+                        least = min(least, key_E[np.uint64(near.expert_M[pair] + 1)])
                 if least < _VISITED and least // _LOAD < most_G[source]:
                     ids_TK[token, place] = least % _LOAD
-                    _add(_LOAD + _VISITED, ids_TK[token, place], near, key_M)
+                    key_E[ids_TK[token, place] + 1] += _LOAD + _VISITED
             for place in range(K):
-                _add(-_VISITED, wished_TK[token, place], near, key_M)
-                if over_TK[token, place]:
-                    _add(-_VISITED, ids_TK[token, place], near, key_M)
-
-
-@jit
-def _add(number: int, expert: int, near: Neighbours, key_M: Any) -> None:
-    """To the keys of an expert in all of its units; nothing for no expert."""
-    if expert >= 0:
-        for at in range(near.first_E[expert], near.first_E[expert + 1]):
-            key_M[near.pair_M[at]] += number
+                key_E[np.uint64(wished_TK[token, place] + 1)] -= _VISITED
+                if over_TK[token, place] and ids_TK[token, place] >= 0:
+                    key_E[ids_TK[token, place] + 1] -= _VISITED

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from moesim.routing.catalogue import POLICIES, policy_from
+from moesim.routing.counters import Counts, count
 from moesim.routing.policy import Batch, Candidates, Held
 from moesim.routing.stages import apply_all
+from tests.moesim.routing_batches import full_batches
 
 PARAMETERS: dict[str, list[dict[str, object]]] = {
     "drop": [{"capacity_factor": 1e-9}, {"capacity_factor": 1e300, "unit": "device", "renormalise": True}],
@@ -75,3 +79,14 @@ def test_what_is_served_is_accounted_for(spec: dict[str, object], kind: str) -> 
         assert found.gate_mass is not None
         assert found.gate_mass_lost is not None
         assert 0 <= found.gate_mass_lost <= found.gate_mass < np.inf
+
+
+@settings(max_examples=150)
+@given(full_batches(), st.sampled_from(SPECS))
+def test_what_is_counted_is_what_the_routing_says(batch: Batch, spec: dict[str, object]) -> None:
+    """Most policies count place by place, which must come to what sets of experts say."""
+    found = policy_from(spec).apply(batch)
+    counted = Counts(
+        found.kept, found.rerouted, found.dropped, found.added, found.gate_mass, found.gate_mass_lost
+    )
+    assert counted == count(batch.ids_TK, found.ids_TK, batch.weights_TK)
