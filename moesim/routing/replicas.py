@@ -61,9 +61,12 @@ def nearest(ids_LTK: NDArray[np.int16], offsets_G: NDArray[np.int64], copies: Co
     [2, 2, 2, 7]
     """
     slot_LTK = np.empty(ids_LTK.shape, np.int16)
+    E, R = copies.slots_LER.shape[1:]
+    count_GE, slots_GER = np.empty((copies.gpus, E), np.int32), np.empty((copies.gpus, E, R), np.int32)
     for row in range(len(ids_LTK)):
-        here_GER, count_GE = _nearest(copies, row)
-        _in_turn(ids_LTK[row : row + 1], offsets_G, count_GE[None], here_GER[None], slot_LTK[row : row + 1])
+        count_E, slots_ER = copies.count_LE[row], copies.slots_LER[row]
+        _nearest(count_E, slots_ER, copies.slot_gpu_S, copies.gpus_per_node, count_GE, slots_GER)
+        _in_turn(ids_LTK[row : row + 1], offsets_G, count_GE[None], slots_GER[None], slot_LTK[row : row + 1])
     return slot_LTK
 
 
@@ -116,20 +119,26 @@ AGREED = frozenset({"least_loaded", "balanced"})
 """Those for which ranks must first tell each other what they have."""
 
 
-def _nearest(copies: Copies, row: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """(slots_GER, count_GE): the slots that are nearest to each GPU, ascending, and how many these are."""
-    count_E, slots_ER = copies.count_LE[row], copies.slots_LER[row]
-    R = slots_ER.shape[1]
-    there_ER = np.arange(R) < count_E[:, None]
-    gpu_ER = np.where(there_ER, copies.slot_gpu_S[slots_ER], -1)
-    gpu_G11 = np.arange(copies.gpus)[:, None, None]
-    P = copies.gpus_per_node
-    distance_GER = np.where(gpu_ER == gpu_G11, 0, np.where(gpu_ER // P == gpu_G11 // P, 1, 2))
-    distance_GER = np.where(there_ER, distance_GER, 3)
-    near_GER = distance_GER == distance_GER.min(axis=2, keepdims=True)
-    order_GER = np.argsort(~near_GER, axis=2, kind="stable")
-    slots_GER = np.take_along_axis(np.broadcast_to(slots_ER, near_GER.shape), order_GER, axis=2)
-    return slots_GER, near_GER.sum(axis=2).astype(np.int32)
+@jit
+def _nearest(
+    count_E: Any, slots_ER: Any, gpu_S: Any, gpus_per_node: int, count_GE: Any, slots_GER: Any
+) -> None:
+    """Write the slots that are nearest to each GPU, ascending, and how many these are."""
+    G, E = count_GE.shape
+    for gpu in range(G):
+        for expert in range(E):
+            nearest, count = 3, 0
+            for replica in range(count_E[expert]):
+                slot = slots_ER[expert, replica]
+                distance = 0 if gpu_S[slot] == gpu else 2
+                if distance and gpu_S[slot] // gpus_per_node == gpu // gpus_per_node:
+                    distance = 1
+                if distance < nearest:
+                    nearest, count = distance, 0
+                if distance == nearest:
+                    slots_GER[gpu, expert, count] = slot
+                    count += 1
+            count_GE[gpu, expert] = count
 
 
 @jit
