@@ -34,7 +34,8 @@ class Kernels:
     """The kernels of one model on one GPU of a group with tensor parallelism ``tp`` in attention.
 
     ``links`` is what its dispatch mode reaches. ``clock_G`` is the part of full speed at which each GPU
-    computes; its memory is as fast as ever.
+    computes; its memory is as fast as ever. ``group_share`` is the part of its NVLink bandwidth that a GPU
+    reaches inside its attention group.
     """
 
     model: Model
@@ -43,6 +44,7 @@ class Kernels:
     tp: int = 1
     links: Links = _PEAK
     clock_G: FloatArray | float = 1.0
+    group_share: float = 1.0
 
     def beside(self, sms: int) -> Kernels:
         """The same kernels while transfer kernels occupy ``sms`` of the multiprocessors, not all of them."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from moesim.convert import hints_of
 from moesim.errors import PlacementError, SpecError, TraceError
 from moesim.hardware.catalogue import NETWORKS, network_name
+from moesim.hardware.groups import group_share
 from moesim.hardware.kernels import Kernels
 from moesim.hardware.network import Fabric, Network
 from moesim.hardware.profile import Links, Profile
@@ -73,6 +74,7 @@ class Deployment:
             scenario.parallelism.tp,
             self.links(profile),
             1.0 if health is None else health.clock_G,
+            self.group_share,
         )
 
     def fabric(self, profile: Profile, health: Health | None = None) -> Fabric:
@@ -99,6 +101,12 @@ class Deployment:
         """The model that ends collectives, on the links as this profile has them."""
         build = NETWORKS[self.network_name]
         return build(self.scenario.cluster, self.fabric(profile, health), self.scenario.parallelism.ep)
+
+    @cached_property
+    def group_share(self) -> float:
+        """Part of its NVLink bandwidth that a GPU reaches inside its attention group."""
+        cluster, parallelism = self.scenario.cluster, self.scenario.parallelism
+        return group_share(cluster, min(cluster.gpus_per_node, parallelism.ep), parallelism.tp)
 
     @property
     def network_name(self) -> str:

@@ -249,8 +249,8 @@ def without_overhead(operations: Sequence[Operation]) -> list[Operation]:
 def attention_group_s(kernels: Kernels, tokens_G: IntArray, nvlink_G: FloatArray | None = None) -> FloatArray:
     """Seconds of the all-gather before and the reduce-scatter after attention in a group of tp GPUs.
 
-    Each moves (tp - 1) / tp of the group's activations through every GPU's NVLink port, so that the slowest
-    port of a group holds up all of it.
+    Each moves (tp - 1) / tp of the group's activations through every GPU's NVLink port, at the part of its
+    bandwidth that the group can use, so that the slowest port of a group holds up all of it.
 
     Args:
         kernels: the cost model.
@@ -264,7 +264,7 @@ def attention_group_s(kernels: Kernels, tokens_G: IntArray, nvlink_G: FloatArray
     token_bytes = kernels.model.hidden * DTYPE_BYTES[kernels.model.activation_dtype]
     bytes_G = group_G * token_bytes * (tp - 1) / tp
     link = kernels.gpu.nvlink
-    seconds_G = bytes_G / (link.bandwidth * kernels.profile.nvlink)
+    seconds_G = bytes_G / (link.bandwidth * kernels.profile.nvlink * kernels.group_share)
     if nvlink_G is not None:
         seconds_G = seconds_G / np.repeat(nvlink_G.reshape(-1, tp).min(axis=1), tp)
     return 2 * (seconds_G + link.latency)

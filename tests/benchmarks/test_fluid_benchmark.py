@@ -13,7 +13,7 @@ from moesim.spec.yaml_source import Source
 
 
 def test_bytes_beside_the_collective_before() -> None:
-    """10 bytes to GPU 2 until 10 s, 10 more from 5 s to 15 s: half of them beside the first, and no others."""
+    """10 bytes to GPU 2 until 10 s, 10 more from 5 s to 15 s: half of them beside the first, no others."""
     cluster = load_cluster("h800-1x4", Source(None, None, {}))
     watched = Watched(build_routes(build_topology(cluster, Fabric(4, 1.0, 1.0, 0.0, 0.0), 4)))
     for at, sender, receiver in ((0.0, 0, 2), (5.0, 1, 2), (6.0, 0, 3)):
