@@ -40,7 +40,7 @@ def named_hints(
     """
     if model is None:
         return Hints(experts=experts, origin=origin, licence=licence)
-    known = load_model(model, Source(model, None, {}))
+    known = load_model(model, Source(None, None, {}), ("--model",))
     if experts not in (None, known.experts.count):
         raise TraceError(f"{known.name} has {known.experts.count} experts", field="--experts", got=experts)
     return replace(hints_of(known), origin=origin, licence=licence)

@@ -204,7 +204,7 @@ def trace_synth(
             raise MoesimError(
                 "has a shape: name it, or --layers, --experts and --top-k", field="--model", got=model
             )
-        generator = shaped(generator, load_model(model, Source(model, None, {})))
+        generator = shaped(generator, load_model(model, Source(None, None, {}), ("--model",)))
     elif (layers, experts, top_k) != (None, None, None):
         meta = generator.meta
         indices = meta.layers if layers in (None, len(meta.layers)) else tuple(range(layers or 0))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -144,6 +147,23 @@ def test_what_can_be_of_no_layout_is_told_so(content: bytes | None, rule: str) -
     Path("bad.npz").write_bytes(whole[: len(whole) // 2] if content is None else content)
     assert refused("trace", "convert", "bad.npz", "-o", "out.parquet") == f"bad.npz: {rule}"
     assert refused("trace", "info", "bad.npz") == f"bad.npz: {rule}"
+
+
+def test_a_parquet_file_is_cut_off_or_another() -> None:
+    whole = io.BytesIO()
+    pq.write_table(pa.table({"a": [1, 2]}), whole)
+    Path("cut.parquet").write_bytes(whole.getvalue()[:-3])
+    said = refused("trace", "convert", "cut.parquet", "-o", "out.parquet")
+    assert said == "cut.parquet: is cut off: it begins as Parquet does, and lacks its end"
+    Path("other.parquet").write_bytes(whole.getvalue())
+    said = refused("trace", "convert", "other.parquet", "-o", "out.parquet")
+    assert said.startswith("other.parquet: is of no layout that can be told by its content; ")
+
+
+def test_the_option_at_fault_is_named() -> None:
+    arguments = ("trace", "convert", "foreign.npz", "-o", "out.parquet")
+    assert refused(*arguments, "--model", "none").startswith("--model: no such model preset; known: ")
+    assert refused(*arguments, "--from", "none").startswith("--from: unknown format, known are: npz, ")
 
 
 def test_of_a_row_that_is_no_text_nothing_unprintable_is_quoted() -> None:

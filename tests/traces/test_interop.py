@@ -107,7 +107,10 @@ NPZ_FAULTS: dict[str, tuple[dict[str, Any], str]] = {
         {"position": np.arange(7)},
         "position_T: must have shape (8,) (got (7,))",
     ),
-    "huge position": ({"position": np.full(8, 2**40)}, "position: must be between 0 and 2147483647"),
+    "huge position": (
+        {"position": np.full(8, 2**40)},
+        "position: must be between 0 and 2147483647 (got 1099511627776)",
+    ),
     "category of another length": (
         {"category": np.array(["a"])},
         "category: must have one entry for each of 3 requests (got 1)",
@@ -286,7 +289,7 @@ def test_our_own_trace_needs_nothing_named(tmp_path: Path) -> None:
 
 def test_importers_by_name() -> None:
     assert importer("npz") is IMPORTERS["npz"]
-    with pytest.raises(TraceError, match=r"from: unknown format, known are: npz, npz-requests, .*trtllm"):
+    with pytest.raises(TraceError, match=r"--from: unknown format, known are: npz, npz-requests, .*trtllm"):
         importer("zip")
 
 

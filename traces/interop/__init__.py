@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from pathlib import Path
 from typing import ClassVar, Protocol
@@ -24,7 +25,7 @@ from traces.interop.table import ParquetTable
 from traces.interop.trtllm import TrtllmCounts, TrtllmTokens
 from traces.load_table import LoadTable
 from traces.load_table_file import is_load_table, read_load_table
-from traces.parquet import is_parquet
+from traces.parquet import MAGIC, is_parquet
 from traces.routing import RoutingTrace
 from traces.trace_file import TraceFile
 
@@ -95,7 +96,7 @@ def importer(name: str) -> Importer | LoadImporter:
     """
     known: dict[str, Importer | LoadImporter] = {**IMPORTERS, **LOAD_IMPORTERS}
     if name not in known:
-        raise TraceError(f"unknown format, known are: {', '.join(known)}", field="from", got=name)
+        raise TraceError(f"unknown format, known are: {', '.join(known)}", field="--from", got=name)
     return known[name]
 
 
@@ -117,10 +118,14 @@ def check_whole(path: Path) -> None:
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD)
+            file.seek(-min(len(head), len(MAGIC)), os.SEEK_END)
+            tail = file.read()
     except OSError as fault:
         raise TraceError(f"cannot be read: {fault.strerror or fault}", file=path) from fault
     if head.startswith(b"PK\x03\x04") and not zipfile.is_zipfile(path):
         raise TraceError("is cut off: it begins as .npz and .pt files do, and lacks their end", file=path)
+    if head.startswith(MAGIC) and tail != MAGIC:
+        raise TraceError("is cut off: it begins as Parquet does, and lacks its end", file=path)
     if not head.strip(b"\0"):
         raise TraceError("is damaged: it begins with zeros alone", file=path)
 

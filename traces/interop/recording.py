@@ -181,8 +181,10 @@ def to_ids(
 
 def to_int32(values: Array, field: str, file: Path) -> Array:
     """Counters such as positions as int32; what it cannot hold, or is negative, is refused."""
-    if values.max(initial=0) > np.iinfo(np.int32).max or values.min(initial=0) < 0:
-        raise TraceError("must be between 0 and 2147483647", file=file, field=field)
+    wrong = (values > np.iinfo(np.int32).max) | (values < 0)
+    if wrong.any():
+        got = int(values[np.argmax(wrong)])
+        raise TraceError("must be between 0 and 2147483647", file=file, field=field, got=got)
     return values.astype(np.int32, copy=False)
 
 
