@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moesim.routing.capped import SCOPES, Capped, limits
-from moesim.routing.cut import cut
+from moesim.routing.drop import stays_TK
 from moesim.routing.filling import candidate_weights
 from moesim.routing.noise import noise
 from moesim.routing.parameters import choice, integer, positive
@@ -78,11 +78,7 @@ class ExpertChoice:
         candidates = candidates_of(batch, self)
         ids_TC, bits_TC = candidates.ids_TC, candidates.scores_TC.view(np.int32)
         allowed = limits(Capped(self.capacity_factor, scope=self.scope), batch, self)
-        stays_TC = np.ones(ids_TC.shape, np.bool_)
-        for source, most in enumerate(allowed.most_G.tolist()):
-            rows = slice(allowed.bounds_G[source], allowed.bounds_G[source + 1])
-            room_E = np.full(batch.experts, most, np.int64)
-            cut(ids_TC[rows].reshape(-1), bits_TC[rows].reshape(-1), room_E, stays_TC[rows].reshape(-1))
+        stays_TC = stays_TK(allowed, ids_TC, bits_TC)
         weights_TC = None
         if batch.weights_TK is not None:
             weights_TC = candidate_weights(batch.ids_TK, batch.weights_TK, candidates)

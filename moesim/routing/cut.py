@@ -21,6 +21,9 @@ _HALF, _INDEX = np.uint64(32), np.uint64(0xFFFFFFFF)
 _DIGIT, _VALUES = np.uint64(9), 1 << 9
 _MASK = np.uint64(_VALUES - 1)
 
+_FEW = 32
+"""So many assignments are compared in pairs, before tables of units and digits are clear."""
+
 
 @jit
 def cut(
@@ -37,6 +40,8 @@ def cut(
     Returns:
         how many do not stay; False is written into ``stays_N`` where they stand.
     """
+    if len(unit_N) <= _FEW:
+        return _cut_few(unit_N, bits_N, room_U, stays_N)
     units = len(room_U)
     # Entry 0 is that of no unit, which is without limit; unsigned indices need no test for negative values.
     count_U = np.zeros(units + 1, np.int32)
@@ -62,6 +67,23 @@ def cut(
 def sort_key(bits: np.int32) -> np.int32:
     """An integer in the order of the float32 with these bits (sign and magnitude); −0.0 equals 0.0."""
     return bits if bits >= 0 else np.int32(-(bits & _MAGNITUDE))
+
+
+@jit
+def _cut_few(unit_N: Any, bits_N: Any, room_U: Any, stays_N: Any) -> int:
+    """As :func:`cut`: an assignment stays if fewer of its unit go before it than there is room for."""
+    above = 0
+    for index in range(len(unit_N)):
+        unit, key = unit_N[index], sort_key(bits_N[index])
+        if unit < 0:
+            continue
+        before = 0
+        for other in range(len(unit_N)):
+            ahead = (sort_key(bits_N[other]) > key) | ((sort_key(bits_N[other]) == key) & (other < index))
+            before += ahead & (unit_N[other] == unit)
+        stays_N[index] = before < room_U[unit]
+        above += before >= room_U[unit]
+    return above
 
 
 @jit

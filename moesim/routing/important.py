@@ -62,10 +62,13 @@ class Important(Fewer):
         if self.important == "decided":
             rank_T = -rank_T
         count_T = np.full(tokens, min(self.k, top_k))
-        for first, last in itertools.pairwise(batch.offsets_G.tolist()):
-            protected = math.ceil(Fraction(str(self.share)) * (last - first))
+        bounds = list(itertools.pairwise(batch.offsets_G.tolist()))
+        # Exact fractions are slow, and most ranks have equally many tokens.
+        sizes = {last - first for first, last in bounds}
+        protected = {size: math.ceil(Fraction(str(self.share)) * size) for size in sizes}
+        for first, last in bounds:
             order = np.argsort(rank_T[first:last], kind="stable")
-            count_T[first + order[:protected]] = top_k
+            count_T[first + order[: protected[last - first]]] = top_k
         return count_T
 
 

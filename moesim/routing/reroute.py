@@ -164,36 +164,31 @@ def _to_candidates(
 ) -> None:
     """Write where overflow went into ``ids_TK`` and ``weights_TK``."""
     K, C = ids_TK.shape[1], ids_TC.shape[1]
-    over_N, ids_N, weights_N = over_TK.reshape(-1), ids_TK.reshape(-1), weights_TK.reshape(-1)
-    unit_N, bits_N = unit_TK.reshape(-1), bits_TK.reshape(-1)
+    ids_N, weights_N, bits_N = ids_TK.reshape(-1), weights_TK.reshape(-1), bits_TK.reshape(-1)
     # Of each token of a source that has overflow: the candidate that it asks next, those that it may ask, -1
     # behind them: what it did not wish for. What it wished for is full or visited.
     next_T, left_TC = np.empty(most_tokens, np.int32), np.empty((most_tokens, C + 1), np.int16)
     # How many times its score a candidate weighs, and the last token that wished for each expert; entry 0 is
     # that of no expert, here and where units are counted, so that unsigned indices do.
     scale_T, wisher_E = np.empty(most_tokens, np.float32), np.full(experts + 1, -1, np.int32)
+    # Open assignments, what each asks for now, and those that ask where not all of them fit.
+    most_open = most_tokens * K + 1
+    at_O, token_O = np.empty(most_open, np.int64), np.empty(most_open, np.int32)
+    expert_O, unit_O = np.empty(most_open, np.int16), np.empty(most_open, np.int16)
+    weight_O, taken_O = np.empty(most_open, np.float32), np.empty(most_open, np.bool_)
+    crowd_O, crowd_unit_O = np.empty(most_open, np.int32), np.empty(most_open, np.int16)
+    crowd_weight_O = np.empty(most_open, np.float32)
+    crowd_bits_O = crowd_weight_O.view(np.int32) if by_score else np.empty(most_open, np.int32)
     asks_U = np.zeros(units, np.int32)
     for source in range(len(most_G)):
         first, last = bounds_G[source], bounds_G[source + 1]
         with_none_U, opened = np.full(units + 1, most_G[source]), 0
-        for at in range(first * K, last * K):
-            with_none_U[np.uint64(unit_N[at] + 1)] -= 1
-            opened += over_N[at]
-        if opened == 0:
-            continue
-        room_U = with_none_U[1:]
-        # Open assignments, what each asks for now, and those that ask where not all of them fit.
-        at_O, token_O = np.empty(opened + 1, np.int64), np.empty(opened + 1, np.int32)
-        expert_O, unit_O = np.empty(opened, np.int16), np.empty(opened, np.int16)
-        weight_O, taken_O = np.empty(opened, np.float32), np.empty(opened, np.bool_)
-        crowd_O, crowd_unit_O = np.empty(opened + 1, np.int32), np.empty(opened + 1, np.int16)
-        crowd_weight_O = np.empty(opened + 1, np.float32)
-        crowd_bits_O = crowd_weight_O.view(np.int32) if by_score else np.empty(opened + 1, np.int32)
-        opened = 0
         for token in range(first, last):
             for place in range(K):
+                with_none_U[np.uint64(unit_TK[token, place] + 1)] -= 1
                 at_O[opened], token_O[opened] = token * K + place, token
                 opened += over_TK[token, place]
+        room_U = with_none_U[1:]
         token = -1
         for index in range(opened):
             if token_O[index] == token:
@@ -212,21 +207,22 @@ def _to_candidates(
             for index in range(opened):
                 token = token_O[index]
                 row = np.uint64(token - first)
-                candidate = left_TC[row, next_T[row]]
+                candidate = left_TC[row, np.uint64(next_T[row])]
                 if candidate < 0:
                     continue
                 next_T[row] += 1
                 at_O[asking], token_O[asking] = at_O[index], token
                 expert_O[asking], unit_O[asking] = ids_TC[token, candidate], unit_TC[token, candidate]
                 weight_O[asking] = scores_TC[token, candidate] * scale_T[row]
-                asks_U[unit_O[asking]] += 1
+                asks_U[np.uint64(unit_O[asking])] += 1
                 asking += 1
             if asking == 0:
                 break
             # No branch says who is taken in: nobody could predict it.
             crowd = 0
             for index in range(asking):
-                room, asks = room_U[unit_O[index]], asks_U[unit_O[index]]
+                unit = np.uint64(unit_O[index])
+                room, asks = room_U[unit], asks_U[unit]
                 taken_O[index] = asks <= room
                 crowd_O[crowd], crowd_unit_O[crowd] = index, unit_O[index]
                 if by_score:
@@ -241,7 +237,7 @@ def _to_candidates(
                     taken_O[crowd_O[index]] = stays_O[index]
             opened = 0
             for index in range(asking):
-                at, unit, taken = at_O[index], unit_O[index], taken_O[index]
+                at, unit, taken = np.uint64(at_O[index]), np.uint64(unit_O[index]), taken_O[index]
                 asks_U[unit] = 0
                 room_U[unit] -= taken
                 ids_N[at] = expert_O[index] if taken else ids_N[at]
