@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import cache
 from typing import Any, get_args
 
 import numpy as np
@@ -27,14 +28,17 @@ PEAK = DATA_SHEET.model_copy(update={"fused_activation": False})
 ARITHMETIC = Roof(compute=0.001, memory=1)
 
 
+@cache
 def model(name: str = "deepseek-v3", **changes: Any) -> Model:
     return load_model({"base": name, **changes}, NOWHERE)
 
 
+@cache
 def cluster(name: str = "h800-1x8") -> Cluster:
     return load_cluster(name, NOWHERE)
 
 
+@cache
 def generic() -> Profile:
     return load_profile(None, NOWHERE, ())
 
