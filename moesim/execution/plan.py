@@ -64,7 +64,8 @@ def _arrays(deployment: Deployment) -> dict[str, NDArray[Any]]:
         assert trace.candidate_ids_TLC is not None
         assert trace.candidate_scores_TLC is not None
         arrays["candidate_ids"] = trace.candidate_ids_TLC[row_T].astype(np.int16)
-        arrays["candidate_scores"] = trace.candidate_scores_TLC[row_T].astype(np.float32)
+        recorded_TLC = trace.candidate_scores_TLC[row_T].astype(np.float32)
+        arrays["candidate_scores"] = deployment.scores(recorded_TLC)
     if "categories" in needs:
         assert trace.category_T is not None
         arrays["category"] = trace.category_T[row_T].astype(np.int16)

@@ -5,15 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from moesim.convert import hints_of
-from moesim.errors import PlacementError, SpecError, TraceError
+from moesim.errors import PlacementError, PolicyError, SpecError, TraceError
 from moesim.hardware.catalogue import NETWORKS, network_name
 from moesim.hardware.groups import group_share
 from moesim.hardware.kernels import Kernels
 from moesim.hardware.network import Fabric, Network
 from moesim.hardware.profile import Links, Profile
-from moesim.routing.candidates import are_logits
+from moesim.routing.candidates import are_logits, are_of_sigmoids, sigmoids
 from moesim.routing.capped import Capped
 from moesim.routing.catalogue import policies_from
 from moesim.routing.copies import Copies
@@ -129,10 +133,25 @@ class Deployment:
         return total([agreed, *(policy.cost for policy in self.policies)])
 
     @cached_property
+    def _scored(self) -> Literal["probabilities", "logits", "sigmoids"]:
+        """What the trace's scores of candidates are; ``sigmoids`` are those of the logits that it holds."""
+        trace = self.trace
+        if trace.candidate_scores_TLC is None or not are_logits(trace.candidate_scores_TLC):
+            return "probabilities"
+        assert trace.candidate_ids_TLC is not None  # scores are those of candidates
+        found = are_of_sigmoids(
+            trace.ids_TLK, trace.weights_TLK, trace.candidate_ids_TLC, trace.candidate_scores_TLC
+        )
+        return "sigmoids" if found else "logits"
+
+    @property
     def logits(self) -> bool:
-        """Whether the trace's scores of candidates are logits."""
-        scores_TLC = self.trace.candidate_scores_TLC
-        return scores_TLC is not None and are_logits(scores_TLC)
+        """Whether what :meth:`scores` gives are logits of a softmax."""
+        return self._scored == "logits"
+
+    def scores(self, recorded_TC: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Scores of candidates out of those that the trace has: sigmoids, where the router takes them."""
+        return sigmoids(recorded_TC) if self._scored == "sigmoids" else recorded_TC
 
     def copy_bytes(self) -> Bytes:
         """Bytes of a token on a wire."""
@@ -162,15 +181,17 @@ def assemble(
     """
     policies = policies_from(scenario.routing)
     check_needs(policies, known_of(trace))
-    _check_devices(policies, placement)
+    rebalance = scenario.rebalance
+    rebalanced = rebalance is not None and rebalance.every_steps is not None
+    _check_devices(policies, placement, rebalanced=rebalanced)
     first = next(batches(replayed, scenario.workload, scenario.parallelism.ep, scenario.seed))
     needed = memory(scenario, placement, first)
     check_memory(scenario, needed)
     return Deployment(scenario, trace, replayed, placement, policies, needed)
 
 
-def _check_devices(policies: tuple[Policy, ...], placement: Placement) -> None:
-    """Refuse a limit for devices where an expert has replicas on several: before anything is written."""
+def _check_devices(policies: tuple[Policy, ...], placement: Placement, *, rebalanced: bool) -> None:
+    """Refuse a limit for devices where an expert has, or may get, replicas on several: before the run."""
     limits = [policy for policy in policies if isinstance(policy, Capped) and policy.unit == "device"]
     if not limits:
         return
@@ -179,6 +200,14 @@ def _check_devices(policies: tuple[Policy, ...], placement: Placement) -> None:
         held = copies.held(row)
         for policy in limits:
             policy.check(held)
+    slots = len(placement.slot_gpu_S)
+    if rebalanced and slots > placement.experts:
+        raise PolicyError(
+            "a limit for devices needs every expert on one device, and a rebalance may put copies on "
+            "several: limit experts, or place no replicas",
+            field="routing.unit",
+            got=f"{slots} slots for {placement.experts} experts",
+        )
 
 
 def known_of(trace: RoutingTrace) -> frozenset[Need]:

@@ -242,7 +242,7 @@ class Steps:
                 assert trace.candidate_scores_TLC is not None
                 others = candidates(
                     gather_ids(trace.candidate_ids_TLC, tokens.row_T, one)[0],
-                    gather_weights(trace.candidate_scores_TLC, tokens.row_T, one)[0],
+                    self.deployment.scores(gather_weights(trace.candidate_scores_TLC, tokens.row_T, one)[0]),
                     logits=self.deployment.logits,
                 )
             yield Batch(

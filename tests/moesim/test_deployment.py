@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from moesim.errors import MemoryFitError, MoesimError, PolicyError, SpecError, T
 from moesim.simulation.deployment import Deployment, deploy, load_trace
 from moesim.spec.override import Override
 from moesim.spec.scenario import Scenario, load_scenario
+from placement.placement import Placement
+from placement.placement_file import write_placement
 from tests.moesim.tiny import TINY, tiny_scenario, write_scenario
 from tests.traces.random_traces import random_trace
 from traces.routing import write_trace
@@ -99,6 +103,53 @@ def test_a_limit_for_devices_is_refused_where_experts_have_replicas() -> None:
         "routing.unit",
         "a limit for devices needs every expert on one device",
     )
+
+
+@pytest.mark.parametrize(
+    ("experts", "every", "said"),
+    [
+        (range(8), 2, None),
+        ([*range(8), *[-1] * 4], None, None),
+        ([*range(8), *[-1] * 4], 2, "a rebalance may"),
+    ],
+)
+def test_a_limit_for_devices_is_refused_where_a_rebalance_may_make_replicas(
+    experts: Iterable[int], every: int | None, said: str | None
+) -> None:
+    """Into slots that are empty yet; without a rebalance they stay so."""
+    slot_expert_LS = np.array([list(experts)] * 2)
+    slots = slot_expert_LS.shape[1]
+    placement = Placement(
+        slot_expert_LS, np.arange(slots, dtype=np.int32) % np.int32(4), experts=8, gpus=4, layers=(1, 2)
+    )
+    write_placement(placement, "p.json")
+    changes: dict[str, Any] = {
+        "placement": {"file": "p.json"},
+        "routing": {"policy": "drop", "capacity_factor": 1, "unit": "device"},
+        "rebalance": {"every_steps": every},
+    }
+    if said is None:
+        deployed(**changes)
+        return
+    error = fault(**changes)
+    assert isinstance(error, PolicyError)
+    assert error.field == "routing.unit"
+    assert said in error.rule
+
+
+@pytest.mark.parametrize("score", ["softmax", "sigmoid"])
+def test_scores_are_what_the_router_makes_of_its_logits(score: str) -> None:
+    """Gate weights say which of the two it is."""
+    trace = random_trace(layers=(1, 2), lengths=(12,) * 6, candidates=5)
+    assert trace.candidate_scores_TLC is not None
+    logits_TLC = trace.candidate_scores_TLC
+    made_TLC = np.exp(logits_TLC) if score == "softmax" else 1 / (1 + np.exp(-logits_TLC))
+    weights_TLK = made_TLC[:, :, :2] / made_TLC[:, :, :2].sum(axis=2, keepdims=True)
+    write_trace(replace(trace, weights_TLK=weights_TLK.astype(np.float16)), "t.parquet")
+    done = deployed(trace={"file": "t.parquet"}, routing={"policy": "expert_choice"})
+    assert done.logits == (score == "softmax")
+    wanted_TLC = logits_TLC if score == "softmax" else made_TLC
+    np.testing.assert_allclose(done.scores(logits_TLC), wanted_TLC, rtol=1e-6)
 
 
 # The placement, and what is replayed

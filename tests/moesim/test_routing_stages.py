@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from moesim.errors import PolicyError
-from moesim.routing.candidates import are_logits, candidates
+from moesim.routing.candidates import are_logits, are_of_sigmoids, candidates
 from moesim.routing.catalogue import PRESETS, policies_from, policy_from, spec_of
 from moesim.routing.counters import count
 from moesim.routing.drop import Drop
@@ -134,6 +134,34 @@ def test_logits_are_told_from_probabilities() -> None:
     assert are_logits(np.array([[[-0.1, 0.5]]], np.float16))
     assert are_logits(np.array([[[1.5, 0.5]]], np.float32))
     assert not are_logits(np.array([[[1.0, 0.0]]], np.float32))
+
+
+@given(st.integers(0, 2**32 - 1), st.booleans(), st.floats(0.5, 8.0), st.sampled_from([None, 1.0, 2.5]))
+def test_gate_weights_tell_sigmoids_from_a_softmax(
+    seed: int, sigmoid: bool, spread: float, total: float | None
+) -> None:
+    """Whatever their sum is scaled to, or not normalised; rounded as traces round them."""
+    chance = np.random.default_rng(seed)
+    ids_TLC = chance.random((9, 2, 7)).argsort(axis=2)
+    logits_TLC = spread * chance.normal(size=ids_TLC.shape).astype(np.float32)
+    made_TLC = 1 / (1 + np.exp(-logits_TLC)) if sigmoid else np.exp(logits_TLC)
+    chosen_TLK, weights_TLK = ids_TLC[:, :, :3], made_TLC[:, :, :3]
+    if total is not None:
+        weights_TLK = total * weights_TLK / weights_TLK.sum(axis=2, keepdims=True)
+    elif not sigmoid:
+        weights_TLK = weights_TLK / made_TLC.sum(axis=2, keepdims=True)
+    weights_TLK = weights_TLK.astype(np.float16)
+    assert are_of_sigmoids(chosen_TLK, weights_TLK, ids_TLC, logits_TLC) == sigmoid
+
+
+def test_without_gate_weights_logits_are_a_softmaxs() -> None:
+    ids_TLC = np.array([[[0, 1, 2]]])
+    assert not are_of_sigmoids(ids_TLC[:, :, :2], None, ids_TLC, np.zeros((1, 1, 3)))
+
+
+def test_weights_and_sigmoids_of_nothing_are_no_fault() -> None:
+    ids_TLC, logits_TLC = np.array([[[0, 1, 2]]]), np.full((1, 1, 3), -1e30)
+    assert not are_of_sigmoids(ids_TLC[:, :, :2], np.zeros((1, 1, 2)), ids_TLC, logits_TLC)
 
 
 @pytest.mark.parametrize("name", list(PRESETS))
