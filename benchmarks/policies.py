@@ -1,4 +1,4 @@
-"""``python -m benchmarks.policies``: every routing policy, the main ones beside whole-array numpy.
+"""``python -m benchmarks.policies``: every routing policy and replica choice, some beside whole-array numpy.
 
 In processor time: policies use one thread, and other programs of a shared machine are not theirs.
 """
@@ -16,10 +16,13 @@ from rich.table import Table
 
 from benchmarks.counting import best_of
 from moesim.routing.catalogue import POLICIES, policy_from
+from moesim.routing.copies import Copies
 from moesim.routing.policy import Batch, Candidates, Held
+from moesim.routing.replicas import REPLICA_CHOICES
 
-# DeepSeek-V3 on 128 GPUs, 128 tokens each; twice as many candidates as experts of a token.
-T, K, C, E, G, P = 16_384, 8, 16, 256, 128, 8
+# DeepSeek-V3 on 128 GPUs, 128 tokens each; twice as many candidates as experts of a token; where there are
+# replicas, three slots on each GPU.
+T, K, C, E, G, P, S = 16_384, 8, 16, 256, 128, 8, 384
 
 PARAMETERS: dict[str, dict[str, object]] = {
     "drop": {"capacity_factor": 1.25},
@@ -37,6 +40,15 @@ PARAMETERS: dict[str, dict[str, object]] = {
     "limited": {"most": 4},
 }
 """What policies need beside their defaults."""
+
+CASES: list[dict[str, object]] = [
+    *({"policy": name} | PARAMETERS.get(name, {}) for name in POLICIES),
+    *({"policy": "reroute", "to": to} | PARAMETERS["reroute"] for to in ("gpu", "node")),
+]
+"""All policies, and what is another algorithm in one of them."""
+
+SLOW = ("base", "balanced")
+"""Solvers, which are timed twice and no more."""
 
 
 def batch() -> Batch:
@@ -133,23 +145,49 @@ RIVALS: dict[str, Callable[[Batch], NDArray[np.int16]]] = {
 }
 
 
+def copies() -> Copies:
+    """Half of the experts in two slots, slots in any order."""
+    rng = np.random.default_rng(0)
+    slot_expert_S = rng.permutation(np.concatenate([np.arange(E), rng.permutation(E)[: S - E]]))
+    slots_ER = np.full((E, 2), -1, np.int32)
+    for expert in range(E):
+        slots = np.flatnonzero(slot_expert_S == expert)
+        slots_ER[expert, : len(slots)] = slots
+    count_E = np.bincount(slot_expert_S, minlength=E).astype(np.int32)
+    return Copies(count_E[None], slots_ER[None], np.arange(S, dtype=np.int32) // np.int32(S // G), G, P)
+
+
 def policies() -> list[tuple[str, str]]:
     """Rows of the table: what, and how fast."""
-    routed = batch()
-    size = T * K / 1e6
+    routed, placed = batch(), copies()
     rows = [(f"policies, T {T}, K {K}, C {C}, E {E}, G {G}", "")]
-    for name in POLICIES:
-        policy = policy_from({"policy": name, **PARAMETERS.get(name, {})})
+    for case in CASES:
+        policy = policy_from(case)
         found = policy.apply(routed)
-        seconds = best_of(partial(policy.apply, routed), 2 if name == "base" else 15, time.process_time)
-        speed = f"{size / seconds:.0f}" if size / seconds >= 1 else f"{size / seconds:.2g}"
-        rows.append((f"  {name}", f"{speed} M assignments/s"))
-        if name in RIVALS:
-            if not np.array_equal(RIVALS[name](routed), found.ids_TK):
-                raise AssertionError(f"numpy's {name} differs")
-            rival = best_of(partial(RIVALS[name], routed), 3, time.process_time)
-            rows.append(("    the same in numpy", f"{size / rival:.1f} M, ratio {rival / seconds:.1f}"))
+        to = f" to {case['to']}" if "to" in case else ""
+        seconds = _seconds(policy.name, partial(policy.apply, routed))
+        rows.append((f"  {policy.name}{to}", _speed(seconds)))
+        if policy.name in RIVALS:
+            if not np.array_equal(RIVALS[policy.name](routed), found.ids_TK):
+                raise AssertionError(f"numpy's {policy.name} differs")
+            rival = best_of(partial(RIVALS[policy.name], routed), 3, time.process_time)
+            rows.append(("    the same in numpy", f"{_speed(rival)}, ratio {rival / seconds:.1f}"))
+    rows.append((f"replicas, S {S}", ""))
+    for name, choose in REPLICA_CHOICES.items():
+        choice = partial(choose, routed.ids_TK[None], routed.offsets_G, placed)
+        rows.append((f"  {name}", _speed(_seconds(name, choice))))
     return rows
+
+
+def _seconds(name: str, function: Callable[[], object]) -> float:
+    """The fastest call in processor time, after one that compiles."""
+    function()
+    return best_of(function, 2 if name in SLOW else 25, time.process_time)
+
+
+def _speed(seconds: float) -> str:
+    speed = T * K / 1e6 / seconds
+    return f"{speed:.0f} M assignments/s" if speed >= 1 else f"{speed:.2g} M assignments/s"
 
 
 def main() -> None:
