@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib.util
 import json
 import os
@@ -13,7 +14,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,8 @@ from moesim.errors import ExecutionError
 _VERDICT_S = 3.0
 # torchrun asks its ranks to end, which one that is stopped cannot hear.
 _GOODBYE_S = 5.0
+
+_PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 def torchrun(ranks: int, module: str, arguments: Sequence[str | Path], *, nodes: int = 1) -> str:
@@ -67,6 +71,7 @@ def launch(ranks: int, module: str, arguments: Sequence[str | Path], out: Path) 
                 stderr=subprocess.STDOUT,
                 env=_environment(),
                 start_new_session=True,
+                preexec_fn=_end_with_parent(),
             )
             try:
                 exit_code = agent.wait()
@@ -85,6 +90,13 @@ def _environment() -> dict[str, str]:
     loopback = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
     defaults = {"OMP_NUM_THREADS": "1", **loopback}
     return defaults | os.environ | {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
+
+
+def _end_with_parent() -> Callable[[], object] | None:
+    """What a new process does first so that it is asked to end when this one has, be it by SIGKILL."""
+    if sys.platform != "linux":
+        return None
+    return partial(ctypes.CDLL(None).prctl, _PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 @contextlib.contextmanager

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import select
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -65,6 +69,21 @@ def test_lines_to_be_typed() -> None:
     assert torchrun(2, "executor", ["a plan", "-o", "OUT"]) == (
         "torchrun --standalone --nproc-per-node 2 -m executor 'a plan' -o OUT"
     )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a signal for the death of a parent is Linux's")
+def test_what_was_started_ends_with_a_process_that_is_killed() -> None:
+    code = (
+        "import subprocess; from moesim.execution.launch import _end_with_parent; "
+        "child = subprocess.Popen(['sleep', '60'], preexec_fn=_end_with_parent()); "
+        "print(child.pid, flush=True); child.wait()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = os.pidfd_open(int(parent.stdout.readline()))
+        parent.kill()
+    assert select.select([child], [], [], 10)[0]
+    os.close(child)
 
 
 @pytest.mark.executor
