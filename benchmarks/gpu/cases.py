@@ -5,7 +5,7 @@ Axes: T tokens, K experts of a token, E experts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -79,13 +79,13 @@ class Case:
         return draw(self.shape, LOADS[self.load], self.tokens)
 
 
-def cases(shape: Shape) -> Iterator[Case]:
-    """All of a shape."""
+def cases(shape: Shape, tokens: Container[int] | None = None) -> Iterator[Case]:
+    """All of a shape, or those with such numbers of tokens."""
+    decode = [("decode", rows * shape.experts // shape.top_k) for rows in DECODE]
     for load in LOADS:
-        for rows in DECODE:
-            yield Case(shape, load, "decode", rows * shape.experts // shape.top_k)
-        for tokens in PREFILL:
-            yield Case(shape, load, "prefill", tokens)
+        for phase, count in (*decode, *(("prefill", count) for count in PREFILL)):
+            if tokens is None or count in tokens:
+                yield Case(shape, load, phase, count)
 
 
 def draw(shape: Shape, skew: float, tokens: int) -> npt.NDArray[np.int64]:

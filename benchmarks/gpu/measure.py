@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu.cases import Case
-from benchmarks.gpu.rivals import LAYERS, Layer, Weights, reference_rows
+from benchmarks.gpu.rivals import LAYERS, RIVALS, Layer, Weights, reference_rows
 from benchmarks.gpu.roofline import Peaks, Roof, median_s
 
 _CHECKED = 8
@@ -31,6 +31,7 @@ class Row:
         reached: our share of that limit.
         seconds: of each layer that ran.
         missing: why others did not.
+        eight_bits_s: of ours with weights of eight bits.
     """
 
     case: Case
@@ -38,6 +39,7 @@ class Row:
     reached: float
     seconds: Mapping[str, float]
     missing: Mapping[str, str]
+    eight_bits_s: float
 
     @property
     def speedup(self) -> float | None:
@@ -74,27 +76,34 @@ def check(name: str, layer: Layer, inputs: tuple[Tensor, Tensor, Tensor], weight
         )
 
 
-def measure(case: Case, weights: Weights, peaks: Peaks) -> Row:
+def measure(case: Case, weights: Weights, eight_bits: Weights, peaks: Peaks) -> Row:
     """Check and time all layers on one case.
+
+    Args:
+        eight_bits: the same weights, rounded.
 
     Raises:
         WrongResultError: ours is wrong.
     """
     inputs, roof = batch(case), Roof.of(case)
-    seconds, missing = {}, {}
-    for name, rival in LAYERS.items():
+
+    def timed(name: str, weights: Weights) -> float:
+        layer = LAYERS[name].make(weights)
+        check(name, layer, inputs, weights)
+        graph = LAYERS[name].graph and case.phase == "decode"
+        return median_s(lambda: layer(*inputs), graph=graph)
+
+    seconds, missing = {"ours": timed("ours", weights)}, {}
+    eight_bits_s = timed("ours", eight_bits)
+    for name in RIVALS:
         try:
-            layer = rival.make(weights)
-            check(name, layer, inputs, weights)
-            graph = rival.graph and case.phase == "decode"
-            seconds[name] = median_s(lambda layer=layer: layer(*inputs), graph=graph)  # type: ignore[misc]
+            seconds[name] = timed(name, weights)
         except ImportError:
             missing[name] = "not installed"
         except torch.OutOfMemoryError:
             missing[name] = "out of memory"
         except Exception as error:
             # What others raise is theirs: it is reported, and the rest goes on.
-            if name == "ours":
-                raise
             missing[name] = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-    return Row(case, roof.bound(peaks), roof.reached(seconds["ours"], peaks), seconds, missing)
+    reached = roof.reached(seconds["ours"], peaks)
+    return Row(case, roof.bound(peaks), reached, seconds, missing, eight_bits_s)

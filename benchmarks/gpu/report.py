@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
 
@@ -12,15 +13,16 @@ import torch
 import triton
 from rich.table import Table
 
+from benchmarks.gpu.cases import Case, Shape
 from benchmarks.gpu.measure import Row
-from benchmarks.gpu.rivals import LAYERS
+from benchmarks.gpu.rivals import RIVALS
 from benchmarks.gpu.roofline import Peaks
 from benchmarks.gpu.tuning import Tuned
+from traces.errors import MoesimError
+from traces.files import check_format
 
-RIVALS = [name for name in LAYERS if name != "ours"]
 
-
-def machine(peaks: Peaks) -> dict[str, Any]:
+def machine_of(peaks: Peaks) -> dict[str, Any]:
     """What was measured on."""
     return {
         "device": torch.cuda.get_device_name(),
@@ -32,14 +34,14 @@ def machine(peaks: Peaks) -> dict[str, Any]:
 
 
 def table(rows: Sequence[Row]) -> Table:
-    """A line for each case; rivals as their time over ours."""
+    """A line for each case; rivals, and ours with weights of eight bits, as their time over ours."""
     found = Table(title="MoE layer, bf16: ours, and others' time over ours", title_justify="left")
     for name in ("shape", "load", "phase"):
         found.add_column(name)
     for name in ("tokens", "ours", "of roof"):
         found.add_column(name, justify="right")
     found.add_column("bound by")
-    for name in RIVALS:
+    for name in ("8 bits", *RIVALS):
         found.add_column(name, justify="right")
     for row in rows:
         case = row.case
@@ -55,17 +57,26 @@ def table(rows: Sequence[Row]) -> Table:
             f"{row.seconds['ours'] * 1e6:,.0f} µs",
             f"{row.reached:.0%}",
             row.bound,
+            f"{row.eight_bits_s / row.seconds['ours']:.2f}",
             *others,
         )
     return found
 
 
-def summary(rows: Sequence[Row], peaks: Peaks) -> list[str]:
+def line(row: Row) -> str:
+    """One case while others are still to come."""
+    case, best = row.case, "" if row.speedup is None else f", {row.speedup:.2f} × as fast as the best other"
+    return (
+        f"{case.shape.name}, {case.load}, {case.phase}, {case.tokens:,} tokens: "
+        f"{row.seconds['ours'] * 1e6:,.0f} µs, {row.reached:.0%} of what {row.bound} allows{best}"
+    )
+
+
+def summary(rows: Sequence[Row], machine: Mapping[str, Any]) -> list[str]:
     """Against the best rival of each case, and against the GPU; then who is missing, and why."""
-    found = machine(peaks)
     lines = [
-        f"{found['device']}, torch {found['torch']}, triton {found['triton']}: "
-        f"GEMM {peaks.flops / 1e12:.0f} TFLOP/s, copy {peaks.bandwidth / 1e12:.2f} TB/s"
+        f"{machine['device']}, torch {machine['torch']}, triton {machine['triton']}: "
+        f"GEMM {machine['gemm_flops'] / 1e12:.0f} TFLOP/s, copy {machine['copy_bandwidth'] / 1e12:.2f} TB/s"
     ]
     speedups = [row.speedup for row in rows if row.speedup is not None]
     if speedups:
@@ -75,23 +86,53 @@ def summary(rows: Sequence[Row], peaks: Peaks) -> list[str]:
         )
     for bound, peak in (("compute", "GEMM peak"), ("memory", "copy bandwidth")):
         shares = [row.reached for row in rows if row.bound == bound]
+        eight_bits = [row.eight_bits_s / row.seconds["ours"] for row in rows if row.bound == bound]
         if shares:
             lines.append(
                 f"bound by {bound}: {geometric_mean(shares):.0%} of the {peak} in the geometric mean, "
-                f"{min(shares):.0%} at worst"
+                f"{min(shares):.0%} at worst; with weights of eight bits {geometric_mean(eight_bits):.2f} × "
+                "the time"
             )
     missing = {(name, why) for row in rows for name, why in row.missing.items()}
     return lines + [f"{name}: {why}" for name, why in sorted(missing)]
 
 
-def as_json(rows: Sequence[Row], peaks: Peaks) -> str:
+def as_json(rows: Sequence[Row], machine: Mapping[str, Any]) -> str:
     """All of it."""
     value = {
         "format": "moesim.gpu-benchmark/1",
-        "machine": machine(peaks),
+        "machine": machine,
         "rows": [asdict(row) | {"speedup": row.speedup} for row in rows],
     }
     return json.dumps(value, indent=1) + "\n"
+
+
+def read_json(files: Sequence[Path]) -> tuple[list[Row], dict[str, Any]]:
+    """What several runs on one kind of machine wrote, with the peaks of the first.
+
+    Raises:
+        MoesimError: a file is no such result, or of another machine.
+    """
+    rows, machines = [], []
+    for file in files:
+        try:
+            value = json.loads(file.read_bytes())
+            check_format(value.get("format"), "gpu-benchmark", 1, file=file, error=MoesimError)
+            machines.append(value["machine"])
+            rows += [_row(row) for row in value["rows"]]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise MoesimError(f"cannot be read: {error!r}", file=file) from error
+        for key in ("device", "torch", "triton"):
+            if machines[-1][key] != machines[0][key]:
+                rule = f"must be of one machine, {machines[0][key]} as in {files[0]}"
+                raise MoesimError(rule, file=file, field=f"machine.{key}", got=machines[-1][key])
+    return rows, machines[0]
+
+
+def _row(value: dict[str, Any]) -> Row:
+    case = value["case"]
+    named = {key: each for key, each in value.items() if key not in ("case", "speedup")}
+    return Row(Case(**(case | {"shape": Shape(**case["shape"])})), **named)
 
 
 def tuned_table(found: Sequence[Tuned]) -> Table:

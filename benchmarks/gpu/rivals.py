@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import grouped_mm, silu
 
 from benchmarks.gpu.cases import Shape
+from executor.kernels.eight_bits import from_eight_bits, to_eight_bits
 from executor.kernels.layer import moe_layer
 
 Layer = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -24,11 +25,13 @@ class Weights:
     Attributes:
         up_ENH: the gate first.
         down_EHF: the way back.
+        factors: of each block of either, where they have eight bits.
     """
 
     shape: Shape
     up_ENH: Tensor
     down_EHF: Tensor
+    factors: tuple[Tensor, Tensor] | None = None
 
     @classmethod
     def random(
@@ -39,11 +42,25 @@ class Weights:
         up_ENH = torch.empty(E, 2 * F, H, dtype=dtype, device=device).normal_(std=H**-0.5)
         return cls(shape, up_ENH, torch.empty(E, H, F, dtype=dtype, device=device).normal_(std=F**-0.5))
 
+    def eight_bits(self) -> Weights:
+        """The same, rounded."""
+        up_ENH, up_factor = to_eight_bits(self.up_ENH)
+        down_EHF, down_factor = to_eight_bits(self.down_EHF)
+        return Weights(self.shape, up_ENH, down_EHF, (up_factor, down_factor))
+
+    def expert(self, expert: int) -> tuple[Tensor, Tensor]:
+        """float64: one expert's up and down as they are meant to be multiplied with."""
+        up_NH, down_HF = self.up_ENH[expert], self.down_EHF[expert]
+        if self.factors is None:
+            return up_NH.double(), down_HF.double()
+        up_BC, down_BC = (factor_EBC[expert] for factor_EBC in self.factors)
+        return from_eight_bits(up_NH, up_BC, torch.float64), from_eight_bits(down_HF, down_BC, torch.float64)
+
 
 def ours(weights: Weights) -> Layer:
     """One call."""
     return lambda x_TH, ids_TK, weight_TK: moe_layer(
-        x_TH, ids_TK, weight_TK, weights.up_ENH, weights.down_EHF
+        x_TH, ids_TK, weight_TK, weights.up_ENH, weights.down_EHF, factors=weights.factors
     )
 
 
@@ -123,11 +140,15 @@ LAYERS: Mapping[str, Rival] = MappingProxyType(
 )
 
 
+RIVALS = tuple(name for name in LAYERS if name != "ours")
+
+
 def reference_rows(x_XH: Tensor, ids_XK: Tensor, weight_XK: Tensor, weights: Weights) -> Tensor:
     """float64 [X, H]: token by token, choice by choice."""
     y_XH = torch.zeros_like(x_XH, dtype=torch.float64)
     for x, (ids, chosen) in enumerate(zip(ids_XK.tolist(), weight_XK.tolist(), strict=True)):
         for expert, weight in zip(ids, chosen, strict=True):
-            gate_F, up_F = (weights.up_ENH[expert].double() @ x_XH[x].double()).chunk(2)
-            y_XH[x] += weight * (weights.down_EHF[expert].double() @ (silu(gate_F) * up_F))
+            up_NH, down_HF = weights.expert(expert)
+            gate_F, up_F = (up_NH @ x_XH[x].double()).chunk(2)
+            y_XH[x] += weight * (down_HF @ (silu(gate_F) * up_F))
     return y_XH

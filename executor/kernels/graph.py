@@ -5,6 +5,8 @@ Axes: as in :mod:`executor.kernels.layer`.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -23,32 +25,42 @@ class GraphedLayer:
     Args:
         tokens: the most in one call; fewer are filled up with tokens that nobody serves.
         choices: K.
-        up_SNH, down_SHF, gated: as of ``moe_layer``; the graph reads the weights where they are.
+        up_SNH, down_SHF, gated, factors: as of ``moe_layer``; the graph reads the weights where they are.
+            With factors x is bfloat16.
 
     Raises:
         ValueError: the weights are not on a GPU, or do not fit each other.
     """
 
     def __init__(
-        self, tokens: int, choices: int, up_SNH: Tensor, down_SHF: Tensor, *, gated: bool = True
+        self,
+        tokens: int,
+        choices: int,
+        up_SNH: Tensor,
+        down_SHF: Tensor,
+        *,
+        gated: bool = True,
+        factors: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         device = down_SHF.device
         if device.type != "cuda":
             raise ValueError(f"a graph needs weights on a GPU (got {device})")
-        self.x_TH = torch.zeros(tokens, up_SNH.shape[-1], dtype=up_SNH.dtype, device=device)
+        dtype = up_SNH.dtype if factors is None else torch.bfloat16
+        self.x_TH = torch.zeros(tokens, up_SNH.shape[-1], dtype=dtype, device=device)
         self.ids_TK = torch.full((tokens, choices), -1, dtype=torch.int64, device=device)
         self.weight_TK = torch.zeros(tokens, choices, device=device)
+        layer = partial(moe_layer, gated=gated, factors=factors)
         inputs = (self.x_TH, self.ids_TK, self.weight_TK, up_SNH, down_SHF)
         # A capture must not begin on the stream that others use.
         aside = torch.cuda.Stream(device)
         aside.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(aside):
             for _ in range(_WARM_UP):
-                moe_layer(*inputs, gated=gated)
+                layer(*inputs)
         torch.cuda.current_stream(device).wait_stream(aside)
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
-            self.y_TH = moe_layer(*inputs, gated=gated)
+            self.y_TH = layer(*inputs)
 
     def __call__(self, x_TH: Tensor, ids_TK: Tensor, weight_TK: Tensor) -> Tensor:
         """[T, H], which the next call overwrites.

@@ -2,7 +2,7 @@
 
 Rows are gathered as they are loaded and scattered as they are stored: nothing is copied, nothing is padded.
 Axes: A rows in the order of their groups, X rows to take them from, Y rows of the result, Z groups, N columns
-of the result, M of all matrices of a group together, K of the rows.
+of the result, M of all matrices of a group together, K of the rows, B and C blocks along M and K.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from executor.kernels.eight_bits import BLOCK
 from executor.kernels.schedule import Schedule
 from executor.kernels.tiles import Tile
 
@@ -34,6 +35,7 @@ def grouped_gemm(
     gather: int | None = None,
     scatter: bool = False,
     scale_Y: Tensor | None = None,
+    factor_ZBC: Tensor | None = None,
 ) -> Tensor:
     """[Y, N]: every row times the transposed matrix of its group, summed in float32.
 
@@ -43,14 +45,23 @@ def grouped_gemm(
 
     Args:
         x_XK: the rows, contiguous along K.
-        weight_ZMK: contiguous, of the same dtype; M = N, or 2 N with those of the gate first for ``swiglu``.
+        weight_ZMK: contiguous, of the same dtype, or float8_e4m3fn with factors; M = N, or 2 N with those of
+            the gate first for ``swiglu``.
         groups: of the A rows. Rows behind the last group are left as they are in fresh memory.
         activation: of the sums: silu(y), or silu(gate) · y, before they are rounded.
         order_A: int32 [A], numbers of the rows.
         gather: row a is taken from row ``order_A[a] // gather`` of x; by default from row a.
         scatter: whether row a goes to row ``order_A[a]`` of the result rather than to row a.
         scale_Y: floats, by which the rows of the result are multiplied before they are rounded.
+        factor_ZBC: float32, contiguous, of :mod:`executor.kernels.eight_bits`. Weights are multiplied in the
+            dtype of the rows, which holds all their values; then the float32 sum over a tile's depth, which
+            must divide 128, is multiplied by the factor.
+
+    Raises:
+        ValueError: a tile's depth that spans two factors.
     """
+    if factor_ZBC is not None and BLOCK % tile.depth:
+        raise ValueError(f"depth must divide {BLOCK} where weights have factors (got {tile.depth})")
     matrices = 2 if activation == "swiglu" else 1
     columns, depth = weight_ZMK.shape[1] // matrices, weight_ZMK.shape[2]
     out_YN = x_XK.new_empty(len(x_XK) if order_A is None else len(order_A), columns)
@@ -61,6 +72,7 @@ def grouped_gemm(
         out_YN,
         nothing if order_A is None else order_A,
         nothing if scale_Y is None else scale_Y,
+        nothing if factor_ZBC is None else factor_ZBC,
         groups.end_Z,
         nothing if groups.group_M is None else groups.group_M,
         nothing if groups.row_M is None else groups.row_M,
@@ -73,6 +85,7 @@ def grouped_gemm(
         GATHERS=gather is not None,
         SCATTERS=scatter,
         SCALES=scale_Y is not None,
+        BLOCK=0 if factor_ZBC is None else BLOCK,
         BY_GROUP=groups.group_M is None,
         BAND=1 if groups.group_M is None else _BAND,
         WHOLE=depth % tile.depth == 0,
@@ -93,6 +106,7 @@ def _grouped_gemm(
     out,
     order,
     scale,
+    factor,
     end,
     tile_group,
     tile_row,
@@ -105,6 +119,7 @@ def _grouped_gemm(
     GATHERS: tl.constexpr,
     SCATTERS: tl.constexpr,
     SCALES: tl.constexpr,
+    BLOCK: tl.constexpr,
     BY_GROUP: tl.constexpr,
     BAND: tl.constexpr,
     WHOLE: tl.constexpr,
@@ -133,9 +148,17 @@ def _grouped_gemm(
     # What lies outside is computed from rows that exist and then not stored: loads need no mask.
     # Matrices and rows are numbered in 64 bits: a layer's weights alone may have more than 2^31 elements.
     k = tl.arange(0, DEPTH)
-    matrix = weight + group.to(tl.int64) * columns * depth * (2 if ACTIVATION == "swiglu" else 1)
+    matrices = columns * (2 if ACTIVATION == "swiglu" else 1)
+    matrix = weight + group.to(tl.int64) * matrices * depth
     weights = matrix + tl.where(n_mask, n, 0).to(tl.int64)[None, :] * depth + k[:, None]
     to_up = tl.cast(columns, tl.int64) * depth
+    factors = factor
+    up_factors = factor
+    if BLOCK:
+        blocks = tl.cdiv(depth, BLOCK)
+        first_factor = factor + group.to(tl.int64) * tl.cdiv(matrices, BLOCK) * blocks
+        factors = first_factor + tl.where(n_mask, n, 0) // BLOCK * blocks
+        up_factors = first_factor + (columns + tl.where(n_mask, n, 0)) // BLOCK * blocks
     for first_row in range(first, last, ROWS):
         a = first_row + tl.arange(0, ROWS)
         a_mask = a < last
@@ -147,20 +170,21 @@ def _grouped_gemm(
         if ACTIVATION == "swiglu":
             up = tl.zeros((ROWS, COLUMNS), tl.float32)
         for first_k in range(0, depth, DEPTH):
-            # "ieee" keeps float32 inputs whole, where TF32 would round them to 10 bits.
+            at = first_k // BLOCK if BLOCK else 0
             if WHOLE:
                 x_tile = tl.load(rows + first_k)
-                total = tl.dot(x_tile, tl.load(weights + first_k), total, input_precision="ieee")
+                total = _add_product(total, x_tile, tl.load(weights + first_k), factors + at, BLOCK)
                 if ACTIVATION == "swiglu":
-                    up = tl.dot(x_tile, tl.load(weights + to_up + first_k), up, input_precision="ieee")
+                    w_tile = tl.load(weights + to_up + first_k)
+                    up = _add_product(up, x_tile, w_tile, up_factors + at, BLOCK)
             else:
                 inside = k < depth - first_k
                 x_tile = tl.load(rows + first_k, mask=inside[None, :], other=0.0)
                 w_tile = tl.load(weights + first_k, mask=inside[:, None], other=0.0)
-                total = tl.dot(x_tile, w_tile, total, input_precision="ieee")
+                total = _add_product(total, x_tile, w_tile, factors + at, BLOCK)
                 if ACTIVATION == "swiglu":
                     w_tile = tl.load(weights + to_up + first_k, mask=inside[:, None], other=0.0)
-                    up = tl.dot(x_tile, w_tile, up, input_precision="ieee")
+                    up = _add_product(up, x_tile, w_tile, up_factors + at, BLOCK)
         if ACTIVATION != "none":
             total *= tl.sigmoid(total)
         if ACTIVATION == "swiglu":
@@ -172,3 +196,17 @@ def _grouped_gemm(
             total *= tl.load(scale + target, mask=a_mask, other=0.0).to(tl.float32)[:, None]
         cells = out + target.to(tl.int64)[:, None] * columns + n[None, :]
         tl.store(cells, total.to(out.dtype.element_ty), mask=a_mask[:, None] & n_mask[None, :])
+
+
+@triton.jit
+def _add_product(total, x_tile, w_tile, factors, BLOCK: tl.constexpr):
+    """total + x · w, where weights of a block have a factor: that of each column.
+
+    "ieee" keeps float32 inputs whole, where TF32 would round them to 10 bits.
+    """
+    if BLOCK:
+        product = tl.dot(x_tile, w_tile.to(x_tile.dtype), input_precision="ieee")
+        total += product * tl.load(factors)[None, :]
+    else:
+        total = tl.dot(x_tile, w_tile, total, input_precision="ieee")
+    return total

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from executor.kernels.combine import combine
+from executor.kernels.eight_bits import BLOCK
 from executor.kernels.grouped_gemm import grouped_gemm
 from executor.kernels.order import sort_by_slot
 from executor.kernels.schedule import schedule
@@ -26,6 +27,7 @@ def moe_layer(
     down_SHF: Tensor,
     *,
     gated: bool = True,
+    factors: tuple[Tensor, Tensor] | None = None,
     tiles: Tiles | None = None,
 ) -> Tensor:
     """[T, H]: for each token the sum over its choices of weight · down(silu(gate x) · up x).
@@ -45,20 +47,31 @@ def moe_layer(
         up_SNH: contiguous, of the dtype of x; N = 2 F, the F rows of the gate first, or F without a gate.
         down_SHF: contiguous, of the dtype of x.
         gated: whether there is a gate; otherwise an expert is down(silu(up x)).
+        factors: of weights in float8_e4m3fn, one for each 128 x 128 block of up and of down, as
+            ``executor.kernels.eight_bits.to_eight_bits`` makes them. Only weights have 8 bits: half as many
+            bytes are read, as many FLOPs done.
         tiles: by default ``choose_tiles`` for this shape.
 
     Raises:
         ValueError: shapes, dtypes, devices or layouts that do not fit each other.
     """
-    _check(x_TH, ids_TK, weight_TK, up_SNH, down_SHF, gated)
+    _check(x_TH, ids_TK, weight_TK, up_SNH, down_SHF, gated, factors)
     (tokens, choices), (slots, hidden, width) = ids_TK.shape, down_SHF.shape
     assignments = tokens * choices
     if assignments == 0 or 0 in down_SHF.shape:
         return x_TH.new_zeros(x_TH.shape)
     ids_TK, weight_TK = ids_TK.contiguous(), weight_TK.contiguous()
     if tiles is None:
-        element_bytes = x_TH.element_size()
-        tiles = choose_tiles(assignments, slots, hidden, width, gated=gated, element_bytes=element_bytes)
+        tiles = choose_tiles(
+            assignments,
+            slots,
+            hidden,
+            width,
+            gated=gated,
+            element_bytes=x_TH.element_size(),
+            eight_bits=factors is not None,
+        )
+    up_factor, down_factor = factors or (None, None)
     order_A, end_S = sort_by_slot(ids_TK.view(-1), slots)
     groups = schedule(end_S, assignments, tiles.rows, by_group=tiles.by_group)
     inner_AF = grouped_gemm(
@@ -69,17 +82,33 @@ def moe_layer(
         activation="swiglu" if gated else "silu",
         order_A=order_A,
         gather=choices,
+        factor_ZBC=up_factor,
     )
     out_AH = grouped_gemm(
-        inner_AF, down_SHF, groups, tiles.down, order_A=order_A, scatter=True, scale_Y=weight_TK.view(-1)
+        inner_AF,
+        down_SHF,
+        groups,
+        tiles.down,
+        order_A=order_A,
+        scatter=True,
+        scale_Y=weight_TK.view(-1),
+        factor_ZBC=down_factor,
     )
     return combine(out_AH, ids_TK, slots)
 
 
 def _check(
-    x_TH: Tensor, ids_TK: Tensor, weight_TK: Tensor, up_SNH: Tensor, down_SHF: Tensor, gated: bool
+    x_TH: Tensor,
+    ids_TK: Tensor,
+    weight_TK: Tensor,
+    up_SNH: Tensor,
+    down_SHF: Tensor,
+    gated: bool,
+    factors: tuple[Tensor, Tensor] | None,
 ) -> None:
     named = {"x_TH": x_TH, "ids_TK": ids_TK, "weight_TK": weight_TK, "up_SNH": up_SNH, "down_SHF": down_SHF}
+    if factors is not None:
+        named |= {"up_factor_SBC": factors[0], "down_factor_SBC": factors[1]}
     for name, tensor in named.items():
         axes = len(name.rpartition("_")[2])
         _require(tensor.ndim == axes, f"{name} must have {axes} axes", tuple(tensor.shape))
@@ -88,18 +117,24 @@ def _check(
         )
     slots, hidden, width = down_SHF.shape
     inner = 2 * width if gated else width
-    for name, wanted in (
-        ("x_TH", (len(x_TH), hidden)),
-        ("ids_TK", (len(x_TH), ids_TK.shape[1])),
-        ("weight_TK", tuple(ids_TK.shape)),
-        ("up_SNH", (slots, inner, hidden)),
-    ):
-        shape = tuple(named[name].shape)
+    shapes: dict[str, tuple[int, ...]] = {
+        "x_TH": (len(x_TH), hidden),
+        "ids_TK": (len(x_TH), ids_TK.shape[1]),
+        "weight_TK": tuple(ids_TK.shape),
+        "up_SNH": (slots, inner, hidden),
+        "down_SHF": (slots, hidden, width),
+        "up_factor_SBC": (slots, -(-inner // BLOCK), -(-hidden // BLOCK)),
+        "down_factor_SBC": (slots, -(-hidden // BLOCK), -(-width // BLOCK)),
+    }
+    for name, tensor in named.items():
+        shape, wanted = tuple(tensor.shape), shapes[name]
         _require(shape == wanted, f"{name} must have shape {wanted} to fit the others", shape)
     _require(x_TH.dtype in _DTYPES, "x_TH must be float32, bfloat16 or float16", x_TH.dtype)
-    for name in ("up_SNH", "down_SHF"):
-        _require(named[name].dtype == x_TH.dtype, f"{name} must be {x_TH.dtype}, as x_TH", named[name].dtype)
-        _require(named[name].is_contiguous(), f"{name} must be contiguous", named[name].stride())
+    held, like = (x_TH.dtype, "as x_TH") if factors is None else (torch.float8_e4m3fn, "with factors")
+    for name, tensor in list(named.items())[3:]:
+        dtype = torch.float32 if "factor" in name else held
+        _require(tensor.dtype == dtype, f"{name} must be {dtype}, {like}", tensor.dtype)
+        _require(tensor.is_contiguous(), f"{name} must be contiguous", tensor.stride())
     _require(x_TH.stride(1) == 1 or hidden == 1, "x_TH must be contiguous along H", x_TH.stride())
     whole = not ids_TK.is_floating_point() and not ids_TK.is_complex() and ids_TK.dtype != torch.bool
     _require(whole, "ids_TK must hold integers", ids_TK.dtype)

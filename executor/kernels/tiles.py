@@ -51,7 +51,14 @@ class Tiles:
 
 
 def choose_tiles(
-    assignments: int, groups: int, hidden: int, width: int, *, gated: bool, element_bytes: int
+    assignments: int,
+    groups: int,
+    hidden: int,
+    width: int,
+    *,
+    gated: bool,
+    element_bytes: int,
+    eight_bits: bool = False,
 ) -> Tiles:
     """The tiles of a layer that serves so many assignments; nothing is known of how they spread.
 
@@ -63,6 +70,8 @@ def choose_tiles(
     64 of each matrix, or less until there are two programs for each multiprocessor.
     *Depth*: 128 bytes of every row, or 256 where rows are few.
     *Stages*: as many as shared memory holds, up to 5.
+    *Weights of eight bits* have half of the columns in tall tiles: the sum since the last factor takes as
+    many registers as the sum of all.
 
     Qwen3-30B, 64 tokens with 8 of 128 experts, so 4 rows for each:
 
@@ -80,7 +89,7 @@ def choose_tiles(
 
     def tile(columns: int, depth: int, matrices: int) -> Tile:
         if rows == _HIGH:
-            taken = 256 // matrices
+            taken = (128 if eight_bits else 256) // matrices
             if -columns % taken > taken // 10 * -(-columns // taken):
                 taken //= 2
         else:
@@ -88,7 +97,7 @@ def choose_tiles(
             while taken > _LOW and busy * -(-columns // taken) < _PROGRAMS:
                 taken //= 2
         deep = 128 if rows <= 32 and depth % 128 == 0 else 64
-        loaded = deep * (rows + matrices * taken) * element_bytes
+        loaded = deep * (rows * element_bytes + matrices * taken * (1 if eight_bits else element_bytes))
         budget = _ALONE if rows == _HIGH else _SHARED
         return Tile(taken, deep, 8 if rows == _HIGH else 4, min(max(budget // loaded, 2), 5))
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,11 +16,12 @@ pytest.importorskip("triton")
 
 import torch
 
+from benchmarks.gpu import measure as module
 from benchmarks.gpu import report
 from benchmarks.gpu.__main__ import main
 from benchmarks.gpu.cases import LOADS, SHAPES, Case, Shape, cases, draw
 from benchmarks.gpu.measure import Row, WrongResultError, batch, check
-from benchmarks.gpu.rivals import LAYERS, Weights
+from benchmarks.gpu.rivals import LAYERS, Layer, Rival, Weights, reference_rows
 from benchmarks.gpu.roofline import Peaks, Roof
 from benchmarks.gpu.tuning import neighbours
 from executor.kernels.tiles import choose_tiles
@@ -64,6 +68,7 @@ def test_a_skew_that_tokens_cannot_have_is_refused() -> None:
 def test_cases_go_from_one_row_an_expert_to_long_prompts() -> None:
     found = list(cases(SHAPES["deepseek-v3"]))
     assert len(found) == 16
+    assert [case.load for case in cases(SHAPES["deepseek-v3"], [32])] == ["balanced", "gpt-oss"]
     assert [case.tokens for case in found[:8]] == [32, 128, 512, 2048, 8192, 2048, 8192, 32768]
 
 
@@ -91,30 +96,90 @@ def test_a_roof_is_bytes_or_flops() -> None:
     assert roof.bound(Peaks(1e9, 1e12)) == "compute"
 
 
-def test_the_report_says_what_was_reached_and_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
-    case = Case(TINY, "balanced", "decode", 8)
-    rows = [
-        Row(
-            case,
-            "memory",
-            0.5,
-            {"ours": 1e-5, "torch": 2e-5, "transformers": 4e-5},
-            {"liger": "not installed"},
-        ),
-        Row(case, "compute", 0.7, {"ours": 2e-5, "torch": 1e-5}, {"liger": "not installed"}),
-    ]
-    said = report.summary(rows, PEAKS)
-    assert said[1:] == [
+MACHINE = {"device": "a GPU", "torch": "2", "triton": "3", "gemm_flops": 8e14, "copy_bandwidth": 3e12}
+ROWS = [
+    Row(
+        Case(TINY, "balanced", "decode", 8),
+        "memory",
+        0.5,
+        {"ours": 1e-5, "torch": 2e-5, "transformers": 4e-5},
+        {"liger": "not installed"},
+        6e-6,
+    ),
+    Row(
+        Case(TINY, "balanced", "prefill", 8),
+        "compute",
+        0.7,
+        {"ours": 2e-5, "torch": 1e-5},
+        {"liger": "not installed"},
+        3e-5,
+    ),
+]
+
+
+def test_the_report_says_what_was_reached_and_what_is_missing() -> None:
+    assert report.summary(ROWS, MACHINE) == [
+        "a GPU, torch 2, triton 3: GEMM 800 TFLOP/s, copy 3.00 TB/s",
         "against the best of the others: 1.00 × in the geometric mean, 0.50 × at worst",
-        "bound by compute: 70% of the GEMM peak in the geometric mean, 70% at worst",
-        "bound by memory: 50% of the copy bandwidth in the geometric mean, 50% at worst",
+        "bound by compute: 70% of the GEMM peak in the geometric mean, 70% at worst; "
+        "with weights of eight bits 1.50 × the time",
+        "bound by memory: 50% of the copy bandwidth in the geometric mean, 50% at worst; "
+        "with weights of eight bits 0.60 × the time",
         "liger: not installed",
     ]
-    assert report.table(rows).row_count == 2
-    value = json.loads(report.as_json(rows, PEAKS))
+    assert report.table(ROWS).row_count == 2
+    value = json.loads(report.as_json(ROWS, MACHINE))
     assert [row["speedup"] for row in value["rows"]] == [2.0, 0.5]
-    assert value["rows"][0]["case"]["shape"]["name"] == "tiny"
+    assert report.line(ROWS[0]) == (
+        "tiny, balanced, decode, 8 tokens: 10 µs, 50% of what memory allows, 2.00 × as fast as the best other"
+    )
+
+
+def test_parts_of_a_run_are_shown_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = [tmp_path / f"{place}.json" for place in range(3)]
+    for file, row, machine in zip(
+        files, [*ROWS, ROWS[0]], [MACHINE, MACHINE, MACHINE | {"torch": "1"}], strict=True
+    ):
+        file.write_text(report.as_json([row], machine))
+    assert report.read_json(files[:2]) == (ROWS, MACHINE)
+    assert main(["--join", *map(str, files[:2])]) == 0
+    said = capsys.readouterr().out
+    assert "against the best of the others: 1.00 × in the geometric mean, 0.50 × at worst" in said
+    assert main(["--join", *map(str, files)]) == 2
+    rule = f"must be of one machine, 2 as in {files[0]} (got '1')"
+    assert capsys.readouterr().err == f"benchmarks.gpu: {files[2]}: machine.torch: {rule}\n"
+    files[0].write_text("{}")
+    assert main(["--join", str(files[0])]) == 2
+    assert "is not a moesim gpu-benchmark" in capsys.readouterr().err
+
+
+def test_a_case_is_measured_whoever_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU, with the reference for our layer and a clock that counts."""
+
+    def ours(weights: Weights) -> Layer:
+        return lambda x_TH, ids_TK, weight_TK: reference_rows(x_TH, ids_TK, weight_TK, weights).bfloat16()
+
+    def breaks(weights: Weights) -> Layer:
+        raise RuntimeError("not here\nnor there")
+
+    layers = {"ours": Rival(ours, graph=True), "torch": LAYERS["torch"], "liger": Rival(breaks, graph=False)}
+    monkeypatch.setattr(module, "LAYERS", layers)
+    monkeypatch.setattr(module, "RIVALS", ("torch", "liger"))
+    monkeypatch.setattr(module, "batch", partial(batch, device="cpu"))
+    graphs: list[bool] = []
+
+    def clock(call: Callable[[], object], *, graph: bool) -> float:
+        call()
+        graphs.append(graph)
+        return float(len(graphs))
+
+    monkeypatch.setattr(module, "median_s", clock)
+    weights = Weights.random(TINY, device="cpu")
+    row = module.measure(Case(TINY, "balanced", "decode", 8), weights, weights.eight_bits(), PEAKS)
+    assert (row.seconds, row.eight_bits_s) == ({"ours": 1.0, "torch": 3.0}, 2.0)
+    assert row.missing == {"liger": "RuntimeError: not here"}
+    assert row.speedup == 3.0
+    assert graphs == [True, True, True]
 
 
 def test_neighbours_differ_in_one_number_each() -> None:

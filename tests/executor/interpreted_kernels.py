@@ -15,6 +15,7 @@ from executor.experts.catalogue import BACKENDS
 from executor.experts.weights import ExpertWeights
 from executor.kernels import order
 from executor.kernels.combine import combine
+from executor.kernels.eight_bits import from_eight_bits, to_eight_bits
 from executor.kernels.grouped_gemm import Activation, grouped_gemm
 from executor.kernels.layer import moe_layer
 from executor.kernels.order import sort_by_slot
@@ -119,6 +120,32 @@ def test_products_gather_scale_and_scatter(
         torch.testing.assert_close(there[a].double(), product(x_XK[a], group), rtol=1e-5, atol=1e-5)
         wanted_N = product(x_XK[goes // share], group) * scale_A[goes].double()
         torch.testing.assert_close(moved[goes].double(), wanted_N, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("by_group", "gated"), [(True, True), (False, False)])
+def test_a_layer_multiplies_weights_of_eight_bits_by_their_factors(by_group: bool, gated: bool) -> None:
+    """Widths of more than one block, of which the last is not whole: also where the rows of up begin."""
+    x_TH, ids_TK, weight_TK, *wide = layer_inputs(9, 2, 2, 150, 140, gated=gated)
+    # They grow along both axes: a neighbouring block's factor would be off by much.
+    uneven = [
+        weight * torch.linspace(0.1, 1, weight.shape[1])[:, None] * torch.linspace(0.1, 1, weight.shape[2])
+        for weight in wide
+    ]
+    (up_SNH, up_factor), (down_SHF, down_factor) = map(to_eight_bits, uneven)
+    tiles = Tiles(16, by_group, Tile(32, 64, 4, 2), Tile(16, 128, 4, 2))
+    found_TH = moe_layer(
+        x_TH,
+        ids_TK,
+        weight_TK,
+        up_SNH,
+        down_SHF,
+        gated=gated,
+        factors=(up_factor, down_factor),
+        tiles=tiles,
+    )
+    exact = (from_eight_bits(up_SNH, up_factor), from_eight_bits(down_SHF, down_factor))
+    wanted_TH = reference_layer(x_TH, ids_TK, weight_TK, ExpertWeights(*exact, gated))
+    torch.testing.assert_close(found_TH.double(), wanted_TH, rtol=1e-5, atol=1e-5)
 
 
 def test_rows_that_nobody_serves_are_not_read() -> None:

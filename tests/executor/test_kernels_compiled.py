@@ -16,6 +16,7 @@ pytestmark = pytest.mark.executor
 
 GEMM: dict[str, str] = dict.fromkeys(("order", "end", "tile_group", "tile_row"), "*i32") | {
     "scale": "*fp32",
+    "factor": "*fp32",
     "tiles": "i32",
     "columns": "i16",
     "depth": "i16",
@@ -25,7 +26,15 @@ GEMM: dict[str, str] = dict.fromkeys(("order", "end", "tile_group", "tile_row"),
 
 
 def product(
-    tile: Tile, rows: int, *, by_group: bool, up: bool, whole: bool = True, dtype: str, **ones: int
+    tile: Tile,
+    rows: int,
+    *,
+    by_group: bool,
+    up: bool,
+    whole: bool = True,
+    eight_bits: bool = False,
+    dtype: str,
+    **ones: int,
 ) -> Compiled:
     """One of the two products of a layer, as the layer launches it; arguments that are 1 become constants."""
     constants: dict[str, Any] = {
@@ -33,6 +42,7 @@ def product(
         "GATHERS": up,
         "SCATTERS": not up,
         "SCALES": not up,
+        "BLOCK": 128 if eight_bits else 0,
         "BY_GROUP": by_group,
         "BAND": 1 if by_group else 8,
         "WHOLE": whole,
@@ -41,8 +51,21 @@ def product(
         "DEPTH": tile.depth,
     } | ones
     types = GEMM | dict.fromkeys(("x", "weight", "out"), f"*{dtype}")
+    if eight_bits:
+        types["weight"] = "*fp8e4nv"
     types = {name: type_ for name, type_ in types.items() if name not in ones}
     return compiled(grouped_gemm._grouped_gemm, types, constants, warps=tile.warps, stages=tile.stages)
+
+
+@pytest.mark.parametrize(("assignments", "up"), [(512, True), (4096, True), (262144, True), (262144, False)])
+def test_products_with_weights_of_eight_bits_fit_a_multiprocessor(assignments: int, up: bool) -> None:
+    tiles = choose_tiles(assignments, 128, 2048, 768, gated=True, element_bytes=2, eight_bits=True)
+    tile, by_group = tiles.up if up else tiles.down, tiles.by_group
+    found = product(tile, tiles.rows, by_group=by_group, up=up, eight_bits=True, dtype="bf16")
+    assert found.shared <= SHARED_BYTES // (1 if tiles.rows == 128 else 2)
+    assert found.spilled == 0
+    assert found.copies == {16}
+    assert (found.products > 0) == (tiles.rows >= 64)
 
 
 @pytest.mark.parametrize(
@@ -71,10 +94,19 @@ def test_products_fit_a_multiprocessor(assignments: int, up: bool, dtype: str, t
 @pytest.mark.parametrize(
     "ones", [{}, {"columns": 1, "depth": 1, "x_stride": 1, "share": 1}], ids=["", "ones"]
 )
-@pytest.mark.parametrize("by_group", [True, False])
-def test_sizes_that_no_tile_divides_compile(ones: dict[str, int], by_group: bool) -> None:
-    tile = Tile(16, 64, 4, 3)
-    assert product(tile, 16, by_group=by_group, up=True, whole=False, dtype="bf16", **ones).spilled == 0
+@pytest.mark.parametrize(("by_group", "eight_bits"), [(True, False), (False, False), (False, True)])
+def test_sizes_that_no_tile_divides_compile(ones: dict[str, int], by_group: bool, eight_bits: bool) -> None:
+    found = product(
+        Tile(16, 64, 4, 3),
+        16,
+        by_group=by_group,
+        up=True,
+        whole=False,
+        eight_bits=eight_bits,
+        dtype="bf16",
+        **ones,
+    )
+    assert found.spilled == 0
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from torch import Tensor
 pytest.importorskip("triton")
 
 from executor.experts.weights import ExpertWeights
+from executor.kernels.eight_bits import from_eight_bits, to_eight_bits
 from executor.kernels.graph import GraphedLayer
 from executor.kernels.layer import moe_layer
 from executor.kernels.order import sort_by_slot
@@ -59,6 +60,22 @@ def test_a_layer_is_the_same_whatever_the_tiles(rows: int, by_group: bool) -> No
     for columns, depth, warps in ((16, 32, 4), (64, 64, 4), (128, 64, 8)):
         tile = Tile(columns, depth, warps, 3)
         assert_close(moe_layer(*inputs, tiles=Tiles(rows, by_group, tile, tile)), inputs)
+
+
+@pytest.mark.parametrize("tokens", [1, 23, 431, 2000])
+@pytest.mark.parametrize(("H", "F"), [(256, 384), (200, 168)])
+def test_weights_of_eight_bits_are_multiplied_by_their_factors(tokens: int, H: int, F: int) -> None:
+    """Every height of tiles; widths that blocks divide, and others."""
+    x_TH, ids_TK, weight_TK, *wide = layer_inputs(tokens, 4, 8, H, F)
+    uneven = [weight * torch.linspace(0.1, 1, weight.shape[2], device="cuda").bfloat16() for weight in wide]
+    (up_SNH, up_factor), (down_SHF, down_factor) = map(to_eight_bits, uneven)
+    factors = (up_factor, down_factor)
+    found_TH = moe_layer(x_TH, ids_TK, weight_TK, up_SNH, down_SHF, factors=factors)
+    exact = (from_eight_bits(up_SNH, up_factor), from_eight_bits(down_SHF, down_factor))
+    assert_close(found_TH, (x_TH, ids_TK, weight_TK, *exact))
+    if tokens < 100:
+        graphed = GraphedLayer(tokens, 4, up_SNH, down_SHF, factors=factors)
+        assert torch.equal(graphed(x_TH, ids_TK, weight_TK), found_TH)
 
 
 def test_all_tokens_at_one_expert() -> None:
