@@ -12,6 +12,7 @@ from pathlib import Path
 
 from executor.launch import Launch, tell_torchrun
 from executor.progress import Mark, Progress, progress_file
+from executor.watch import Verdict
 from traces.errors import MoesimError, OutputError
 
 Patience = Callable[[float], None]
@@ -52,6 +53,10 @@ def supervised(out: Path, writes: Sequence[str], work: Callable[[Launch, Mark, P
         if not lost:
             tell_torchrun(cause)
         mark.fail(cause, exit_code, lost=lost)
+        if launch.agent == os.getpid():
+            # Nobody waits for more than this process: the watcher would speak too late.
+            (record,) = progress.read()
+            print(f"executor: {Verdict(record, f'failed: {cause}').message}", file=sys.stderr)
         sys.stderr.flush()
         # An ordinary exit would wait for threads that wait for other ranks.
         os._exit(exit_code)

@@ -199,7 +199,8 @@ def main() -> None:
                 write_text(Path(out) / "failure.json", verdict.to_json())
     finally:
         progress.path.unlink(missing_ok=True)
-    if verdict is not None:
+    # Of a rank that nobody started the user knows what it said itself.
+    if verdict is not None and (verdict.record.pid, verdict.record.state) != (int(agent), State.FAILED):
         _wait_for_end(int(agent))
         print(f"executor: {verdict.message}", file=sys.stderr, flush=True)
 

@@ -234,7 +234,8 @@ def test_a_killed_rank(children: list[subprocess.Popen[bytes]], tmp_path: Path) 
     children[2].kill()
     children[1].wait(20)
     # Torchrun says much of failed ranks: the cause comes after it.
-    assert watcher.stderr is not None and not select.select([watcher.stderr], [], [], 0.5)[0]
+    assert watcher.stderr is not None
+    assert not select.select([watcher.stderr], [], [], 0.5)[0]
     said = ended(watcher, children, tmp_path)
     assert said == "executor: rank 1 died in experts (layer 5, step 3, repeat 0)\n"
     failure = json.loads((tmp_path / "failure.json").read_text())
@@ -290,3 +291,17 @@ def test_ranks_end_with_the_process_that_started_them(
     children[0].kill()
     assert ended(watcher, children, tmp_path) == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_rank_on_its_own_says_itself_why_it_fails(tmp_path: Path) -> None:
+    code = (
+        "from pathlib import Path\n"
+        "from executor.errors import PlanError\n"
+        "from executor.supervised import supervised\n"
+        "def work(*_): raise PlanError('is missing', field='x')\n"
+        f"supervised(Path({str(tmp_path)!r}), (), work)\n"
+    )
+    # Until its watcher has ended too, so that what that would say is seen.
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (2, "executor: x: is missing\n")
+    assert json.loads((tmp_path / "failure.json").read_text())["message"] == "x: is missing"
