@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from moesim.errors import SpecError
 from moesim.output import to_json, whole_folder
+from moesim.routing.catalogue import spec_of
 from moesim.simulation.batch import batches
 from moesim.simulation.deployment import Deployment
 from traces.files import write_text
@@ -77,6 +78,8 @@ def _arrays(deployment: Deployment) -> dict[str, NDArray[Any]]:
 def _head(deployment: Deployment, *, weighted: bool) -> dict[str, Any]:
     scenario = deployment.scenario
     model, dispatch, ranks = scenario.model, scenario.dispatch, scenario.parallelism.ep
+    # With what policies have found in the trace.
+    specs = [spec_of(policy) for policy in deployment.policies]
     head: dict[str, Any] = {
         "format": "moesim.plan/1",
         "name": scenario.name,
@@ -96,7 +99,7 @@ def _head(deployment: Deployment, *, weighted: bool) -> dict[str, Any]:
         "dtype": model.activation_dtype,
         "dispatch": {"mode": dispatch.mode, "padded": dispatch.padded},
         "replicas": scenario.replicas,
-        "routing": scenario.routing,
+        "routing": specs if isinstance(scenario.routing, list) else specs[0],
         "seed": scenario.seed,
         "weighted": weighted,
     }

@@ -5,7 +5,7 @@ Axes: T tokens, K experts per token, E experts, Q kinds of tokens that have a ma
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,10 +15,13 @@ import numpy.typing as npt
 from moesim.errors import PolicyError
 from moesim.routing.filling import INSTEAD, check_experts, restrict
 from moesim.routing.parameters import choice, integer
-from moesim.routing.policy import Batch, Cost, Need, Outcome, categories_of, weights_of
+from moesim.routing.policy import Batch, Cost, Need, Outcome, Policy, categories_of, weights_of
 
 MEASURES = ("load", "score")
 GROUPS = ("all", "category")
+WINDOWS = ("batch", "trace")
+
+_LISTED = Cost(candidates=1)
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Mask:
     """
 
     name: ClassVar[str] = "mask"
-    cost: ClassVar[Cost] = Cost(candidates=1)
+    cost: ClassVar[Cost] = _LISTED
 
     experts: tuple[int, ...]
     layers: tuple[int, ...] | None = None
@@ -94,12 +97,12 @@ class Mask:
 
 @dataclass(frozen=True)
 class MaskLeast:
-    """The least used experts of each batch are off.
+    """The least used experts are off, of each batch or once and for all of a part of the trace.
 
-    Use is what experts get in this layer and step from all ranks together, which they have to tell each
-    other: counts of assignments, or sums of gate weights. Of equally used experts the lower id goes first.
-    XShare (arXiv 2602.07265) keeps the experts with the largest sums of gate weights in a batch; SEER-MoE
-    (arXiv 2404.05089) prunes once by such counts, others for each task (arXiv 2206.00277).
+    Use is what experts get in a layer: counts of assignments, or sums of gate weights. In a batch it is that
+    of this step from all ranks together, which they have to tell each other. Of equally used experts the
+    lower id goes first. XShare (arXiv 2602.07265) keeps the experts with the largest sums of gate weights in
+    a batch; SEER-MoE (arXiv 2404.05089) prunes once by such counts, others for each task (arXiv 2206.00277).
 
     Attributes:
         off: how many experts of a layer; 0 changes nothing.
@@ -108,26 +111,35 @@ class MaskLeast:
             least. Requests of unknown category count as one more.
         protect: experts that are never off.
         instead: as for ``mask``.
+        of: ``batch``: each batch anew; ``trace``: the requests that the placement was fitted on, which are
+            not replayed. For a category without any of them none is off.
 
     Raises:
-        PolicyError: a parameter has a wrong type or value; applied to a layer with too few experts.
+        PolicyError: a parameter has a wrong type or value; applied to a layer with too few experts, or to a
+            batch where the experts of a trace have not been found.
     """
 
     name: ClassVar[str] = "mask_least"
-    cost: ClassVar[Cost] = Cost(assignments=1, candidates=1, exchanges=1)
 
     off: int
     by: str = "load"
     among: str = "all"
     protect: tuple[int, ...] = ()
     instead: str = "candidates"
+    of: str = "batch"
 
     def __post_init__(self) -> None:
         integer("off", self.off, 0)
         choice("by", self.by, MEASURES)
         choice("among", self.among, GROUPS)
+        choice("of", self.of, WINDOWS)
         object.__setattr__(self, "protect", _integers("protect", self.protect))
         choice("instead", self.instead, INSTEAD)
+
+    @property
+    def cost(self) -> Cost:
+        """Counting in each batch, and telling others; then as ``mask``."""
+        return _LISTED if self.of == "trace" else Cost(assignments=1, candidates=1, exchanges=1)
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -145,30 +157,119 @@ class MaskLeast:
         Raises:
             PolicyError: the batch lacks what the policy needs, or experts that may be off.
         """
+        if self.of == "trace":
+            rule = "must be batch where no trace is replayed: what it has is not known here"
+            raise PolicyError(rule, field="routing.of", got=self.of)
+        kind_T = _kind_T(self, self.among, batch)
+        least_QO, _ = self._least(batch, kind_T)
+        on_QE = np.ones((len(least_QO), batch.experts), np.bool_)
+        np.put_along_axis(on_QE, least_QO, False, axis=1)
+        return restrict(batch, self, self.instead, on_QE, kind_T)
+
+    def listed(self, layers: Iterable[Batch]) -> Listed:
+        """The experts that are off for good, found in all tokens that shall tell, layer by layer.
+
+        Raises:
+            PolicyError: as :meth:`apply`.
+        """
+        off, numbers = [], []
+        for batch in layers:
+            least_QO, seen_Q = self._least(batch, _kind_T(self, self.among, batch))
+            pairs = zip(least_QO.tolist(), seen_Q.tolist(), strict=True)
+            off.append(tuple(tuple(sorted(least)) if seen else () for least, seen in pairs))
+            numbers.append(batch.layer)
+        return Listed(tuple(off), tuple(numbers), self.among, self.instead)
+
+    def _least(
+        self, batch: Batch, kind_T: npt.NDArray[np.intp]
+    ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
+        """([Q, off]: the least used experts of each kind of tokens, [Q]: whether there is any such token)."""
         check_experts("protect", self.protect, batch)
         most = batch.experts - max(1, len(set(self.protect)))
         if self.off > most:
             rule = f"must be at most {most}: {batch.experts} experts, {len(set(self.protect))} protected"
             raise PolicyError(rule, field="routing.off", got=self.off)
-        row_T = np.zeros(len(batch.ids_TK), np.intp)
-        if self.among == "category":
-            row_T[:] = categories_of(batch, self)
-            row_T += 1
-        use_QE = self._use(batch, row_T)
+        use_QE = self._use(batch, kind_T)
+        seen_Q = np.bincount(kind_T, minlength=len(use_QE)) > 0
         use_QE[:, list(self.protect)] = np.inf
-        on_QE = np.ones(use_QE.shape, np.bool_)
-        least_QO = np.argsort(use_QE, axis=1, kind="stable")[:, : self.off]
-        np.put_along_axis(on_QE, least_QO, False, axis=1)
-        return restrict(batch, self, self.instead, on_QE, row_T)
+        return np.argsort(use_QE, axis=1, kind="stable")[:, : self.off], seen_Q
 
-    def _use(self, batch: Batch, row_T: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
+    def _use(self, batch: Batch, kind_T: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
         """[Q, E]: how much each kind of tokens uses each expert."""
-        rows = int(row_T.max(initial=0)) + 1
+        kinds = 1 + int(kind_T.max(initial=0))
         taken_TK = batch.ids_TK >= 0
-        cell_TK = row_T[:, None] * batch.experts + batch.ids_TK
+        cell_TK = kind_T[:, None] * batch.experts + batch.ids_TK
         weights = weights_of(batch, self)[taken_TK] if self.by == "score" else None
-        use = np.bincount(cell_TK[taken_TK], weights, minlength=rows * batch.experts)
-        return use.astype(np.float64).reshape(rows, batch.experts)
+        use = np.bincount(cell_TK[taken_TK], weights, minlength=kinds * batch.experts)
+        return use.astype(np.float64).reshape(kinds, batch.experts)
+
+
+@dataclass(frozen=True)
+class Listed:
+    """What ``mask_least`` found in a trace: other experts are off in each layer, maybe for each category.
+
+    Of two layers the second; its expert 2 is off.
+
+    >>> batch = Batch(np.array([[0, 2]], np.int16), None, np.array([0, 1]), experts=3, layer=4)
+    >>> Listed((((0,),), ((2,),)), (3, 4), instead="nothing").apply(batch).ids_TK.tolist()
+    [[0, -1]]
+
+    Attributes:
+        off: ids, by layer and by kind of request: one for ``all``, else unknown and each category; for those
+            that are missing at the end none is off.
+        layers: true indices of the layers.
+        among, instead: as for ``mask_least``.
+    """
+
+    name: ClassVar[str] = MaskLeast.name
+    cost: ClassVar[Cost] = _LISTED
+
+    off: tuple[tuple[tuple[int, ...], ...], ...]
+    layers: tuple[int, ...]
+    among: str = "all"
+    instead: str = "candidates"
+
+    def __post_init__(self) -> None:
+        off = tuple(
+            tuple(_integers("off", kind) for kind in _items("off", layer, "lists"))
+            for layer in _items("off", self.off, "lists")
+        )
+        object.__setattr__(self, "off", off)
+        object.__setattr__(self, "layers", _integers("layers", self.layers))
+        choice("among", self.among, GROUPS)
+        choice("instead", self.instead, INSTEAD)
+        if len(self.layers) != len(self.off):
+            raise PolicyError("must have one for each entry of off", field="routing.layers", got=self.layers)
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """Candidates to choose from, categories to tell requests apart."""
+        return INSTEAD[self.instead] | ({"categories"} if self.among == "category" else set())
+
+    def apply(self, batch: Batch) -> Outcome:
+        """The batch without the experts that are off.
+
+        Raises:
+            PolicyError: the batch lacks what the policy needs, or is of a layer that is not listed.
+        """
+        if batch.layer not in self.layers:
+            raise PolicyError("must list every layer", field="routing.layers", got=f"no layer {batch.layer}")
+        off = self.off[self.layers.index(batch.layer)]
+        kind_T = _kind_T(self, self.among, batch)
+        on_QE = np.ones((max(len(off), 1 + int(kind_T.max(initial=0))), batch.experts), np.bool_)
+        for kind, experts in enumerate(off):
+            check_experts("off", experts, batch)
+            on_QE[kind, list(experts)] = False
+        return restrict(batch, self, self.instead, on_QE, kind_T)
+
+
+def _kind_T(policy: Policy, among: str, batch: Batch) -> npt.NDArray[np.intp]:
+    """Which mask each token has: 0 for all, or by category, 0 for an unknown one."""
+    kind_T = np.zeros(len(batch.ids_TK), np.intp)
+    if among == "category":
+        kind_T[:] = categories_of(batch, policy)
+        kind_T += 1
+    return kind_T
 
 
 def _integers(name: str, value: object) -> tuple[int, ...]:

@@ -21,10 +21,11 @@ from moesim.routing.candidates import are_logits, are_of_sigmoids, sigmoids
 from moesim.routing.capped import Capped
 from moesim.routing.catalogue import policies_from
 from moesim.routing.copies import Copies
+from moesim.routing.masks import MaskLeast
 from moesim.routing.none import NoPolicy
-from moesim.routing.policy import Cost, Need, Policy, check_needs
+from moesim.routing.policy import Batch, Cost, Need, Policy, check_needs
 from moesim.routing.replicas import AGREED
-from moesim.simulation.batch import batches
+from moesim.simulation.batch import batches, gather_ids, gather_weights
 from moesim.simulation.conditions import Health
 from moesim.simulation.memory import Memory, check_memory, memory
 from moesim.simulation.operations import Bytes
@@ -181,6 +182,7 @@ def assemble(
     """
     policies = policies_from(scenario.routing)
     check_needs(policies, known_of(trace))
+    policies = tuple(_listed(policy, trace, replayed) for policy in policies)
     rebalance = scenario.rebalance
     rebalanced = rebalance is not None and rebalance.every_steps is not None
     _check_devices(policies, placement, rebalanced=rebalanced)
@@ -188,6 +190,39 @@ def assemble(
     needed = memory(scenario, placement, first)
     check_memory(scenario, needed)
     return Deployment(scenario, trace, replayed, placement, policies, needed)
+
+
+def _listed(policy: Policy, trace: RoutingTrace, replayed: RoutingTrace) -> Policy:
+    """The policy, with what it shall find in the requests that are not replayed.
+
+    Raises:
+        PolicyError: all requests are replayed.
+    """
+    if not isinstance(policy, MaskLeast) or policy.of != "trace":
+        return policy
+    requests = len(trace.request_offsets) - len(replayed.request_offsets)
+    if not requests:
+        rule = (
+            "must be batch where all requests are replayed: name a solver for the placement, or list experts"
+        )
+        raise PolicyError(rule, field="routing.of", got=policy.of)
+    seen = trace.select_requests(0, requests)
+    row_T = np.arange(seen.tokens)
+    layers = (
+        Batch(
+            gather_ids(seen.ids_TLK, row_T, slice(row, row + 1))[0],
+            None
+            if seen.weights_TLK is None
+            else gather_weights(seen.weights_TLK, row_T, slice(row, row + 1))[0],
+            np.array([0, seen.tokens]),
+            seen.meta.experts,
+            layer=layer,
+            category_T=None if seen.category_T is None else seen.category_T.astype(np.int16),
+            categories=seen.categories,
+        )
+        for row, layer in enumerate(seen.meta.layers)
+    )
+    return policy.listed(layers)
 
 
 def _check_devices(policies: tuple[Policy, ...], placement: Placement, *, rebalanced: bool) -> None:

@@ -35,6 +35,7 @@ ROUTINGS: dict[str, Any] = {
     "wider": {"policy": "expanded_drop", **CAP},
     "fewer": {"policy": "top_p", "p": 0.6},
     "masked": {"policy": "mask_least", "off": 2},
+    "masked for good": {"policy": "mask_least", "off": 2, "of": "trace", "by": "score"},
     "local": {"policy": "limited", "unit": "device", "most": 1, "best": 2},
     "bound": {"policy": "uniform_random"},
     "stages": [{"policy": "top_k", "k": 1}, {"policy": "reroute", **CAP}],
@@ -68,7 +69,8 @@ def placement() -> Placement:
 def counted_alike(folder: Path, **changes: Any) -> None:
     dispatch = {"mode": "per_node", "dtype": "bf16", "combine_dtype": "bf16"}
     written = write_scenario(folder, tiny_scenario(dispatch=dispatch, **changes))
-    deployment = assemble(load_scenario(str(written)), trace(), placement(), trace())
+    replayed = trace().select_requests(4, 8)
+    deployment = assemble(load_scenario(str(written)), trace(), placement(), replayed)
     done = run(deployment)
     write_plan(deployment, folder / "plan")
     plan = read_plan(folder / "plan")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from moesim.errors import MemoryFitError, MoesimError, PolicyError, SpecError, TraceError
+from moesim.routing.masks import Listed
 from moesim.simulation.deployment import Deployment, deploy, load_trace
 from moesim.spec.override import Override
 from moesim.spec.scenario import Scenario, load_scenario
@@ -135,6 +137,22 @@ def test_a_limit_for_devices_is_refused_where_a_rebalance_may_make_replicas(
     assert isinstance(error, PolicyError)
     assert error.field == "routing.unit"
     assert said in error.rule
+
+
+def test_masks_of_the_trace_are_found_in_what_is_not_replayed() -> None:
+    """By hand: the two experts with least in the first half of the requests, in each layer."""
+    routing = {"policy": "mask_least", "off": 2, "of": "trace", "instead": "nothing"}
+    done = deployed(routing=routing)
+    seen_TLK, listed = done.trace.ids_TLK[:36], done.policies[0]
+    assert isinstance(listed, Listed)
+    for ids_TK, off in zip(seen_TLK.transpose(1, 0, 2), listed.off, strict=True):
+        load = Counter(ids_TK.ravel().tolist())
+        assert off == (tuple(sorted(sorted(range(8), key=lambda each: (load[each], each))[:2])),)
+    write_placement(done.placement, "p.json")
+    error = fault(routing=routing, placement={"file": "p.json"})
+    assert isinstance(error, PolicyError)
+    assert (error.field, error.got) == ("routing.of", "trace")
+    assert "all requests are replayed" in error.rule
 
 
 @pytest.mark.parametrize("score", ["softmax", "sigmoid"])

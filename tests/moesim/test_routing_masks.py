@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moesim.errors import PolicyError
-from moesim.routing.catalogue import policy_from
+from moesim.routing.catalogue import policy_from, spec_of
 from moesim.routing.masks import Mask, MaskLeast
 from moesim.routing.policy import Batch, Outcome, Policy
 from tests.moesim.policy_batches import batches, chosen_of, next_best, weight_in
@@ -76,6 +78,36 @@ def test_the_least_used_experts_are_off(batch: Batch, off: int, instead: str, by
     }
     policy = MaskLeast(off, by, "category" if split else "all", protect, instead)
     check(policy.apply(batch), batch, [least[kind[token]] for token in tokens], instead)
+
+
+@given(batches(), st.integers(0, 7), instead, st.sampled_from(["load", "score"]), st.booleans())
+def test_what_a_trace_lists_is_what_a_batch_of_all_of_it_finds(
+    batch: Batch, off: int, instead: str, by: str, split: bool
+) -> None:
+    """With another layer before it, in which other experts are off."""
+    off = min(off, batch.experts - 1)
+    policy = MaskLeast(off, by, "category" if split else "all", (), instead)
+    ids_TK = np.where(batch.ids_TK < 0, batch.ids_TK, np.int16(batch.experts - 1) - batch.ids_TK)
+    listed = policy.listed([replace(batch, ids_TK=ids_TK, layer=0), batch])
+    again = policy_from(json.loads(json.dumps(spec_of(listed))))
+    wanted, found = policy.apply(batch), again.apply(batch)
+    assert np.array_equal(found.ids_TK, wanted.ids_TK)
+    assert (found.kept, found.gate_mass_lost) == (wanted.kept, wanted.gate_mass_lost)
+
+
+def test_of_what_a_trace_does_not_show_nothing_is_off() -> None:
+    """The window has tokens of the first category only, of three: expert 1 is off for them."""
+    ids_TK, category_T = np.array([[0, 2], [0, 2]], np.int16), np.array([0, 0], np.int16)
+    window = Batch(ids_TK, None, np.array([0, 2]), 3, layer=5, category_T=category_T)
+    listed = MaskLeast(1, among="category", instead="nothing", of="trace").listed([window])
+    assert listed.off == (((), (1,)),)
+    category_T = np.array([-1, 0, 2], np.int16)
+    batch = Batch(np.array([[1]] * 3, np.int16), None, np.array([0, 3]), 3, layer=5, category_T=category_T)
+    assert listed.apply(batch).ids_TK.ravel().tolist() == [1, -1, 1]
+    with pytest.raises(PolicyError, match=r"routing\.layers: must list every layer \(got 'no layer 6'\)"):
+        listed.apply(replace(batch, layer=6))
+    with pytest.raises(PolicyError, match=r"routing\.of: must be batch where no trace is replayed"):
+        MaskLeast(1, instead="nothing", of="trace").apply(batch)
 
 
 @given(batches())
