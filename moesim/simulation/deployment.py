@@ -11,24 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesim.convert import hints_of
-from moesim.errors import PlacementError, PolicyError, SpecError, TraceError
+from moesim.errors import PlacementError, SpecError, TraceError
 from moesim.hardware.catalogue import NETWORKS, network_name
 from moesim.hardware.groups import group_share
 from moesim.hardware.kernels import Kernels
 from moesim.hardware.network import Fabric, Network
 from moesim.hardware.profile import Links, Profile
 from moesim.routing.candidates import are_logits, are_of_sigmoids, sigmoids
-from moesim.routing.capped import Capped
-from moesim.routing.catalogue import policies_from
-from moesim.routing.copies import Copies
-from moesim.routing.masks import MaskLeast
 from moesim.routing.none import NoPolicy
-from moesim.routing.policy import Batch, Cost, Need, Policy, check_needs
+from moesim.routing.policy import Cost, Need, Policy
 from moesim.routing.replicas import AGREED
-from moesim.simulation.batch import batches, gather_ids, gather_weights
+from moesim.simulation.batch import batches
 from moesim.simulation.conditions import Health
 from moesim.simulation.memory import Memory, check_memory, memory
 from moesim.simulation.operations import Bytes
+from moesim.simulation.policies import policies_for
 from moesim.simulation.policy_time import launching, total
 from moesim.spec.generator_file import read_generator, shaped
 from moesim.spec.model import Model
@@ -180,80 +177,11 @@ def assemble(
     Raises:
         MoesimError: the policy lacks what it needs, or the model does not fit the memory.
     """
-    policies = policies_from(scenario.routing)
-    check_needs(policies, known_of(trace))
-    policies = tuple(_listed(policy, trace, replayed) for policy in policies)
-    rebalance = scenario.rebalance
-    rebalanced = rebalance is not None and rebalance.every_steps is not None
-    _check_devices(policies, placement, rebalanced=rebalanced)
+    policies = policies_for(scenario, trace, placement, replayed)
     first = next(batches(replayed, scenario.workload, scenario.parallelism.ep, scenario.seed))
     needed = memory(scenario, placement, first)
     check_memory(scenario, needed)
     return Deployment(scenario, trace, replayed, placement, policies, needed)
-
-
-def _listed(policy: Policy, trace: RoutingTrace, replayed: RoutingTrace) -> Policy:
-    """The policy, with what it shall find in the requests that are not replayed.
-
-    Raises:
-        PolicyError: all requests are replayed.
-    """
-    if not isinstance(policy, MaskLeast) or policy.of != "trace":
-        return policy
-    requests = len(trace.request_offsets) - len(replayed.request_offsets)
-    if not requests:
-        rule = (
-            "must be batch where all requests are replayed: name a solver for the placement, or list experts"
-        )
-        raise PolicyError(rule, field="routing.of", got=policy.of)
-    seen = trace.select_requests(0, requests)
-    row_T = np.arange(seen.tokens)
-    layers = (
-        Batch(
-            gather_ids(seen.ids_TLK, row_T, slice(row, row + 1))[0],
-            None
-            if seen.weights_TLK is None
-            else gather_weights(seen.weights_TLK, row_T, slice(row, row + 1))[0],
-            np.array([0, seen.tokens]),
-            seen.meta.experts,
-            layer=layer,
-            category_T=None if seen.category_T is None else seen.category_T.astype(np.int16),
-            categories=seen.categories,
-        )
-        for row, layer in enumerate(seen.meta.layers)
-    )
-    return policy.listed(layers)
-
-
-def _check_devices(policies: tuple[Policy, ...], placement: Placement, *, rebalanced: bool) -> None:
-    """Refuse a limit for devices where an expert has, or may get, replicas on several: before the run."""
-    limits = [policy for policy in policies if isinstance(policy, Capped) and policy.unit == "device"]
-    if not limits:
-        return
-    copies = Copies(*placement.replica_table(), placement.slot_gpu_S, placement.gpus, gpus_per_node=1)
-    for row in range(len(placement.layers)):
-        held = copies.held(row)
-        for policy in limits:
-            policy.check(held)
-    slots = len(placement.slot_gpu_S)
-    if rebalanced and slots > placement.experts:
-        raise PolicyError(
-            "a limit for devices needs every expert on one device, and a rebalance may put copies on "
-            "several: limit experts, or place no replicas",
-            field="routing.unit",
-            got=f"{slots} slots for {placement.experts} experts",
-        )
-
-
-def known_of(trace: RoutingTrace) -> frozenset[Need]:
-    """What policies may ask for where this trace is replayed on a placement."""
-    known: dict[Need, bool] = {
-        "weights": trace.weights_TLK is not None,
-        "candidates": trace.candidate_ids_TLC is not None,
-        "placement": True,
-        "categories": trace.category_T is not None,
-    }
-    return frozenset(need for need, there in known.items() if there)
 
 
 def load_trace(scenario: Scenario) -> RoutingTrace:
