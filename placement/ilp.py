@@ -67,6 +67,9 @@ def ilp(
         for row, rng in enumerate(rng_L):
             if base.gap_L[row] <= _PRECISION:
                 continue
+            if effort.over:
+                limit_reached = True
+                break
             layer = _Layer(problem, row, base.placement, effort, rng)
             # What one layer leaves of the moves to spare, the next ones share.
             part = None if spare is None else spare // (len(proven_L) - row)
@@ -150,6 +153,9 @@ class _Layer:
         # say nothing about it then.
         proves = self.problem.slots - self.problem.experts < 2
         while unknown < _UNKNOWN and self.cost - floor > _PRECISION * self.cost:
+            if self.effort.over:
+                self.limited = True
+                break
             middle = 0.5 * (floor + self.cost)
             fitted = fit(self.rules.whole(np.full(self.problem.windows, middle), most), self.effort)
             if fitted.held_EG is not None:
@@ -182,7 +188,7 @@ class _Layer:
     def _lower(self, ceiling_W: Floats, most: int | None) -> bool:
         """Whether every GPU came under the ceiling: the fullest with others, again and again."""
         held, failed = self.held, 0
-        while failed < _TRIES:
+        while failed < _TRIES and not self.effort.over:
             over_G = (self.rules.gpu_cost_WG(held) / np.where(ceiling_W > 0, ceiling_W, 1.0)[:, None]).max(
                 axis=0
             )
@@ -203,7 +209,7 @@ class _Layer:
     def _bring_near(self, most: int | None) -> None:
         """Refill GPUs of different nodes so that tokens need fewer nodes, with no load above the largest."""
         failed = 0
-        while failed < _TRIES:
+        while failed < _TRIES and not self.effort.over:
             ceiling_W = self.rules.gpu_cost_WG(self.held).max(axis=1)
             gpu_H = self._with_others(self.held, int(self.rng.integers(self.problem.gpus)))
             refilled = self._refilled(self.held, gpu_H, ceiling_W, most, near=True)

@@ -54,6 +54,8 @@ def cheapest_mapping(moved_LCC: Ints, wire_GG: Floats, effort: Effort) -> tuple[
     gpu_LC = np.tile(np.arange(gpus), (layers, 1))
     if gpus == 1 or layers == 1:
         return gpu_LC, True
+    if effort.over:
+        return gpu_LC, False
     if gpus <= _MOST_EXACT_GPUS:
         path_L = _cheapest_path(_permutation_costs(moved_LCC, wire_GG), effort)
         return (gpu_LC, False) if path_L is None else (permutations(gpus)[path_L], True)

@@ -53,6 +53,9 @@ def moetuner(
     proven, interrupted = True, False
     try:
         for row, load_E in enumerate(load_LE):
+            if effort.over:
+                proven = False
+                break
             cluster_LE[row], optimal = balanced_clusters(load_E, gpus, size, effort)
             proven &= optimal
         moved_LCC = between_clusters(transitions(sample_TLK, problem.experts), cluster_LE, gpus)

@@ -65,6 +65,11 @@ class Effort:
         """What is left of the time; 0 when it is up."""
         return None if self.deadline is None else max(0.0, self.deadline - time.perf_counter())
 
+    @property
+    def over(self) -> bool:
+        """Whether the time is up, so that no programme is worth writing down."""
+        return self.seconds == 0
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -109,10 +114,9 @@ def solve_programme(programme: pulp.LpProblem, effort: Effort) -> Outcome:
         PlacementError: the backend is not installed.
         KeyboardInterrupt: asked to stop; the solver has stopped.
     """
-    seconds = effort.seconds
-    if seconds == 0:
+    if effort.over:
         return Outcome(None, -math.inf, False)
-    return (_highs if effort.backend == "highs" else _cbc)(programme, effort.nodes, seconds)
+    return (_highs if effort.backend == "highs" else _cbc)(programme, effort.nodes, effort.seconds)
 
 
 def _highs(programme: pulp.LpProblem, nodes: int, seconds: float | None) -> Outcome:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from joblib import Parallel, delayed
 
 from experiments.comparison import Comparison, Parameter, Row
 from experiments.placement.loads import (
@@ -101,26 +102,40 @@ class Cell(NamedTuple):
     swap_s: float
 
 
-def placement() -> Comparison:
-    """EPLB's balancedness against the measured; beside it ``swap``, its bound, moves and a trace."""
-    rows: list[Row] = []
-    checks: list[Row] = []
-    # Both are compiled before anything is timed.
+def placement(jobs: int = -1) -> Comparison:
+    """EPLB's balancedness against the measured; beside it ``swap``, its bound, moves and a trace.
+
+    Args:
+        jobs: processes, by default one for each core.
+    """
+    # Both are compiled before anything is timed, and before processes would do so beside each other.
     for solve in (eplb, swap):
         solve(Setting(256, 32, 1, ()).problem("zipf 0.6", 0))
-    for setting in SETTINGS:
-        for name, published in zip(FAMILIES, setting.published, strict=True):
-            cell = compare([setting.problem(name, seed) for seed in SEEDS])
-            case = f"{setting.name}, {name}"
-            rows.append(Row(f"EPLB, {case}", "balancedness", published, cell.eplb))
-            checks += _beside(case, cell)
-    checks += unequal()
-    checks += moved()
-    trace = list(recorded())
+    cases = [(setting, name) for setting in SETTINGS for name in FAMILIES]
+    published = [value for setting in SETTINGS for value in setting.published]
+    asked = [delayed(_cell)(setting, name) for setting, name in cases]
+    asked += [delayed(unequal)(), delayed(moved)(), delayed(_recorded)()]
+    *cells, uneven, gains, trace = Parallel(n_jobs=jobs)(asked)
+    rows: list[Row] = []
+    checks: list[Row] = []
+    for (setting, name), measured, cell in zip(cases, published, cells, strict=True):
+        case = f"{setting.name}, {name}"
+        rows.append(Row(f"EPLB, {case}", "balancedness", measured, cell.eplb))
+        checks += _beside(case, cell)
+    checks += uneven
+    checks += gains
     skipped = (
         () if trace else (Parameter("gpt-oss", "skipped", f"no file {trace_file().name}: set MOESIM_SHARED"),)
     )
     return Comparison("placement", SOURCE, tuple(rows), (*checks, *trace), skipped)
+
+
+def _cell(setting: Setting, name: str) -> Cell:
+    return compare([setting.problem(name, seed) for seed in SEEDS])
+
+
+def _recorded() -> list[Row]:
+    return list(recorded())
 
 
 def compare(problems: Sequence[Problem], rivals: Sequence[Problem] | None = None) -> Cell:

@@ -11,11 +11,14 @@ from hypothesis import strategies as st
 
 from placement.blended import blended_bound, sharpened
 from placement.bounds import bound_L, window_loads
+from placement.companions import Loads
 from placement.errors import PlacementError
 from placement.evaluation import cost_L
 from placement.objective import Objective
+from placement.pairs import ruled_out
 from placement.placement import Placement
 from placement.problem import Problem
+from placement.programme import Effort
 from placement.rules import check_obeys
 from placement.swap import swap
 from tests.placement.tiny_problems import every_placement, naive_cost, problems
@@ -106,6 +109,35 @@ def test_blends_are_sharper_where_every_gpu_has_two_slots() -> None:
     found = swap(problem)
     sharper = sharpened(problem, found)
     assert found.bound_L[0] < sharper.bound_L[0] <= found.cost_L[0]
+
+
+@settings(max_examples=25)
+@given(st.lists(st.integers(1, 30), min_size=3, max_size=5), st.integers(0, 3))
+def test_pairs_are_ruled_out_below_the_best_fold_and_not_above(load: list[int], spare: int) -> None:
+    gpus = (len(load) + spare + 1) // 2
+    slots, least = 2 * gpus, np.inf
+    for copies_E in itertools.product(range(1, slots - len(load) + 2), repeat=len(load)):
+        if sum(copies_E) <= slots:
+            shares = sorted(np.repeat(np.array(load) / copies_E, copies_E), reverse=True)
+            order = np.array(shares + [0.0] * (slots - len(shares)))
+            least = min(least, float((order + order[::-1]).max()))
+    loads = Loads(np.array(load, dtype=np.float64), np.zeros(len(load)), 0.0)
+    most = slots - len(load) + 1
+    assert ruled_out(loads, gpus, most, 0.999 * least, Effort(100))
+    assert not ruled_out(loads, gpus, most, 1.001 * least, Effort(100))
+
+
+def test_pairs_close_the_gap_that_blends_leave() -> None:
+    load_E = np.array([9.0, 8, 13, 9, 6, 11, 22, 17, 5, 4])
+    problem = Problem.of([load_E], 6, 12)
+    found = swap(problem)
+    (loads,) = window_loads(problem, 0)
+    most_E = np.full(10, 3)
+    blended = blended_bound(
+        loads, problem.slots_G, problem.speed_G, most_E, found.bound_L[0], found.cost_L[0]
+    )
+    sharper = sharpened(problem, found)
+    assert blended < sharper.bound_L[0] <= found.cost_L[0]
 
 
 def test_many_windows_are_bounded_by_their_mean() -> None:

@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 from placement import ilp as module
 from placement.errors import PlacementError
 from placement.evaluation import cost_L
+from placement.fitting import Fitted
 from placement.ilp import ilp
 from placement.objective import Objective
 from placement.one_pass import linear
 from placement.placement import EMPTY, Placement
 from placement.problem import Problem
-from placement.programme import BACKENDS
+from placement.programme import BACKENDS, Effort
 from placement.rules import Position, check_obeys
 from placement.solution import Limits
 from placement.swap import swap
@@ -98,8 +99,7 @@ def test_both_backends_prove_what_the_heuristic_only_found(backend: str) -> None
 
 def larger(**changes: Any) -> Problem:
     """32 experts on 8 GPUs in 4 nodes: too large for one programme."""
-    rng = np.random.default_rng(2)
-    load_LE = rng.lognormal(sigma=0.8, size=(1, 32)) * 100
+    load_LE = changes.pop("load_LE", np.random.default_rng(2).lognormal(sigma=0.8, size=(1, 32)) * 100)
     return Problem.of(load_LE, 8, **({"slots": 36, "gpus_per_node": 2} | changes))
 
 
@@ -172,6 +172,35 @@ def test_an_interruption_or_no_time_leaves_the_start(monkeypatch: pytest.MonkeyP
     answer = ilp(problem)
     assert answer.limit_reached
     assert answer.interrupted
+    assert answer.cost == swap(problem).cost
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        Problem.of([[9, 8, 13, 9, 6, 11, 22, 17, 5, 4]] * 3, 6, 12),
+        larger(load_LE=np.random.default_rng(5).lognormal(size=(3, 32)) * 100),
+        larger(
+            sample_TLK=np.random.default_rng(0).integers(0, 32, (50, 1, 2)), objective=Objective(per_copy=1.0)
+        ),
+    ],
+    ids=["bisected", "refilled", "brought near"],
+)
+def test_no_programme_is_written_when_the_time_is_up(
+    problem: Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[object] = []
+
+    def nothing(fitting: object, effort: Effort) -> Fitted:
+        written.append(fitting)
+        return Fitted(None, False)
+
+    monkeypatch.setattr(module, "fit", nothing)
+    # The first programme takes all the time there is.
+    monkeypatch.setattr(Effort, "seconds", property(lambda effort: 0.0 if written else 1.0))
+    answer = ilp(problem, limits=Limits(seconds=1.0))
+    assert len(written) == 1
+    assert answer.limit_reached
     assert answer.cost == swap(problem).cost
 
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from placement import mapping
 from placement import moetuner as module
 from placement.errors import PlacementError
 from placement.mapping import ACROSS, cheapest_mapping, mapping_cost, wires
@@ -19,6 +20,7 @@ from placement.placement import EMPTY
 from placement.problem import Problem
 from placement.programme import BACKENDS, Effort
 from placement.rules import Position
+from placement.solution import Limits
 from traces.co_activation import transitions
 
 PLENTY = Effort(10_000)
@@ -134,6 +136,22 @@ def test_slots_to_spare_stay_empty() -> None:
     placement = moetuner(followed(slots=12)).placement
     assert (placement.slot_expert_LS == EMPTY).sum(axis=1).tolist() == [4] * 4
     assert (placement.replicas_LE == 1).all()
+
+
+def test_no_programme_is_written_when_the_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[object] = []
+
+    def counted(load_E: Floats, clusters: int, size: int, effort: Effort) -> tuple[object, bool]:
+        written.append(load_E)
+        return balanced_clusters(load_E, clusters, size, effort)
+
+    monkeypatch.setattr(module, "balanced_clusters", counted)
+    # The first layer takes all the time there is.
+    monkeypatch.setattr(Effort, "seconds", property(lambda effort: 0.0 if written else 1.0))
+    monkeypatch.setattr(mapping, "_permutation_costs", lambda *_: pytest.fail("stage 2 has no time"))
+    answer = moetuner(followed(), limits=Limits(seconds=1.0))
+    assert len(written) == 1
+    assert answer.limit_reached
 
 
 def test_an_interruption_keeps_what_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
