@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from moesim.errors import TraceError
+from moesim.errors import MoesimError, TraceError
 from moesim.spec.model import Model
 from moesim.spec.presets import load_model
 from moesim.spec.yaml_source import Source
@@ -13,6 +13,7 @@ from traces.interop import IMPORTERS, LOAD_IMPORTERS, check_whole, detect, impor
 from traces.interop.hints import Hints
 from traces.interop.recording import Recording
 from traces.load_table_file import write_load_table
+from traces.trace_file import TraceFile
 
 
 def hints_of(model: Model) -> Hints:
@@ -46,6 +47,16 @@ def named_hints(
     return replace(hints_of(known), origin=origin, licence=licence)
 
 
+def _refuse_trace(file: Path) -> None:
+    """Say so where ``file`` needs no conversion."""
+    try:
+        TraceFile(file).close()
+    except MoesimError:
+        return
+    rule = "is a trace already: nothing is to be converted, and `moesim trace window` takes a part of it"
+    raise TraceError(rule, file=file)
+
+
 def convert_trace(file: Path, out: Path, hints: Hints, *, layout: str | None = None) -> None:
     """Read ``file`` and write it to ``out``: tokens as a routing trace, counts as a load table.
 
@@ -60,6 +71,7 @@ def convert_trace(file: Path, out: Path, hints: Hints, *, layout: str | None = N
     found = importer(layout) if layout is not None else detect(file)
     if found is None:
         check_whole(file)
+        _refuse_trace(file)
         known = ", ".join((*IMPORTERS, *LOAD_IMPORTERS))
         rule = f"is of no layout that can be told by its content; name one with --from: {known}"
         raise TraceError(rule, file=file)

@@ -99,6 +99,40 @@ def trace_convert(
     _say(out)
 
 
+@app.command("window")
+def trace_window(
+    file: Annotated[Path, typer.Argument(metavar="TRACE", help="A trace, or sample.", parser=trace_path)],
+    out: Annotated[Path, typer.Option("-o", metavar="OUT", help="The trace to write (Parquet).")],
+    requests: Annotated[
+        str | None, typer.Option("--requests", metavar="A:B", help="The requests from A on, before B.")
+    ] = None,
+    tokens: Annotated[
+        str | None, typer.Option("--tokens", metavar="A:B", help="The tokens from A on, before B.")
+    ] = None,
+    layers: Annotated[
+        str | None, typer.Option("--layers", metavar="L,L,…", help="These layers, by their true index.")
+    ] = None,
+) -> None:
+    """Cut a part out of a trace, of which nothing else is read."""
+    from moesim.output import check_file
+    from traces.routing import write_trace
+    from traces.trace_file import TraceFile
+
+    if requests is not None and tokens is not None:
+        raise MoesimError("takes the place of --requests: name one", field="--tokens", got=tokens)
+    check_file(out, reads=[file])
+    some = None if layers is None else _layers(layers)
+    with TraceFile(file) as trace:
+        if requests is None:
+            part = trace.read(None if tokens is None else _range(tokens, "--tokens"), some)
+        else:
+            wanted = _range(requests, "--requests")
+            stop = trace.requests if wanted.stop is None else wanted.stop
+            part = trace.read_requests(wanted.start, stop, some)
+    write_trace(part, out)
+    _say(out)
+
+
 @app.command("record")
 def trace_record(
     model: Annotated[
@@ -230,3 +264,19 @@ def _say(out: Path) -> None:
 
 def _shape(layers: tuple[int, ...], experts: int) -> str:
     return f"{plural(len(layers), 'layer')}, {plural(experts, 'expert')}"
+
+
+def _range(text: str, option: str) -> slice:
+    """``A:B``, ``A:`` or ``:B``."""
+    first, colon, last = text.partition(":")
+    if not colon or not (first + last).isdecimal():
+        raise MoesimError("must be a range such as 0:1000", field=option, got=text)
+    return slice(int(first or 0), int(last) if last else None)
+
+
+def _layers(text: str) -> list[int]:
+    """Numbers with commas between them."""
+    parts = text.split(",")
+    if not all(part.isdecimal() for part in parts):
+        raise MoesimError("must be layers such as 3,4,5", field="--layers", got=text)
+    return [int(part) for part in parts]
