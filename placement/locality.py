@@ -8,6 +8,7 @@ long as tokens go home after every layer.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -32,10 +33,12 @@ _MOST_TOKENS = 16_384  # of the sample: more change little and take longer in pr
 _SWEEPS = 30  # a handful suffice
 _STEPS = 80  # of annealing for each slot: 2 to 3 % fewer nodes than without; five times as many, 1 % more
 _HEAT = 0.002  # domains per sampled token, to begin with; from 0.001 to 0.007 all ended within 2 %
+_ENOUGH = 2  # placements of a layer to choose from
 _NO_HOME = -1
 
-# Shares of a node's limit that are filled, so that its GPUs can still be levelled: the first that succeeds.
-_NODE_FILLS = (0.999, 0.997, 0.995, 0.99)
+# Shares of a node's limit that are filled, so that its GPUs can still be levelled: one try each, with luck of
+# its own, until enough have succeeded.
+_NODE_FILLS = (0.999, 0.998, 0.997, 0.996, 0.995, 0.993, 0.99, 0.98)
 
 
 def locality(
@@ -80,7 +83,8 @@ def locality(
             # What one layer leaves of its part, the next ones share.
             budget = spare if problem.max_moves is None else spare // (len(slot_expert_LS) - row)
             gathering = _Gathering(problem, base.placement, row, tables, balance_lost)
-            gpu_C, spent = gathering.run(budget, _Luck.of(rng_L[row], problem, tables, limits.effort))
+            lucks = (_Luck.of(rng_L[row], problem, tables, limits.effort) for _ in _NODE_FILLS)
+            gpu_C, spent = gathering.run(budget, lucks)
             slot_expert_LS[row] = _into_slots(slot_expert_LS[row], base.placement.slot_gpu_S, gpu_C)
             spare -= spent
             done += 1
@@ -190,12 +194,12 @@ class _Gathering:
         # Rules of single GPUs cannot be kept by looking at nodes.
         self.by_node = problem.max_moves is None and not problem.forbidden and not pinned_C.any()
 
-    def run(self, budget: int, luck: _Luck) -> tuple[Ints, int]:
+    def run(self, budget: int, lucks: Iterable[_Luck]) -> tuple[Ints, int]:
         """(gpu_C, spent): the new GPU of each copy, and how much of the budget it took."""
         problem, node_G, spent = self.problem, self.node_G, 0
         gpu_C = None
         if problem.nodes > 1 and problem.groups == 1:
-            gpu_C = self._by_node(luck) if self.by_node else None
+            gpu_C = self._by_node(lucks) if self.by_node else None
             if gpu_C is None:
                 gpu_C, everywhere_G = self.gpu_C.copy(), np.zeros_like(node_G)
                 spent = gather(self.layer, gpu_C, node_G, everywhere_G, self.home_T, budget, _SWEEPS)
@@ -205,25 +209,43 @@ class _Gathering:
         spent += gather(self.layer, gpu_C, each_G, node_G, no_home_T, budget - spent, _SWEEPS)
         return gpu_C, spent
 
-    def _by_node(self, luck: _Luck) -> Ints | None:
-        """The GPU of each copy after exchanges that look at nodes alone; None where levelling fails."""
+    def _by_node(self, lucks: Iterable[_Luck]) -> Ints | None:
+        """The GPU of each copy after exchanges that look at nodes alone; None where levelling always fails.
+
+        Of the first that can be levelled, the one whose tokens need fewest nodes.
+        """
+        found: list[Ints] = []
+        for fill, luck in zip(_NODE_FILLS, lucks, strict=False):
+            gpu_C = self._levelled(self._filled(fill, luck))
+            if gpu_C is not None:
+                found.append(gpu_C)
+            if len(found) == _ENOUGH:
+                break
+        return min(found, key=self._nodes_needed, default=None)
+
+    def _filled(self, fill: float, luck: _Luck) -> Ints:
+        """The node of each copy when exchanges fill nodes up to a share of their limit."""
         problem, layer, node_G = self.problem, self.layer, self.node_G
         anywhere_EN = np.ones((problem.experts, problem.nodes), dtype=np.bool_)
+        of_nodes = layer._replace(
+            speed_G=np.bincount(node_G, problem.speed_G).astype(np.float64),
+            limit_W=layer.limit_W * fill,
+            allowed_EG=anywhere_EN,
+            before_EG=anywhere_EN,
+        )
         each_N = np.arange(problem.nodes)
-        for fill in _NODE_FILLS:
-            of_nodes = layer._replace(
-                speed_G=np.bincount(node_G, problem.speed_G).astype(np.float64),
-                limit_W=layer.limit_W * fill,
-                allowed_EG=anywhere_EN,
-                before_EG=anywhere_EN,
-            )
-            node_C, everywhere_N = node_G[self.gpu_C], np.zeros_like(each_N)
-            anneal(of_nodes, node_C, each_N, everywhere_N, self.home_T, luck.pair_S2, luck.heat_S)
-            gather(of_nodes, node_C, each_N, everywhere_N, self.home_T, NO_LIMIT, _SWEEPS)
-            gpu_C = self._levelled(node_C)
-            if gpu_C is not None:
-                return gpu_C
-        return None
+        node_C, everywhere_N = node_G[self.gpu_C], np.zeros_like(each_N)
+        anneal(of_nodes, node_C, each_N, everywhere_N, self.home_T, luck.pair_S2, luck.heat_S)
+        gather(of_nodes, node_C, each_N, everywhere_N, self.home_T, NO_LIMIT, _SWEEPS)
+        return node_C
+
+    def _nodes_needed(self, gpu_C: Ints) -> int:
+        """Nodes that the sampled tokens need, each once for a token, its home too where it is known."""
+        needs_TN = np.zeros((len(self.home_T), self.problem.nodes), dtype=np.bool_)
+        each_T = np.arange(len(self.home_T))
+        needs_TN[each_T, self.home_T] = self.home_T != _NO_HOME
+        needs_TN[each_T[:, None], self.node_G[gpu_C[self.layer.copy_TK]]] = True
+        return int(np.count_nonzero(needs_TN))
 
     def _levelled(self, node_C: Ints) -> Ints | None:
         """The GPU of each copy, on the node that it was given; None where that breaks a limit or a rule.

@@ -66,7 +66,10 @@ def start_of(problem: Problem) -> Solution:
 def test_co_activated_experts_come_together_at_one_percent_of_balance() -> None:
     problem = clustered_problem()
     start, answer = start_of(problem), locality(problem)
-    assert nodes_per_token(problem, answer.placement) < 0.85 * nodes_per_token(problem, start.placement)
+    nodes = nodes_per_token(problem, start.placement)
+    # 0.805 to 0.834 over twelve seeds.
+    for other in (answer, locality(problem, seed=1), locality(problem, seed=2)):
+        assert nodes_per_token(problem, other.placement) < 0.84 * nodes
     assert (fullest_L(problem, answer) <= 1.01 * fullest_L(problem, start) * (1 + 1e-9)).all()
     assert not answer.limit_reached
     assert locality(problem).placement == answer.placement
