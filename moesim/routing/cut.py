@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from traces.jit import jit
+from traces.jit import jit, jit_inside
 
 _MAGNITUDE = 0x7FFFFFFF
 
@@ -63,13 +63,13 @@ def cut(
     return above
 
 
-@jit
+@jit_inside
 def sort_key(bits: np.int32) -> np.int32:
     """An integer in the order of the float32 with these bits (sign and magnitude); −0.0 equals 0.0."""
     return bits if bits >= 0 else np.int32(-(bits & _MAGNITUDE))
 
 
-@jit
+@jit_inside
 def _cut_few(unit_N: Any, bits_N: Any, room_U: Any, stays_N: Any) -> int:
     """As :func:`cut`: an assignment stays if fewer of its unit go before it than there is room for."""
     above = 0
@@ -86,7 +86,7 @@ def _cut_few(unit_N: Any, bits_N: Any, room_U: Any, stays_N: Any) -> int:
     return above
 
 
-@jit
+@jit_inside
 def _in_order(unit_N: Any, bits_N: Any, full_U: Any, asking: int) -> Any:
     """uint64: the indices of the ``asking`` assignments of full units, the largest keys first."""
     lowest, highest = np.int32(_MAGNITUDE), np.int32(-_MAGNITUDE)
@@ -111,7 +111,7 @@ def _in_order(unit_N: Any, bits_N: Any, full_U: Any, asking: int) -> Any:
     return sorted_N
 
 
-@jit
+@jit_inside
 def _sort_by_digit(from_N: Any, shift: Any, first_D: Any, to_N: Any) -> None:
     """A counting sort, stable, by the digit that begins at bit ``shift``; overwrites ``first_D``."""
     first_D[:] = 0

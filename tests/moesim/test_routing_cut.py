@@ -1,4 +1,4 @@
-"""Who stays where not all fit, against a naive choice: few and many, any bits of a float, units without room."""
+"""Who stays where not all fit, against a naive choice: few and many, any bits of a float, no room."""
 
 from __future__ import annotations
 
