@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -97,12 +98,15 @@ class _Applied:
 
 def quality_table(found: Sequence[Quality]) -> Table:
     """One row for each; the first is what the others are compared with."""
-    table = Table(title="held-out quality, nats a byte", title_justify="left")
+    # Without a frame the names of policies and all figures fit into 80 columns.
+    style: dict[str, Any] = {"box": None, "pad_edge": False, "padding": (0, 1, 0, 0)}
+    table = Table(title="held-out quality, nats a byte", title_justify="left", **style)
     shares = ("dropped", "rerouted", "added")
     # Columns that are 0 throughout tell nothing, but for what the first policies are asked about.
     shown = [name for name in shares if name == "dropped" or any(getattr(each.tally, name) for each in found)]
-    for column in ("policy", *found[0].loss, "perplexity", "worse by", *shown, "gate mass lost"):
-        table.add_column(column, justify="left" if column == "policy" else "right")
+    table.add_column("policy", overflow="fold")
+    for column in (*found[0].loss, "perplexity", "worse by", *shown, "mass lost"):
+        table.add_column(column, justify="right", no_wrap=True)
     for each in found:
         tally = each.tally
         table.add_row(
