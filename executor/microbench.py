@@ -2,7 +2,8 @@
 
 SPEC.json names plans (folders beside it) that differ in routing and dispatch mode alone. Their layers share
 weights and run in turns, so that whatever else the machine does disturbs all of them alike. OUT, a folder,
-gets ``machine.json``, what each rank reaches at best, and ``NAME.parquet``, a timeline for each plan.
+gets ``machine.json``, what each rank reaches at best, ``NAME.parquet``, a timeline for each plan, and SPEC.json
+itself as ``spec.json``.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from executor.errors import PlanError
 from executor.launch import Launch
 from executor.progress import Mark
 from executor.supervised import Patience, supervised
-from traces.files import check_format
+from traces.files import check_format, write_text
 
-MACHINE = "machine.json"
+MACHINE, SPEC = "machine.json", "spec.json"
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,11 @@ def main() -> None:
         # Importing torch takes seconds, in which somebody watches already.
         from executor.bench import run
 
-        run(Spec.read(given.spec), given.out, launch, mark, patience)
+        spec = Spec.read(given.spec)
+        if launch.rank == 0:
+            # What was asked for, for whoever fits it elsewhere.
+            write_text(given.out / SPEC, given.spec.read_text("utf-8"))
+        run(spec, given.out, launch, mark, patience)
 
     supervised(given.out, (MACHINE,), work)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from moesim.calibration.design import Settings, write_spec
+from moesim.calibration.design import Settings, deployments, read_settings, write_spec
 from moesim.calibration.experts import ExpertFit, fit_experts
 from moesim.calibration.fitting import Fit
 from moesim.calibration.jitter import fit_jitter, quantities
@@ -22,7 +22,7 @@ from moesim.calibration.observed import COLLECTIVES, Observed
 from moesim.calibration.quantity import Quantity
 from moesim.calibration.router import RouterFit, fit_router
 from moesim.calibration.transfers import TransferFit, fit_transfers
-from moesim.errors import CalibrationError
+from moesim.errors import CalibrationError, SpecError
 from moesim.execution.launch import launch
 from moesim.execution.repeats import join_repeats
 from moesim.hardware.profile import Jitter, Phase
@@ -138,7 +138,27 @@ def calibrate(settings: Settings) -> Calibration:
     with tempfile.TemporaryDirectory(prefix="moesim-calibrate-") as name:
         calibrating = Calibrating(settings, Path(name))
         calibrating.measure()
-        done = calibrating.fit()
+        return _sure(calibrating.fit())
+
+
+def fit_measured(folders: Sequence[Path]) -> tuple[Settings, Calibration]:
+    """What was asked for, and a fit of what ``executor.microbench`` wrote, here or elsewhere.
+
+    Args:
+        folders: of one or several runs of the same specification on the same machine.
+
+    Raises:
+        MoesimError: a folder lacks a file, or they differ.
+        CalibrationError: the machine was too noisy.
+    """
+    settings = read_settings(folders[0] / "spec.json")
+    for folder in folders[1:]:
+        if read_settings(folder / "spec.json") != settings:
+            raise SpecError(f"must be of the same settings as {folders[0]}", file=folder / "spec.json")
+    return settings, _sure(fit_machine(settings, deployments(settings), *folders))
+
+
+def _sure(done: Calibration) -> Calibration:
     if done.doubts:
         raise CalibrationError(
             f"{done.doubts[0]}; end what else runs on the machine, or measure longer (--seconds)"

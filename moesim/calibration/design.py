@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
+from pydantic import TypeAdapter
+
+from moesim.errors import SpecError
 from moesim.execution.plan import write_plan
 from moesim.hardware.profile import load_profile
 from moesim.output import to_json
@@ -17,7 +21,7 @@ from moesim.spec.presets import load_model
 from moesim.spec.scenario import Scenario
 from moesim.spec.workload import DispatchMode
 from moesim.spec.yaml_source import Source
-from traces.files import write_text
+from traces.files import check_format, write_text
 from traces.memory import physical_memory
 
 _NOWHERE = Source(None, None, {})
@@ -34,6 +38,8 @@ _MODEL = {
 
 # Layers have weights of their own, so that caches serve what they would in a run.
 _LAYERS = 4
+MOST_RANKS = 64
+"""That are measured at once."""
 _MEMORY = 0.4
 """Share of a rank's memory that weights may take."""
 _GPU_MEMORY = 40 << 30
@@ -48,6 +54,7 @@ class Settings:
         model: a preset or config.json whose experts are measured; by default the shape of ``cpu-ep2``.
         seconds: how long the plans are repeated.
         threads: of each rank, on CPU.
+        memory: bytes that each rank may have; None for what this machine gives it.
     """
 
     device: Literal["cpu", "cuda"] = "cpu"
@@ -57,6 +64,7 @@ class Settings:
     model: str | None = None
     seconds: float = 60.0
     threads: int = 1
+    memory: int | None = None
 
 
 @dataclass(frozen=True)
@@ -159,8 +167,8 @@ def deployment(load: Load, model: Model, cluster: Cluster) -> Deployment:
     return deploy(validate(Scenario, scenario))
 
 
-def write_spec(settings: Settings, folder: Path) -> list[Deployment]:
-    """Plans and ``spec.json`` for ``executor.microbench``, and what the plans were written from.
+def deployments(settings: Settings) -> list[Deployment]:
+    """What the plans of a calibration are written from.
 
     Raises:
         MoesimError: no such model, or its experts do not fit into memory.
@@ -168,19 +176,52 @@ def write_spec(settings: Settings, folder: Path) -> list[Deployment]:
     cluster = _stand_in(settings)
     model = calibrated_model(settings.model, settings.dtype, settings.ranks, cluster.gpu.memory)
     loads = (*LOADS, *OTHER_LOADS) if settings.ranks > 1 else LOADS
-    deployments = [deployment(load, model, cluster) for load in loads]
-    for each in deployments:
+    return [deployment(load, model, cluster) for load in loads]
+
+
+def write_spec(settings: Settings, folder: Path) -> list[Deployment]:
+    """Plans and ``spec.json`` for ``executor.microbench``, and what the plans were written from.
+
+    Beside what the executor needs ``spec.json`` holds all settings, so that another machine can measure.
+
+    Raises:
+        MoesimError: no such model, or its experts do not fit into memory.
+    """
+    settings = replace(settings, memory=_memory(settings))
+    planned = deployments(settings)
+    for each in planned:
         write_plan(each, folder / each.scenario.name)
-    spec = {
-        "format": "moesim.microbench/1",
-        "plans": [each.scenario.name for each in deployments],
-        "device": settings.device,
-        "backend": settings.backend,
-        "threads": settings.threads,
-        "seconds": settings.seconds,
-    }
+    plans = [each.scenario.name for each in planned]
+    spec = {"format": "moesim.microbench/1", "plans": plans, **asdict(settings)}
     write_text(folder / "spec.json", to_json(spec))
-    return deployments
+    return planned
+
+
+def read_settings(file: Path) -> Settings:
+    """Those of a ``spec.json``.
+
+    Raises:
+        SpecError: it is no such file.
+    """
+    try:
+        value = json.loads(file.read_bytes())
+        check_format(value.get("format"), "microbench", 1, file=file, error=SpecError)
+        given = {field.name: value[field.name] for field in fields(Settings)}
+        found = TypeAdapter(Settings).validate_json(json.dumps(given), strict=True)
+    except OSError as error:
+        raise SpecError(f"cannot be read: {error.strerror or error}", file=file) from error
+    except (ValueError, KeyError, AttributeError, RecursionError) as error:
+        raise SpecError("is not what `moesim calibrate --plan-only` wrote", file=file) from error
+    if not 1 <= found.ranks <= MOST_RANKS:
+        raise SpecError(f"must be from 1 to {MOST_RANKS}", file=file, field="ranks", got=found.ranks)
+    return found
+
+
+def _memory(settings: Settings) -> int:
+    """Bytes of each rank."""
+    if settings.memory is not None:
+        return settings.memory
+    return physical_memory() // settings.ranks if settings.device == "cpu" else _GPU_MEMORY
 
 
 def _stand_in(settings: Settings) -> Cluster:
@@ -188,7 +229,7 @@ def _stand_in(settings: Settings) -> Cluster:
     rate = 1e9
     gpu = {
         "name": settings.device,
-        "memory": physical_memory() // settings.ranks if settings.device == "cpu" else _GPU_MEMORY,
+        "memory": _memory(settings),
         "memory_bandwidth": rate,
         "flops": {settings.dtype: rate},
         "sms": 1,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import shlex
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import yaml
 
 from moesim.calibration.assembly import assemble
-from moesim.calibration.calibrate import Calibration, calibrate
+from moesim.calibration.calibrate import Calibration, calibrate, fit_measured
 from moesim.calibration.design import Settings
 from moesim.errors import OutputError
 from moesim.hardware.profile import Profile
@@ -28,7 +29,20 @@ def calibrated(settings: Settings, out: Path | None = None) -> tuple[Profile, di
     Raises:
         MoesimError: a setting is at fault, the ranks failed, or the machine was too noisy.
     """
-    done = calibrate(settings)
+    return _found(calibrate(settings), settings, out)
+
+
+def calibrated_elsewhere(folders: Sequence[Path], out: Path | None = None) -> tuple[Profile, dict[str, Any]]:
+    """The same of what ``executor.microbench`` wrote into folders on another machine.
+
+    Raises:
+        MoesimError: a folder is not what a calibration asked for, or that machine was too noisy.
+    """
+    settings, done = fit_measured(folders)
+    return _found(done, settings, out)
+
+
+def _found(done: Calibration, settings: Settings, out: Path | None) -> tuple[Profile, dict[str, Any]]:
     profile = profile_of(done, settings, command_line(settings), "calibrated" if out is None else out.stem)
     return profile, {
         "format": "moesim.calibration/1",

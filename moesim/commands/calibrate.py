@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from moesim.commands.execute import Device, told_when_interrupted
 from moesim.commands.terminal import AsJson, progress, show
+
+if TYPE_CHECKING:
+    from moesim.calibration.design import Settings
 
 
 def calibrate(
@@ -42,6 +45,20 @@ def calibrate(
     seconds: Annotated[
         float, typer.Option("--seconds", min=1, max=3600, help="How long the layers are repeated.")
     ] = 60.0,
+    plan_only: Annotated[
+        bool,
+        typer.Option(
+            "--plan-only", help="Only write what to measure, to the folder -o, and say how to, elsewhere."
+        ),
+    ] = False,
+    measured: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--measured",
+            metavar="FOLDER",
+            help="Fit what that run wrote, which knows its options. Repeatable.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure this machine with the executor's own layers, and fit a profile to it.
@@ -49,22 +66,40 @@ def calibrate(
     `-s profile=PROFILE` and `validate --profile PROFILE` take what -o writes.
     """
     from moesim.calibration.design import Settings
-    from moesim.calibration.files import calibrated, check_target, write_profile
+    from moesim.calibration.files import calibrated, calibrated_elsewhere, check_target, write_profile
+    from moesim.errors import SpecError
     from moesim.execution.execute import USUAL
     from moesim.execution.scenario import crowded
     from moesim.report.calibration_table import calibration_tables
 
+    ranks = ranks or (2 if device == "cpu" else 1)
+    settings = Settings(device, ranks, backend or USUAL[device], dtype, model, seconds)
+    if plan_only:
+        if measured:
+            raise SpecError("has been planned already", field="--measured")
+        _write_plans(settings, out or Path("calibration"))
+        return
     if out is not None:
         check_target(out)
-    ranks = ranks or (2 if device == "cpu" else 1)
-    if device == "cpu" and (crowd := crowded(ranks)):
-        print(f"moesim: note: {crowd}", file=sys.stderr)
-    with told_when_interrupted(), progress("measuring", 1):
-        profile, found = calibrated(
-            Settings(device, ranks, backend or USUAL[device], dtype, model, seconds), out
-        )
+    if measured:
+        profile, found = calibrated_elsewhere(measured, out)
+    else:
+        if device == "cpu" and (crowd := crowded(ranks)):
+            print(f"moesim: note: {crowd}", file=sys.stderr)
+        with told_when_interrupted(), progress("measuring", 1):
+            profile, found = calibrated(settings, out)
     if out is not None:
         write_profile(profile, out)
     show(found, lambda: calibration_tables(found), as_json, None)
     if out is not None:
         print(f"profile: {out}", file=sys.stderr)
+
+
+def _write_plans(settings: Settings, folder: Path) -> None:
+    from moesim.calibration.design import write_spec
+    from moesim.execution.launch import torchrun
+    from moesim.output import whole_folder
+
+    with whole_folder(folder) as part:
+        write_spec(settings, part)
+    typer.echo(torchrun(settings.ranks, "executor.microbench", [folder / "spec.json", "-o", "OUT"]))

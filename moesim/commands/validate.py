@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -36,11 +37,21 @@ def validate(
     device: Device = "cpu",
     backend: Backend = None,
     serial: Serial = False,
+    measured: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--measured",
+            metavar="FOLDER",
+            help="What `python -m executor` wrote of the scenario's plan, instead of running it. Repeatable.",
+        ),
+    ] = None,
 ) -> None:
     """Run a scenario for real and simulate it: how far apart, phase by phase and rank by rank."""
     from functools import partial
 
-    from moesim.execution.execute import RunOptions
+    from moesim.errors import SpecError
+    from moesim.execution.elsewhere import measured_elsewhere, options_of
+    from moesim.execution.execute import RunOptions, read_execution
     from moesim.execution.scenario import MACHINES, executable
     from moesim.execution.validation import (
         MOST_LAUNCHES,
@@ -60,9 +71,14 @@ def validate(
 
     if out is not None:
         check_folder(out)
+    if measured and profile is None:
+        raise SpecError("needs --profile, calibrated on the same machine", field="--measured")
+    executions = [read_execution(folder) for folder in measured or ()]
     options = RunOptions(device, backend, REPEATS, serial=serial)
+    if executions:
+        options = options_of(executions)
     asked = overrides(set_)
-    how = ["--ranks", str(ranks), "--device", device, *(["--serial"] if serial else [])]
+    how = ["--ranks", str(ranks), "--device", options.device, *(["--serial"] if options.serial else [])]
     command = command_line("validate", scenario, set_, None, *how)
     machine = None if profile is None else load_profile(profile, Source(None, None, {}), ("--profile",))
     here = partial(MACHINES[device], serial=serial) if machine is None else measured_machine(machine, options)
@@ -72,14 +88,17 @@ def validate(
     with faults_of(scenario):
         deployment = deploy(chosen.scenario)
     what = "running" if machine else "calibrating and running"
-    with told_when_interrupted(), progress(what, MOST_LAUNCHES) as advance:
-        if machine is None:
-            machine, measured = calibrated_around(deployment, options, command, advance)
-            chosen = executable(scenario, asked, ranks, measured_machine(machine, options))
-            deployment = deploy(chosen.scenario)
-        else:
-            measured = run_until_steady(deployment, options, advance)
-    done = validate(deployment, measured, options)
+    if executions:
+        seen = measured_elsewhere(deployment, executions)
+    else:
+        with told_when_interrupted(), progress(what, MOST_LAUNCHES) as advance:
+            if machine is None:
+                machine, seen = calibrated_around(deployment, options, command, advance)
+                chosen = executable(scenario, asked, ranks, measured_machine(machine, options))
+                deployment = deploy(chosen.scenario)
+            else:
+                seen = run_until_steady(deployment, options, advance)
+    done = validate(deployment, seen, options)
     result = validation_result(done, chosen, options)
     result["provenance"]["command"] = command
     if out is not None:

@@ -7,13 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from moesim.errors import SpecError
 from moesim.execution.launch import launch
 from moesim.execution.plan import write_plan
 from moesim.simulation.deployment import Deployment
+from traces.files import check_format
 from traces.timeline import Timeline, WorkTable, read_timeline, read_work
 
 USUAL = {"cpu": "loop", "cuda": "grouped_mm"}
 """The back end that the executor takes on each kind of device where none is named."""
+
+
+_TOLD = ("device", "backend", "threads", "repeats", "serial", "torch")
+"""By the executor, of every run."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,26 @@ def execute(deployment: Deployment, options: RunOptions, folder: Path) -> Execut
     write_plan(deployment, plan)
     processes = options.processes(deployment.scenario.parallelism.ep)
     launch(processes, "executor", [plan, "-o", folder, *options.arguments()], folder)
-    work = read_work(folder / "work.parquet") if options.count else None
-    run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    return read_execution(folder)
+
+
+def read_execution(folder: Path) -> Execution:
+    """What ``python -m executor`` wrote into a folder, on whatever machine.
+
+    Raises:
+        MoesimError: a file is missing or damaged.
+    """
+    file = folder / "run.json"
+    try:
+        run = json.loads(file.read_bytes())
+        check_format(run.get("format"), "run", 1, file=file, error=SpecError)
+        missing = [name for name in _TOLD if name not in run]
+    except OSError as error:
+        raise SpecError(f"cannot be read: {error.strerror or error}", file=file) from error
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise SpecError(f"is not what the executor wrote: {error}", file=file) from error
+    if missing:
+        raise SpecError("lacks a field", file=file, field=missing[0])
+    counts = folder / "work.parquet"
+    work = read_work(counts) if counts.exists() else None
     return Execution(read_timeline(folder / "timeline.parquet"), work, run)

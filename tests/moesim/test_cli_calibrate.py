@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,9 @@ import pytest
 from moesim.calibration import calibrate as calibration
 from moesim.calibration import files
 from moesim.calibration.calibrate import Calibration
-from moesim.calibration.design import Settings
+from moesim.calibration.design import Settings, read_settings
+from moesim.hardware.profile import load_profile
+from moesim.spec.yaml_source import Source
 from tests.moesim.calibrated_machine import measure
 from tests.moesim.command import moesim, refused
 
@@ -59,6 +63,50 @@ def test_json_is_the_profile_and_how_sure_it_is(here: Path, measured: list[Setti
     assert set(found["quality"]) == {"experts", "router"}
     assert measured[0].ranks == 1
     assert [line for line in found["quantities"] if line["name"] == "experts: arithmetic"]
+
+
+def test_what_another_machine_measured_is_fitted_here(here: Path) -> None:
+    said = moesim("calibrate", "--plan-only", "-o", "c", "--ranks", "1", "--seconds", "9")
+    expected = "torchrun --standalone --nproc-per-node 1 -m executor.microbench c/spec.json -o OUT\n"
+    assert (said.code, said.out) == (0, expected)
+    settings = read_settings(here / "c" / "spec.json")
+    # The memory is that of the machine that planned, so that the same experts are meant elsewhere.
+    assert settings.memory is not None
+    assert settings == Settings(ranks=1, seconds=9.0, memory=settings.memory)
+    for name in ("one", "two"):
+        (here / name).mkdir()
+        measure(settings, here / name, repeats=2)
+        shutil.copy(here / "c" / "spec.json", here / name / "measured")
+    folders = ["--measured", "one/measured", "--measured", "two/measured"]
+    done = moesim("calibrate", *folders, "-o", "there.yaml")
+    assert done.code == 0, done.err
+    profile = load_profile("there.yaml", Source(None, None, {}), ())
+    assert profile.machine is not None
+    assert (profile.name, profile.machine.gpu.name) == ("there", "Test core")
+    assert "--seconds 9" in profile.origin
+    other = json.loads((here / "c" / "spec.json").read_text()) | {"seconds": 8.0}
+    (here / "two" / "measured" / "spec.json").write_text(json.dumps(other))
+    assert "two/measured/spec.json: must be of the same settings as one/measured" in refused(
+        "calibrate", *folders
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule"),
+    [
+        ({"format": "moesim.plan/1"}, "spec.json: format: is not a moesim microbench"),
+        ({"ranks": "2"}, "spec.json: is not what `moesim calibrate --plan-only` wrote"),
+        ({"ranks": 1 << 40}, "spec.json: ranks: must be from 1 to 64"),
+        (None, "spec.json: cannot be read: No such file or directory"),
+    ],
+)
+def test_what_is_no_calibration_is_refused(here: Path, changes: dict[str, object] | None, rule: str) -> None:
+    (here / "c").mkdir()
+    if changes is not None:
+        value = {"format": "moesim.microbench/1", **dataclasses.asdict(Settings(memory=1 << 30)), **changes}
+        (here / "c" / "spec.json").write_text(json.dumps(value))
+    assert "has been planned already" in refused("calibrate", "--plan-only", "--measured", "c")
+    assert rule in refused("calibrate", "--measured", "c")
 
 
 @pytest.mark.parametrize(

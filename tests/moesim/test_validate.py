@@ -19,7 +19,8 @@ from moesim.execution import validation
 from moesim.execution.execute import USUAL, Execution, RunOptions
 from moesim.execution.on_network import on_simulated_network
 from moesim.execution.repeats import join_repeats
-from moesim.execution.validation import MOST_LAUNCHES
+from moesim.execution.scenario import executable
+from moesim.execution.validation import MOST_LAUNCHES, REPEATS, measured_machine
 from moesim.hardware.profile import Profile, load_profile
 from moesim.simulation.deployment import Deployment, deploy
 from moesim.simulation.run import run
@@ -27,7 +28,7 @@ from moesim.spec.scenario import load_scenario
 from moesim.spec.yaml_source import Source
 from tests.moesim.command import files, moesim, refused
 from tests.moesim.validation_scenario import write_profile, write_small
-from traces.timeline import PHASES, Timeline, read_timeline
+from traces.timeline import PHASES, Timeline, read_timeline, write_timeline, write_work
 
 KERNELS = [PHASES.index(phase) for phase in ("router", "shared_expert", "experts")]
 ASKED = ["validate", "small.yaml", "--ranks", "2", "--profile", "p.yaml"]
@@ -140,6 +141,38 @@ def test_ranks_in_turns_are_put_on_the_simulated_network(stand_in: StandIn) -> N
     # In turns, each of the ranks has the memory that two of them share.
     shared = result()["scenario"]["cluster"]["gpu"]["memory"]
     assert found["scenario"]["cluster"]["gpu"]["memory"] == 2 * shared
+
+
+@pytest.mark.parametrize("serial", [False, True])
+def test_what_another_machine_ran_is_compared_here(stand_in: StandIn, tmp_path: Path, serial: bool) -> None:
+    """The same answer as of a run here, told by the files of the executor alone."""
+    stand_in.slower = 0.8
+    given = ["--serial"] if serial else []
+    expected = result(*given)
+    profile = load_profile("p.yaml", Source(None, None, {}), ())
+    options = RunOptions(repeats=REPEATS, serial=serial, count=not serial)
+    here = measured_machine(profile, options)
+    deployment = deploy(executable("small.yaml", [], 2, here).scenario)
+    done = StandIn(slower=0.8)(deployment, options, tmp_path)
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "run.json").write_text(json.dumps({"format": "moesim.run/1", "serial": serial, **done.run}))
+    write_timeline(done.timeline, out / "timeline.parquet")
+    if done.work is not None:
+        write_work(done.work, out / "work.parquet")
+    stand_in.asked.clear()
+    found = result("--measured", "out")
+    assert not stand_in.asked
+    for value in (expected, found):
+        del value["provenance"]["command"]
+    assert found == expected
+    no_profile = refused("validate", "small.yaml", "--ranks", "2", "--measured", "out")
+    assert "needs --profile" in no_profile
+    other = moesim(*ASKED, "--measured", "out", "-s", "seed=5")
+    assert (other.code, other.out) == (2, "")
+    assert "moesim: tiny: is not a run of this scenario's plan" in other.err
+    (out / "run.json").write_text('{"format": "moesim.run/1", "device": "cpu"}')
+    assert "out/run.json: backend: lacks a field" in refused(*ASKED, "--measured", "out")
 
 
 @pytest.mark.parametrize(("options", "processes"), [([], 2), (["--serial"], 1)])
