@@ -19,7 +19,7 @@ from placement.fitting import fit
 from placement.neighbourhood import LayerRules
 from placement.placement import EMPTY, Placement
 from placement.problem import Problem
-from placement.programme import TOLERANCE, Effort
+from placement.programme import TOLERANCE, Effort, load_backends
 from placement.rules import held_EG, moves_L
 from placement.solution import NO_CLOCK, Limits, Report, Solution, solution
 from placement.swap import swap
@@ -64,6 +64,7 @@ def ilp(
     limit_reached, interrupted = base.limit_reached, False
     rng_L = np.random.default_rng(seed).spawn(len(proven_L))
     try:
+        load_backends()
         for row, rng in enumerate(rng_L):
             if base.gap_L[row] <= _PRECISION:
                 continue

@@ -21,7 +21,7 @@ from placement.heuristics import greedy
 from placement.mapping import cheapest_mapping, wires
 from placement.placement import EMPTY, Placement
 from placement.problem import Problem
-from placement.programme import Effort, amounts, binaries, solve_programme, values
+from placement.programme import Effort, amounts, binaries, load_backends, solve_programme, values
 from placement.solution import NO_CLOCK, Limits, Report, Solution, solution
 from traces.co_activation import transitions
 
@@ -52,6 +52,7 @@ def moetuner(
     gpu_LC = np.tile(np.arange(gpus), (len(load_LE), 1))
     proven, interrupted = True, False
     try:
+        load_backends()
         for row, load_E in enumerate(load_LE):
             if effort.over:
                 proven = False

@@ -6,6 +6,7 @@ a number of nodes. So HiGHS is asked itself here.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from dataclasses import dataclass
@@ -84,6 +85,13 @@ class Outcome:
     value: float | None
     bound: float
     proven: bool
+
+
+def load_backends() -> None:
+    """Import PuLP, and before it HiGHS: PuLP would take a Ctrl-C in the midst of that for its absence."""
+    with contextlib.suppress(ImportError):
+        import highspy  # noqa: F401
+    import pulp  # noqa: F401
 
 
 def binaries(programme: pulp.LpProblem, name: str, *shape: int) -> Variables:

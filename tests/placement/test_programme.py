@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 
 import numpy as np
@@ -11,7 +12,16 @@ import pytest
 
 from placement import programme as module
 from placement.errors import PlacementError
-from placement.programme import BACKENDS, Effort, Outcome, amounts, binaries, solve_programme, values
+from placement.programme import (
+    BACKENDS,
+    Effort,
+    Outcome,
+    amounts,
+    binaries,
+    load_backends,
+    solve_programme,
+    values,
+)
 from placement.solution import Limits
 
 PRICE, WEIGHT = [3.0, 4.0, 5.0], [2.0, 3.0, 4.0]
@@ -114,3 +124,19 @@ def test_an_interruption_stops_the_solver_and_is_passed_on() -> None:
         module._run(highs)
     assert calls == ["start", "wait", "cancel", "wait"]
     assert highs.HandleUserInterrupt
+
+
+def test_an_interruption_while_highs_loads_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupts:
+        """Ctrl-C while highspy is imported, once."""
+
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "highspy":
+                sys.meta_path.remove(self)
+                raise KeyboardInterrupt
+
+    for name in ("highspy", "pulp"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Interrupts(), *sys.meta_path])
+    with pytest.raises(KeyboardInterrupt):
+        load_backends()
