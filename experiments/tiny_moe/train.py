@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
@@ -168,11 +169,18 @@ def save_model(model: TinyMoe, file: Path) -> None:
 
 
 def load_model(file: Path) -> TinyMoe:
-    """The model that :func:`save_model` wrote, in single precision."""
-    from safetensors import safe_open
+    """The model that :func:`save_model` wrote, in single precision.
 
-    with safe_open(file, framework="pt") as opened:
-        config = Config(**{name: int(size) for name, size in opened.metadata().items()})
-    model = TinyMoe(config)
-    model.load_state_dict({name: tensor.float() for name, tensor in load_file(file).items()})
+    Raises:
+        MoesimError: the file cannot be read, or is of another model.
+    """
+    try:
+        with safe_open(file, framework="pt") as opened:
+            config = Config(**{name: int(size) for name, size in (opened.metadata() or {}).items()})
+        model = TinyMoe(config)
+        model.load_state_dict({name: tensor.float() for name, tensor in load_file(file).items()})
+    except OSError as error:
+        raise MoesimError(f"cannot be read: {error.strerror or error}", file=file) from error
+    except (SafetensorError, RuntimeError, TypeError, ValueError) as error:
+        raise MoesimError("holds no model that the command train has written", file=file) from error
     return model.eval()

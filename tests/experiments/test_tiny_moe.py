@@ -14,8 +14,10 @@ from rich.console import Console
 
 torch = pytest.importorskip("torch", reason="the small model needs the extra executor")
 
+from safetensors.torch import save_file  # noqa: E402 - after torch is known to be there
+
 from experiments.tiny_moe import evaluate as evaluation  # noqa: E402
-from experiments.tiny_moe.corpus import Corpus, read_corpus  # noqa: E402 - after torch is known to be there
+from experiments.tiny_moe.corpus import Corpus, read_corpus  # noqa: E402
 from experiments.tiny_moe.curve import Curve, curve_table, draw_curves  # noqa: E402
 from experiments.tiny_moe.evaluate import evaluate, quality_table  # noqa: E402
 from experiments.tiny_moe.model import Config, Experts, Routing, TinyMoe, balancing_loss  # noqa: E402
@@ -58,6 +60,19 @@ def test_the_corpus_is_split_by_content(corpus: Corpus) -> None:
     for domain in ("code", "prose"):
         assert len(corpus.train[domain]) + len(corpus.held_out[domain]) == 160 * 301
         assert 0 < len(corpus.held_out[domain]) < len(corpus.train[domain])
+
+
+def test_what_is_no_trained_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(MoesimError, match="none: cannot be read: No such file"):
+        load_model(tmp_path / "none")
+    for name, content in (("text", b"no weights"), ("other", None)):
+        file = tmp_path / name
+        if content is None:
+            save_file({"x": torch.zeros(2)}, file)
+        else:
+            file.write_bytes(content)
+        with pytest.raises(MoesimError, match=f"{name}: holds no model"):
+            load_model(file)
 
 
 def test_a_folder_without_text_is_refused(tmp_path: Path) -> None:
