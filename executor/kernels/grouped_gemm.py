@@ -144,6 +144,8 @@ def _grouped_gemm(
         group = tl.load(tile_group + tile)
         first = tl.load(tile_row + tile)
         last = tl.minimum(first + ROWS, tl.load(end + group))
+    if first >= last:
+        return
 
     # What lies outside is computed from rows that exist and then not stored: loads need no mask.
     # Matrices and rows are numbered in 64 bits: a layer's weights alone may have more than 2^31 elements.
