@@ -151,9 +151,9 @@ def _limit(
     No branch depends on a score, which nobody could predict; unsigned indices need no test for negative ones.
     """
     T, C = ids_TC.shape
-    # What a token's candidates say of each unit, and the last token that chose it; the last unit is none.
+    # What a token's candidates say of each unit, and whether it is among the best; the last unit is none.
     seen_U, sum_U = np.zeros(units + 1, np.int64), np.zeros(units + 1)
-    chooser_U = np.full(units + 1, -1, np.int32)
+    chosen_U = np.zeros(units + 1, np.bool_)
     touched_U, total_U = np.empty(units + 1, np.int64), np.empty(units + 1)
     for token in range(T):
         touched, lowest = np.uint64(0), 0.0
@@ -161,11 +161,12 @@ def _limit(
             entry = np.uint64(ids_TC[token, candidate] + 1)
             lowest = scores_TC[token, candidate] if entry > 0 else lowest
             for holder in range(unit_EH.shape[1]):
-                unit = np.uint64(unit_EH[entry, holder])
+                unit = np.uint64(unit_EH[entry, np.uint64(holder)])
+                seen = seen_U[unit]
                 touched_U[touched] = unit
-                touched += np.uint64((seen_U[unit] == 0) & (unit < units))
-                sum_U[unit] += lowest if seen_U[unit] < best else 0.0
-                seen_U[unit] += 1
+                touched += np.uint64((seen == 0) & (unit < np.uint64(units)))
+                sum_U[unit] += lowest if seen < best else 0.0
+                seen_U[unit] = seen + 1
         for index in range(touched):
             unit = np.uint64(touched_U[index])
             total_U[index] = sum_U[unit] + max(0, best - seen_U[unit]) * lowest
@@ -175,19 +176,16 @@ def _limit(
             for other in range(touched):
                 ahead = (total_U[other] == total) & (touched_U[other] < unit)
                 better += (total_U[other] > total) | ahead
-            chooser_U[np.uint64(unit)] = token if better < most else -1
-        _are_in(ids_TC[token], unit_EH, chooser_U, token, allowed_TC[token])
-        _are_in(ids_TK[token], unit_EH, chooser_U, token, away_TK[token])
+            chosen_U[np.uint64(unit)] = better < most
+        for candidate in range(C):
+            entry, inside = np.uint64(ids_TC[token, candidate] + 1), False
+            for holder in range(unit_EH.shape[1]):
+                inside |= chosen_U[np.uint64(unit_EH[entry, np.uint64(holder)])]
+            allowed_TC[token, candidate] = inside
         for place in range(ids_TK.shape[1]):
-            away_TK[token, place] = (ids_TK[token, place] >= 0) & (not away_TK[token, place])
-
-
-@jit
-def _are_in(ids_C: Any, unit_EH: Any, chooser_U: Any, token: int, found_C: Any) -> None:
-    """Whether the token chose one of the units of each expert."""
-    for candidate in range(len(ids_C)):
-        found_C[candidate] = False
-    for holder in range(unit_EH.shape[1]):
-        for candidate in range(len(ids_C)):
-            unit = unit_EH[np.uint64(ids_C[candidate] + 1), holder]
-            found_C[candidate] |= chooser_U[np.uint64(unit)] == token
+            entry, inside = np.uint64(ids_TK[token, place] + 1), False
+            for holder in range(unit_EH.shape[1]):
+                inside |= chosen_U[np.uint64(unit_EH[entry, np.uint64(holder)])]
+            away_TK[token, place] = (entry > 0) & (not inside)
+        for index in range(touched):
+            chosen_U[np.uint64(touched_U[index])] = False
