@@ -113,9 +113,10 @@ def placement(jobs: int = -1) -> Comparison:
         solve(Setting(256, 32, 1, ()).problem("zipf 0.6", 0))
     cases = [(setting, name) for setting in SETTINGS for name in FAMILIES]
     published = [value for setting in SETTINGS for value in setting.published]
+    # One by one: some take a second and some minutes.
     asked = [delayed(_cell)(setting, name) for setting, name in cases]
     asked += [delayed(unequal)(), delayed(moved)(), delayed(_recorded)()]
-    *cells, uneven, gains, trace = Parallel(n_jobs=jobs)(asked)
+    *cells, uneven, gains, trace = Parallel(n_jobs=jobs, batch_size=1)(asked)
     rows: list[Row] = []
     checks: list[Row] = []
     for (setting, name), measured, cell in zip(cases, published, cells, strict=True):
