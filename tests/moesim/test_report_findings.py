@@ -9,7 +9,7 @@ import pytest
 
 from moesim.analysis.culprit import culprit, lost_by_cause
 from moesim.report.breakdown import comparison_table
-from moesim.report.findings import advice, answer, percent, straggler_summary, whatif_answer
+from moesim.report.findings import advice, answer, percent, straggler_summary, vary, whatif_answer
 from moesim.report.question import question
 from tests.moesim.report_example import example_comparison, example_run
 
@@ -179,6 +179,16 @@ def test_what_if_nothing_helps() -> None:
         point["speedup"] = 0.9
     assert whatif_answer(comparison).startswith("Nothing tried here is faster: the best point, ")
     assert whatif_answer(comparison | {"points": []}) == "Nothing was varied."
+
+
+def test_the_scenario_itself_is_not_the_best_of_what_was_tried() -> None:
+    comparison = example_comparison(example_run()[0])
+    itself, other, *_ = comparison["points"]
+    itself |= {"speedup": 1.0, "as_asked": True}
+    other["speedup"] = 0.9
+    found = whatif_answer(comparison | {"points": [itself, other]})
+    assert found == f"Nothing tried here is faster: the best point, {vary(other)}, runs 0.90×."
+    assert whatif_answer(comparison | {"points": [itself]}) == "Nothing but the scenario itself was tried."
 
 
 def test_when_only_dropping_is_faster() -> None:
