@@ -92,7 +92,7 @@ def test_clocks_that_are_not_quite_aligned_break_no_span() -> None:
 
 @pytest.mark.parametrize("overlap", ["none", "two_batch", ["shared_expert", "two_batch"]])
 def test_a_simulation_as_its_ranks_would_measure_it(overlap: object, tmp_path: Path) -> None:
-    """Told when each rank entered and left, the recording finds the waits of the simulation, and no others."""
+    """Told when each rank entered and left, the recording finds the simulation's waits, and no others."""
     gpu = TINY["cluster"]["gpu"] | {"sms": 100}
     experts = TINY["model"]["experts"] | {"shared_width": 16}
     scenario = tiny_scenario(
