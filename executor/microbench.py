@@ -2,8 +2,8 @@
 
 SPEC.json names plans (folders beside it) that differ in routing and dispatch mode alone. Their layers share
 weights and run in turns, so that whatever else the machine does disturbs all of them alike. OUT, a folder,
-gets ``machine.json``, what each rank reaches at best, ``NAME.parquet``, a timeline for each plan, and what was
-asked for as ``spec.json``.
+gets ``machine.json``, what each rank reaches at best, ``NAME.parquet``, a timeline for each plan, and
+``spec.json``, what was asked for.
 """
 
 from __future__ import annotations
