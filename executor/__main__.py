@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from executor.launch import Launch, tell_torchrun
 from executor.options import Options
-from executor.plan import read_plan
+from executor.plan_file import read_plan
 from executor.progress import Mark
 from executor.supervised import Patience, supervised
 

@@ -27,7 +27,8 @@ from executor.modes.catalogue import dispatcher
 from executor.modes.transport import Groups, Transport
 from executor.moe_layer import TORCH_DTYPES, MoELayer, plan_layers
 from executor.patience import phase_s, preparation_s
-from executor.plan import Plan, read_plan
+from executor.plan import Plan
+from executor.plan_file import read_plan
 from executor.process_group import Group, device_of, joined
 from executor.progress import Mark
 from executor.recording import timeline

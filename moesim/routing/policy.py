@@ -168,6 +168,17 @@ class Policy(Protocol):
         """
 
 
+def known_needs(*, weights: bool, candidates: bool, categories: bool) -> frozenset[Need]:
+    """What policies may ask for where their tokens are placed, and what else is there."""
+    known: dict[Need, bool] = {
+        "weights": weights,
+        "candidates": candidates,
+        "placement": True,
+        "categories": categories,
+    }
+    return frozenset(need for need, there in known.items() if there)
+
+
 def check_needs(policies: Iterable[Policy], known: Collection[Need]) -> None:
     """Refuse policies that need what is not known.
 

@@ -9,7 +9,7 @@ from moesim.routing.capped import Capped
 from moesim.routing.catalogue import policies_from
 from moesim.routing.copies import Copies
 from moesim.routing.masks import MaskLeast
-from moesim.routing.policy import Batch, Need, Policy, check_needs
+from moesim.routing.policy import Batch, Policy, check_needs, known_needs
 from moesim.simulation.batch import gather_ids, gather_weights
 from moesim.spec.scenario import Scenario
 from placement.placement import Placement
@@ -29,22 +29,16 @@ def policies_for(
         PolicyError: one of them needs what the trace or the placement does not have.
     """
     policies = policies_from(scenario.routing)
-    check_needs(policies, _known_of(trace))
+    known = known_needs(
+        weights=trace.weights_TLK is not None,
+        candidates=trace.candidate_ids_TLC is not None,
+        categories=trace.category_T is not None,
+    )
+    check_needs(policies, known)
     rebalance = scenario.rebalance
     rebalanced = rebalance is not None and rebalance.every_steps is not None
     _check_devices(policies, placement, rebalanced=rebalanced)
     return tuple(_listed(policy, trace, replayed) for policy in policies)
-
-
-def _known_of(trace: RoutingTrace) -> frozenset[Need]:
-    """What policies may ask for where this trace is replayed on a placement."""
-    known: dict[Need, bool] = {
-        "weights": trace.weights_TLK is not None,
-        "candidates": trace.candidate_ids_TLC is not None,
-        "placement": True,
-        "categories": trace.category_T is not None,
-    }
-    return frozenset(need for need, there in known.items() if there)
 
 
 def _listed(policy: Policy, trace: RoutingTrace, replayed: RoutingTrace) -> Policy:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from executor.counting import count_plan, join_work
-from executor.plan import read_plan
+from executor.plan_file import read_plan
 from executor.step import routed_steps
 from moesim.analysis.counts import same_counts
 from moesim.execution.plan import write_plan

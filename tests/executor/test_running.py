@@ -23,7 +23,7 @@ from executor.__main__ import main
 from executor.errors import PlanError
 from executor.experts.loop import LoopExperts
 from executor.memory import check_memory, weight_bytes
-from executor.plan import read_plan
+from executor.plan_file import read_plan
 from moesim.analysis.counts import same_counts
 from moesim.execution.plan import write_plan
 from moesim.simulation.deployment import Deployment, deploy

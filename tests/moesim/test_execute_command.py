@@ -15,7 +15,7 @@ from unittest import mock
 
 import pytest
 
-from executor.plan import read_plan
+from executor.plan_file import read_plan
 from executor.progress import Progress, Record
 from moesim.simulation.deployment import deploy
 from moesim.spec.scenario import load_scenario

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from executor.errors import PlanError
-from executor.plan import Plan, read_plan
+from executor.plan import Plan
+from executor.plan_file import read_plan
 from moesim.execution.plan import write_plan
 from moesim.simulation.batch import batches, gather_ids, gather_weights
 from moesim.simulation.deployment import Deployment, deploy
@@ -107,7 +108,7 @@ def test_a_plan_is_read_without_the_simulator(folder: Path) -> None:
     blocked = ("pydantic", "simpy", "pulp", "yaml", "networkx", "typer", "matplotlib")
     code = (
         f"import sys; sys.modules.update(dict.fromkeys({blocked}))\n"
-        "from pathlib import Path; from executor.plan import read_plan\n"
+        "from pathlib import Path; from executor.plan_file import read_plan\n"
         "import executor.__main__, executor.watch\n"
         "print(read_plan(Path(sys.argv[1])).steps)"
     )
