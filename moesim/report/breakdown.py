@@ -17,6 +17,7 @@ from moesim.report.findings import (
     slow_gpu,
     speedup,
     steps,
+    tried,
     varied_keys,
 )
 from moesim.report.markup import Markup, tag
@@ -207,8 +208,7 @@ _NOTHING: Final = (percent(0.0), "–")
 
 def by_speedup(comparison: Mapping[str, Any]) -> list[tuple[int, Mapping[str, Any]]]:
     """The points with their indices, fastest first; equals keep their order. The scenario itself is none."""
-    points = [item for item in enumerate(comparison["points"]) if not item[1].get("as_asked")]
-    return sorted(points, key=lambda item: -item[1]["speedup"])
+    return sorted(tried(comparison), key=lambda item: -item[1]["speedup"])
 
 
 def asked_cells(

@@ -157,10 +157,15 @@ def advice(result: Mapping[str, Any]) -> list[str]:
     return [line for term in sorted(lines, key=lambda term: -share[term]) for line in lines[term]]
 
 
+def tried(comparison: Mapping[str, Any]) -> list[tuple[int, Mapping[str, Any]]]:
+    """The points with their indices, but for those that are the scenario itself."""
+    return [item for item in enumerate(comparison["points"]) if not item[1].get("as_asked")]
+
+
 def best_point(comparison: Mapping[str, Any]) -> int | None:
-    """Index of the point with the largest speedup, the first of equals; None without points."""
-    points = comparison["points"]
-    return max(range(len(points)), key=lambda index: points[index]["speedup"]) if points else None
+    """Index of the tried point with the largest speedup, the first of equals; None where none was tried."""
+    best = max(tried(comparison), key=lambda item: item[1]["speedup"], default=None)
+    return None if best is None else best[0]
 
 
 def whatif_answer(comparison: Mapping[str, Any]) -> str:
@@ -170,10 +175,10 @@ def whatif_answer(comparison: Mapping[str, Any]) -> str:
 
 def _rebalancing(comparison: Mapping[str, Any]) -> str:
     """Empty where nothing rebalances, or nothing beside it tells whether that pays."""
-    moving = [point for point in comparison["points"] if rebalances(point)]
-    if not moving:
+    best = best_point(comparison)
+    if best is None or not any(rebalances(point) for point in comparison["points"]):
         return ""
-    fastest = comparison["points"][best_point(comparison)]
+    fastest = comparison["points"][best]
     if not rebalances(fastest) or fastest["speedup"] <= 1:
         return (
             " Rebalancing does not pay here: nothing that rebalances is faster than the best that does not."
@@ -221,14 +226,10 @@ def _fastest(comparison: Mapping[str, Any]) -> str:
     """The best point that costs no quality to speak of; if another is faster, also that and its price."""
     best = best_point(comparison)
     if best is None:
-        return "Nothing was varied."
+        return "Nothing but the scenario itself was tried." if comparison["points"] else "Nothing was varied."
     point, base = comparison["points"][best], comparison["baseline"]
     base_s, point_s = base["metrics"]["step_time_s"]["mean"], point["metrics"]["step_time_s"]["mean"]
     if point["speedup"] < 1 + SMALL / 2:
-        others = [other for other in comparison["points"] if not other.get("as_asked")]
-        if not others:
-            return "Nothing but the scenario itself was tried."
-        point = max(others, key=lambda other: other["speedup"])
         return f"Nothing tried here is faster: the best point, {vary(point)}, runs {speedup(point)}."
     free = _is_free(point, base)
     sentence = f"{vary(point)} is {'best' if free else 'fastest'}: {speedup(point)}"
