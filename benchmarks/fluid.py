@@ -151,16 +151,16 @@ class Watched(Fluid):
 
     seen: list[Flows] = field(default_factory=list)
 
-    def collective(
+    def flows(
         self,
         start_G: FloatArray,
         first_GG: FloatArray,
         second_GG: FloatArray,
         free_G: FloatArray | None = None,
-    ) -> FloatArray:
-        """Ends of a collective in seconds."""
-        self.seen.append(self.flows(start_G, first_GG, second_GG, free_G))
-        return super().collective(start_G, first_GG, second_GG, free_G)
+    ) -> Flows:
+        """Those of a collective."""
+        self.seen.append(super().flows(start_G, first_GG, second_GG, free_G))
+        return self.seen[-1]
 
     def beside(self) -> FloatArray:
         """Of each collective's bytes, the share that are on a link with what is left of the one before."""
