@@ -11,7 +11,7 @@ demo: .venv/core
 	$(BIN)/moesim demo -o moesim-demo
 
 test: .venv/test
-	$(BIN)/python -m pytest -n auto --dist worksteal -m "not gpu"
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: .venv/test
 	$(BIN)/ruff check .

@@ -1,4 +1,7 @@
-"""Without torch no test module of this folder can be imported: each is then skipped, and says why."""
+"""Where torch or a GPU is missing, tests of this folder that need it are skipped, and say why.
+
+Without torch none of its modules can be imported.
+"""
 
 from __future__ import annotations
 
@@ -20,3 +23,12 @@ def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> 
         return None
     module: pytest.Module = _WithoutTorch.from_parent(parent, path=module_path)
     return module
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Marked ``gpu``."""
+    if item.get_closest_marker("gpu") is not None:
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs an NVIDIA GPU")
