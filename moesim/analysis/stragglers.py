@@ -34,7 +34,7 @@ def stragglers(
     Each entry has:
 
     - ``layer``, ``rank``, ``share``: the part of the steps in which this rank was the last.
-    - ``load``, ``time``: its assignments and its experts' seconds, over the mean of ranks.
+    - ``load``, ``time``: its assignments and its experts' seconds in these steps, over the mean of ranks.
     - ``lost_s``: seconds of a step that ranks wait in this layer, on average.
     - ``cause``: ``none`` if less than 1 % of the layer's time is lost. If most of it is lost before the
       dispatch, ``attention`` or ``network``: whether the last to enter had more to compute, or left
@@ -42,7 +42,8 @@ def stragglers(
       ``weights`` if its excess of activated slots makes up at least half of its excess of time and lies
       closer to it than its excess of assignments, else ``tokens``. ``hardware`` instead, if the rank is
       one of the ``faulty`` ones and its assignments do not explain its time.
-    - ``expert``, ``expert_share``: its hottest expert, and that expert's part of the rank's assignments.
+    - ``expert``, ``expert_share``, ``expert_load``: its hottest expert, that expert's part of the rank's
+      assignments, and its assignments there over the mean rank's, of all steps.
     """
     cube = Cube.of(timeline)
     seconds_WLG = cube.seconds("experts")
@@ -97,6 +98,7 @@ def stragglers(
                 "cause": cause,
                 "expert": hottest,
                 "expert_share": float(own_E[hottest] / max(own_E.sum(), 1.0)),
+                "expert_load": float(own_E[hottest] * cube.ranks / max(tokens_GE.sum(), 1.0)),
             }
         )
     return found

@@ -138,7 +138,7 @@ def advice(result: Mapping[str, Any]) -> list[str]:
         cause = next(iter(lost_by_cause(result["stragglers"])), "none")
         lines["imbalance"] = [f"Balance: {most['imbalance']}. {_BALANCE_ADVICE[cause]}"]
         alone = sum(
-            row["cause"] == "tokens" and row["load"] * row["expert_share"] > 1 for row in result["stragglers"]
+            row["cause"] == "tokens" and row.get("expert_load", 0.0) > 1 for row in result["stragglers"]
         )
         if alone:
             lines["imbalance"].append(
@@ -175,33 +175,47 @@ def whatif_answer(comparison: Mapping[str, Any]) -> str:
 
 def _rebalancing(comparison: Mapping[str, Any]) -> str:
     """Empty where nothing rebalances, or nothing beside it tells whether that pays."""
-    best = best_point(comparison)
-    if best is None or not any(rebalances(point) for point in comparison["points"]):
+    runs = [(1.0, comparison["baseline"]), *((point["speedup"], point) for point in comparison["points"])]
+    moving = [factor for factor, run in runs if rebalances(run)]
+    still = [factor for factor, run in runs if not rebalances(run)]
+    if not moving or not still:
         return ""
-    fastest = comparison["points"][best]
-    if not rebalances(fastest) or fastest["speedup"] <= 1:
+    if max(moving) <= max(still):
         return (
             " Rebalancing does not pay here: nothing that rebalances is faster than the best that does not."
         )
-    payback = fastest.get("payback_steps")
-    if payback is None:
+    best = best_point(comparison)
+    payback = None if best is None else comparison["points"][best].get("payback_steps")
+    if payback is None or max(moving) <= 1:
         return ""
     return f" There a rebalance has paid for itself after {steps(payback)}."
 
 
 def _slow_hardware(comparison: Mapping[str, Any]) -> str:
     """What slow hardware costs where it costs most, and whose it is; empty where it costs nothing."""
-    most = max(comparison["points"], key=lambda point: shares(point)["hardware"], default=None)
-    if most is None or shares(most)["hardware"] < SMALL:
+    runs = [("as asked", comparison["baseline"])]
+    runs += [(f"with {vary(point)}", point) for _, point in tried(comparison)]
+    where, most = max(runs, key=lambda run: shares(run[1])["hardware"])
+    if shares(most)["hardware"] < SMALL:
         return ""
-    share, found = percent(shares(most)["hardware"]), slow_gpu(most)
-    blamed = f"; {found} holds up {plural(most['culprit']['layers'], 'layer')}" if found else ""
-    return f" Slow hardware costs most with {vary(most)}: {share} of a step{blamed}."
+    share, found = percent(shares(most)["hardware"]), _culprit_of(most)
+    blamed = ""
+    if found is not None and slow_gpu(most):
+        blamed = f"; {slow_gpu(most)} holds up {plural(found['layers'], 'layer')}"
+    return f" Slow hardware costs most {where}: {share} of a step{blamed}."
+
+
+def _culprit_of(run: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The rank that holds up most layers of a result or a point; None where there is none."""
+    found: Mapping[str, Any] | None = (
+        culprit(run["stragglers"]) if "stragglers" in run else run.get("culprit")
+    )
+    return found
 
 
 def slow_gpu(point: Mapping[str, Any]) -> str:
     """The GPU that holds up most layers because its hardware is slow; empty where there is none."""
-    found = culprit(point["stragglers"]) if "stragglers" in point else point.get("culprit")
+    found = _culprit_of(point)
     if found is None or found["rank"] is None or found["cause"] != "hardware":
         return ""
     return f"GPU {found['rank']}"

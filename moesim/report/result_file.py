@@ -100,6 +100,7 @@ class _Straggler(TypedDict):
     cause: _Cause
     expert: Count
     expert_share: Fraction
+    expert_load: NotRequired[Fraction]
 
 
 class Trace(TypedDict):

@@ -215,6 +215,7 @@ def _stragglers(
                 "cause": "tokens" if index % 5 else "weights",
                 "expert": rank * SLOTS_PER_GPU + hottest,
                 "expert_share": float(slots_LGS[index, rank, hottest] / load_LG[index, rank]),
+                "expert_load": float(slots_LGS[index, rank, hottest] / load_LG[index].mean()),
             }
         )
     return found

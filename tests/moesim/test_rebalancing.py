@@ -122,6 +122,9 @@ def test_every_assignment_is_served_by_a_slot_that_holds_its_expert_then(
         own_E = served_LGE[entry["layer"] - 1, entry["rank"]]
         assert own_E[entry["expert"]] == own_E.max()
         assert entry["expert_share"] == own_E.max() / own_E.sum()
+        # Over all steps, though the rank may be the last in some of them only.
+        mean_G = served_LGE[entry["layer"] - 1].sum() / 4
+        assert entry["expert_load"] == pytest.approx(own_E.max() / mean_G)
 
     assert done.moves
     before = deployment.placement

@@ -16,7 +16,7 @@ from tests.moesim.report_example import example_comparison, example_run
 
 def straggler(layer: int, rank: int, cause: str = "tokens", **values: float) -> dict[str, Any]:
     row = {"layer": layer, "rank": rank, "share": 1.0, "load": 2.0, "time": 1.5, "lost_s": 1e-4}
-    return row | {"cause": cause, "expert": 3, "expert_share": 0.2} | values
+    return row | {"cause": cause, "expert": 3, "expert_share": 0.2, "expert_load": 0.4} | values
 
 
 def result_with(stragglers: list[dict[str, Any]], **attribution: float) -> dict[str, Any]:
@@ -129,10 +129,12 @@ def test_no_named_straggler() -> None:
 
 
 def test_advice_is_sorted_by_what_it_can_win() -> None:
-    rows = [straggler(0, 1, load=3.0, expert_share=0.5), straggler(1, 1)]
+    # The others' stragglers have more in the steps in which they are last than in the run.
+    others = [straggler(layer, 1, load=3.0, expert_share=0.5, expert_load=0.9) for layer in (1, 2)]
+    rows = [straggler(0, 1, expert_load=1.5), *others]
     lines = advice(result_with(rows, imbalance=2.0, network=3.0, overhead=1.6, hardware=0.5))
     assert [line.split(":")[0].split(" the")[0] for line in lines] == [
-        *("Network", "Balance", "In 1 of 2 layers", "Fixed costs", "Hardware")
+        *("Network", "Balance", "In 1 of 3 layers", "Fixed costs", "Hardware")
     ]
     assert "at most 3.00 ms a step" in lines[0]
     assert "spreads the hot experts" in lines[1]
@@ -268,3 +270,41 @@ def test_copies_that_do_not_move_are_no_less_network() -> None:
 )
 def test_what_is_not_nothing_does_not_look_like_it(share: float, words: str) -> None:
     assert percent(share) == words
+
+
+def moving(run: dict[str, Any], rebalances: int) -> dict[str, Any]:
+    """The run with so many rebalances, which cost it nothing."""
+    rebalancing = {"rebalances": rebalances, "moved_experts": 0, "bytes": 0.0, "migration_s": 0.0}
+    return run | {"metrics": run["metrics"] | {"rebalancing": rebalancing}}
+
+
+@pytest.mark.parametrize(
+    ("base", "points", "words"),
+    [
+        # The scenario itself rebalances, and is faster than without.
+        (2, [(0, 0.9), (1, 0.95)], ""),
+        # Nothing was tried that does not rebalance.
+        (2, [(1, 0.95)], ""),
+        (2, [(1, 0.95), (0, 1.1)], " Rebalancing does not pay here"),
+        (0, [(1, 0.95)], " Rebalancing does not pay here"),
+        (0, [(1, 1.2), (2, 1.1)], " There a rebalance has paid for itself after 7 steps."),
+    ],
+)
+def test_whether_rebalancing_pays(base: int, points: list[tuple[int, float]], words: str) -> None:
+    asked = moving(result_with([]), base)
+    tried = [
+        moving(asked, rebalances)
+        | {"vary": {"rebalance.every_steps": rebalances}, "speedup": factor, "payback_steps": 7.0}
+        for rebalances, factor in points
+    ]
+    found = whatif_answer({"baseline": asked, "points": tried})
+    assert words in found
+    assert words or "ebalancing" not in found
+
+
+def test_slow_hardware_of_the_scenario_itself_counts() -> None:
+    """It costs 30 % as asked, and less with every point."""
+    asked = result_with([straggler(0, 3, "hardware")], hardware=3.0)
+    point = result_with([], hardware=1.0) | {"vary": {"placement": "greedy"}, "speedup": 1.2}
+    found = whatif_answer({"baseline": asked, "points": [point]})
+    assert found.endswith(" Slow hardware costs most as asked: 30 % of a step; GPU 3 holds up 1 layer.")

@@ -174,5 +174,6 @@ def test_figures_of_the_named_rank() -> None:
         "cause": "tokens",
         "expert": 3,
         "expert_share": 0.7,
+        "expert_load": 28 / 20,
     }
     assert row == pytest.approx(expected)
