@@ -72,9 +72,9 @@ class Meeting:
             transfer, network = self._transfer, self._network(self.start_s)
             entered_G = np.array(self._entered_G)
             end_G = network.collective(entered_G, transfer.first_GG, transfer.second_GG, self._left_G)
-            self._left_G[:] = end_G
             if self._stretch_G is not None:
                 end_G = self.start_s + (end_G - self.start_s) * self._stretch_G
+            self._left_G[:] = end_G
             self.end_G = end_G.tolist()
             self.met.succeed()
         return self.met

@@ -62,6 +62,18 @@ def test_the_clock_by_hand() -> None:
     assert clock.end_OG[1].tolist() == [8.5, 17.5]
 
 
+def test_who_is_late_in_a_stretched_collective_takes_nothing_of_the_next_one_earlier() -> None:
+    """Rank 0 leaves the first at 4 s, rank 1 at 3 · 4 s; the 4 s of bytes that rank 0 has for it end at 16 s."""
+    clock = run(
+        [
+            stretched(collective("dispatch", 0, [[0.0, 4.0], [4.0, 0.0]]), 1.0, 3.0),
+            collective("combine", 0, [[0.0, 4.0], [0.0, 0.0]]),
+        ]
+    )
+    assert clock.entered_OG[1].tolist() == [4.0, 12.0]
+    assert clock.end_OG[1].tolist() == [16.0, 16.0]
+
+
 def test_a_kernel_that_is_slow_in_its_midst_is_stretched_too() -> None:
     """2 s of work, 4 s of it after a change at 3 s; all of it three times as long: 2 + (1 - 2 / 6) · 12."""
     operation = dataclasses.replace(compute("experts", 0, 2.0), later_EG=(np.array([4.0]),))
