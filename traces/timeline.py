@@ -72,7 +72,8 @@ class Timeline:
         start_s_N, end_s_N: float64, seconds; a span's end may equal the next one's start.
         assignments_N: int64, assignments computed or moved in the span.
         unique_tokens_N: int64, distinct tokens among them.
-        bytes_N: int64, bytes that this rank receives in the span, those it relays included.
+        bytes_N: int64, bytes that this rank receives in the span, those it relays included; of a dispatch or
+            combine those of tokens.
     """
 
     run: str

@@ -98,7 +98,9 @@ def run(deployment: Deployment) -> Run:
     for step, clock in enumerate(simulate(steps, ranks, conditions)):
         assert steps.made is not None  # the engine has just run this step
         made = steps.made
-        recording.add_step(step, clock, made.program.operations)
+        # Bytes of spans are those of tokens: experts that move beside a collective are left out.
+        stalls = made.program.operations[len(made.settled.operations) :]
+        recording.add_step(step, clock, [*made.settled.operations, *stalls])
         recording.add_work([part.work for part in made.parts])
         disturbed = made.program is not made.healthy
         whole_s = _seconds(made.healthy, ranks, healthy) if disturbed else clock.end_s - clock.start_s

@@ -63,7 +63,7 @@ def test_the_clock_by_hand() -> None:
 
 
 def test_who_is_late_in_a_stretched_collective_takes_nothing_of_the_next_one_earlier() -> None:
-    """Rank 0 leaves the first at 4 s, rank 1 at 3 · 4 s; the 4 s of bytes that rank 0 has for it end at 16 s."""
+    """Rank 0 leaves the first at 4 s, rank 1 at 12 s; rank 0 has 4 s of bytes for it, which end at 16 s."""
     clock = run(
         [
             stretched(collective("dispatch", 0, [[0.0, 4.0], [4.0, 0.0]]), 1.0, 3.0),

@@ -234,6 +234,11 @@ def test_a_slow_network_carries_layers_one_after_another(folder: Path) -> None:
     assert not stalls(done)
     found = result(done)
     assert found["metrics"]["rebalancing"]["migration_s"] > 0
+    # Experts travel beside the tokens, and are none of their bytes.
+    work, timeline = done.work(), done.timeline
+    for phase in (PHASES.index("dispatch"), PHASES.index("combine")):
+        spans, copies = timeline.phase_N == phase, work.phase_N == phase
+        assert timeline.bytes_N[spans].sum() == work.bytes_N[copies].sum()
     if NEVER in done.moves[-1].from_L:
         assert None in found["rebalances"][-1]["from_step"]
         assert any("is under way" in note for note in found["notes"])
