@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 from moesim import __version__
 from moesim.errors import MoesimError, OutputError
 from moesim.report.result_file import read_result
+from moesim.routing.catalogue import policies_from
 from moesim.simulation.deployment import load_trace
 from moesim.spec.scenario import Scenario
 from traces.files import write_text
@@ -56,6 +58,7 @@ class Store:
             "scenario": scenario.resolved(),
             "trace": self._trace_digest(scenario),
             "placement": _content(scenario.placement.file),
+            "policies": _modules(scenario),
             "version": __version__,
         }
         key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
@@ -67,6 +70,12 @@ class Store:
         if trace is not self._trace:
             self._trace, self._digest = trace, trace.digest()
         return self._digest
+
+
+def _modules(scenario: Scenario) -> list[str | None]:
+    """Hash of the module of each policy: users change their own, of which the scenario has only the name."""
+    modules = (sys.modules[type(policy).__module__] for policy in policies_from(scenario.routing))
+    return [_content(getattr(module, "__file__", None)) for module in modules]
 
 
 def _content(file: str | None) -> str | None:

@@ -245,6 +245,19 @@ def test_a_point_is_known_by_all_that_determines_it(here: Path, monkeypatch: pyt
     assert store.find(base) is None
 
 
+def test_a_point_is_known_by_the_code_of_its_policy(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(here))
+    written = here / "written_policy.py"
+    content = (Path(__file__).parent / "own_policy.py").read_text()
+    written.write_text(content)
+    store = Store(here / "points")
+    base, _ = plan("s.yaml", [TRACE, Override(("routing",), "written_policy:FirstOnly")], [])
+    compare(base, [], store=store)
+    assert store.find(base) is not None
+    written.write_text(content.replace("self.places :]", "2 * self.places :]"))
+    assert store.find(base) is None
+
+
 def test_a_point_is_known_by_the_content_of_its_placement(here: Path) -> None:
     def write(order: list[int]) -> None:
         content = {
