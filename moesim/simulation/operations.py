@@ -122,6 +122,7 @@ def step_operations(
     tokens: StepTokens,
     copy: Bytes,
     *,
+    exchange_s: float = 0.0,
     reduces_to_all: bool = False,
     ends_step: bool = True,
 ) -> list[Operation]:
@@ -133,12 +134,16 @@ def step_operations(
         work: what was counted, one row for each MoE layer of the model.
         tokens: what was asked and where it is at home.
         copy: bytes of a token on a wire.
+        exchange_s: seconds on links in which a policy's ranks tell each other their counts, in each router.
         reduces_to_all: whether the combine leaves the sums on every GPU.
         ends_step: whether the fixed cost of a step comes at the end.
     """
     tokens_G = tokens.tokens_G
     none_G, no_assignments_G = np.zeros(len(tokens_G)), np.zeros(len(tokens_G), np.int64)
-    reduce_G = attention_group_s(kernels, tokens_G)
+    wires = {
+        "attention": attention_group_s(kernels, tokens_G),
+        "router": np.full(len(tokens_G), exchange_s),
+    }
     row = {layer: i for i, layer in enumerate(kernels.model.moe_layers)}
     operations = []
     for (phase, layer), busy_G in busy.items():
@@ -146,7 +151,7 @@ def step_operations(
         if phase == "other" and ends_step:
             overhead_s += kernels.profile.step
         if phase != "experts":
-            wire_G = reduce_G if phase == "attention" else none_G
+            wire_G = wires.get(phase, none_G)
             operations.append(Operation(phase, layer, busy_G, wire_G, overhead_s, no_assignments_G, tokens_G))
             continue
         i = row[layer]

@@ -41,25 +41,30 @@ def launching(profile: Profile, cost: Cost) -> Profile:
     return profile.model_copy(update={"kernels": {**profile.kernels, "router": router}})
 
 
-def policy_seconds(
-    cost: Cost, kernels: Kernels, fabric: Fabric, tokens_G: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """[G] seconds of one layer without launches.
+def pass_seconds(cost: Cost, kernels: Kernels, tokens_G: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[G] seconds of the passes of one layer without launches.
 
-    With a passes over assignments, c over scores and x exchanges: T·(8·a·K + 4·c·E) bytes over the memory
-    bandwidth that the router's kernels reach, and x times what 4·E bytes from each of the other GPUs take,
-    (P - 1) of them over NVLink beside (G - P) over the NIC, and one latency.
+    With a passes over assignments and c over scores: T·(8·a·K + 4·c·E) bytes over the memory bandwidth that
+    the router's kernels reach.
     """
     experts, profile = kernels.model.experts, kernels.profile
     token_bytes = (
         cost.assignments * experts.top_k * _ASSIGNMENT_BYTES + cost.candidates * experts.count * _SCORE_BYTES
     )
-    memory = kernels.gpu.memory_bandwidth * (profile.router or profile.gemm).memory
-    gpus, inside = len(tokens_G), fabric.gpus_per_node
-    counts = experts.count * _COUNT_BYTES
-    exchange_s = max(
+    seconds_G: NDArray[np.float64] = tokens_G * (
+        token_bytes / (kernels.gpu.memory_bandwidth * (profile.router or profile.gemm).memory)
+    )
+    return seconds_G
+
+
+def exchange_seconds(cost: Cost, experts: int, fabric: Fabric, gpus: int) -> float:
+    """Seconds on links of the exchanges of one layer.
+
+    For each what 4·E bytes from each of the other GPUs take, (P - 1) of them over NVLink beside (G - P) over
+    the NIC, and one latency.
+    """
+    inside, counts = fabric.gpus_per_node, experts * _COUNT_BYTES
+    seconds = max(
         (inside - 1) * counts / fabric.nvlink_bandwidth, (gpus - inside) * counts / fabric.nic_bandwidth
     )
-    exchange_s += fabric.nic_latency_s if gpus > inside else fabric.nvlink_latency_s
-    seconds_G: NDArray[np.float64] = tokens_G * (token_bytes / memory) + cost.exchanges * exchange_s
-    return seconds_G
+    return cost.exchanges * (seconds + (fabric.nic_latency_s if gpus > inside else fabric.nvlink_latency_s))

@@ -22,7 +22,7 @@ from moesim.simulation.conditions import Health, epochs, jitter_G
 from moesim.simulation.deployment import Deployment
 from moesim.simulation.jitter import jittered
 from moesim.simulation.operations import attention_group_s, step_operations
-from moesim.simulation.policy_time import policy_seconds
+from moesim.simulation.policy_time import exchange_seconds, pass_seconds
 from moesim.simulation.program import Program, beside_shared_expert, in_sequence, two_batches
 from moesim.simulation.rebalancing import Rebalancing
 from moesim.simulation.tally import Tally
@@ -114,12 +114,7 @@ class Steps:
             graph_sizes,
             Overlapped(phases, deployment.links(profile).sms),
         )
-        policy_G = policy_seconds(
-            deployment.policy_cost,
-            kernels,
-            deployment.fabric(profile),
-            padded(part.tokens.tokens_G, graph_sizes),
-        )
+        policy_G = pass_seconds(deployment.policy_cost, kernels, padded(part.tokens.tokens_G, graph_sizes))
         for layer in deployment.scenario.model.moe_layers:
             busy["router", layer] = busy["router", layer] + policy_G
         if deployment.scenario.workload.part == "model":
@@ -156,6 +151,9 @@ class Steps:
         """What the parts of a step cost on healthy hardware, and in which order it runs."""
         deployment, scenario = self.deployment, self.deployment.scenario
         kernels, fabric = deployment.kernels(profile), deployment.fabric(profile)
+        exchange_s = exchange_seconds(
+            deployment.policy_cost, scenario.model.experts.count, fabric, scenario.parallelism.ep
+        )
         chains = [
             step_operations(
                 kernels,
@@ -164,6 +162,7 @@ class Steps:
                 part.work,
                 part.tokens,
                 deployment.copy_bytes(),
+                exchange_s=exchange_s,
                 reduces_to_all=scenario.dispatch.mode == "all_reduce",
                 ends_step=part is parts[-1],
             )

@@ -9,7 +9,7 @@ from moesim.hardware.kernels import Kernels
 from moesim.hardware.network import Fabric
 from moesim.hardware.profile import DATA_SHEET, Profile, Roof
 from moesim.routing.policy import Cost
-from moesim.simulation.policy_time import launching, policy_seconds, total
+from moesim.simulation.policy_time import exchange_seconds, launching, pass_seconds, total
 from moesim.spec.cluster import load_cluster
 from moesim.spec.presets import load_model
 from moesim.spec.yaml_source import Source
@@ -30,16 +30,14 @@ def kernels(profile: Profile) -> Kernels:
 
 def test_passes_read_tables_at_the_bandwidth_that_routers_reach() -> None:
     profile = DATA_SHEET.model_copy(update={"router": Roof(compute=1, memory=0.5)})
-    found = policy_seconds(
-        Cost(assignments=3, candidates=2), kernels(profile), fabric(8), np.array([0.0, 128.0])
-    )
+    found = pass_seconds(Cost(assignments=3, candidates=2), kernels(profile), np.array([0.0, 128.0]))
     # 3 · 8 · 8 bytes of assignments and 2 · 256 · 4 bytes of scores for each of 128 tokens.
     np.testing.assert_allclose(found, [0.0, 128 * 2240 / 0.5e12], rtol=1e-12)
 
 
 def test_without_a_roof_of_their_own_routers_read_as_matrix_products_do() -> None:
     profile = DATA_SHEET.model_copy(update={"router": None, "gemm": Roof(compute=1, memory=0.25)})
-    found = policy_seconds(Cost(assignments=1), kernels(profile), fabric(8), np.array([100.0]))
+    found = pass_seconds(Cost(assignments=1), kernels(profile), np.array([100.0]))
     np.testing.assert_allclose(found, [100 * 64 / 0.25e12], rtol=1e-12)
 
 
@@ -52,8 +50,8 @@ def test_without_a_roof_of_their_own_routers_read_as_matrix_products_do() -> Non
     ],
 )
 def test_an_exchange_takes_counts_of_all_experts_to_all_ranks(gpus: int, seconds: float) -> None:
-    found = policy_seconds(Cost(exchanges=2), kernels(DATA_SHEET), fabric(gpus), np.zeros(gpus))
-    np.testing.assert_allclose(found, np.full(gpus, 2 * seconds), rtol=1e-12)
+    found = exchange_seconds(Cost(exchanges=2), 256, fabric(gpus), gpus)
+    assert found == pytest.approx(2 * seconds, rel=1e-12)
 
 
 def test_each_pass_and_each_exchange_is_a_launch() -> None:

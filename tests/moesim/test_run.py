@@ -139,6 +139,27 @@ def test_attribution_adds_up(folder: Any) -> None:
             assert found["attribution"][term] > 0.0
 
 
+@pytest.mark.parametrize("overlap", ["none", "shared_expert"])
+def test_what_ranks_tell_each_other_for_a_policy_is_network(folder: Any, overlap: str) -> None:
+    """A limit that is never reached. Counts of 8 experts from 2 GPUs over the NIC, 2 us, in each of 2 layers.
+
+    The profile's NICs reach a share of 1 GB/s in every mode.
+    """
+    cluster = tiny_scenario()["cluster"]
+    cluster["gpu"]["sms"] = 100
+    found = {}
+    for scope in ("source", "global"):
+        routing = DROP | {"capacity_factor": 1e6, "scope": scope}
+        finished, found[scope] = done(folder, routing=routing, cluster=cluster, overlap=overlap)
+    links = finished.deployment.links(finished.deployment.scenario.profile)
+    more = {
+        term: found["global"]["attribution"][term] - found["source"]["attribution"][term]
+        for term in found["source"]["attribution"]
+    }
+    assert more["network_s"] == pytest.approx(2 * (2 * 8 * 4 / (1e9 * links.nic) + 2e-6), rel=1e-6)
+    assert more["ideal_s"] == pytest.approx(0.0, abs=1e-12)
+
+
 def test_one_gpu_has_neither_network_nor_imbalance(folder: Any) -> None:
     cluster = tiny_scenario()["cluster"] | {"nodes": 1, "gpus_per_node": 1}
     finished, found = done(folder, cluster=cluster, parallelism={"ep": 1})
