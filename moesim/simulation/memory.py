@@ -74,14 +74,22 @@ def check_memory(scenario: Scenario, needed: Memory) -> None:
 
 def _what_fits(scenario: Scenario, usable: float, weights: float, cache: float) -> str:
     """Fewer sequences if the weights fit, else the next larger group whose share of them does."""
+    model, tp, experts = scenario.model, scenario.parallelism.tp, scenario.model.experts.count
     if weights < usable:
         part = (usable - weights) / cache
+        floor = f"{int(100 * part)}%"
+        if scenario.workload.phase != "decode":
+            return f"{floor} of this KV cache would fit"
         each = scenario.workload.tokens_per_gpu.each
-        tokens = f"tokens_per_gpu: {int(each * part)}" if each else f"{part:.0%} of the sequences"
+        tokens = f"tokens_per_gpu: {int(each * part)}" if each else f"{floor} of the sequences"
+        # A sliding layer keeps its window of a shorter context too.
+        context = "" if model.attention.window else f", or {floor} of the context"
         if each is None or int(each * part) >= 1:
-            return f"{tokens} would fit, or {part:.0%} of the context"
-    model, tp, experts = scenario.model, scenario.parallelism.tp, scenario.model.experts.count
+            return f"{tokens} would fit{context}"
+    slots = scenario.placement.slots or experts
     for ep in range(scenario.parallelism.ep + 1, experts + 1):
-        if experts % ep == 0 and model.weight_bytes(ep, tp).total + cache < usable:
+        if experts % ep or ep % tp:
+            continue
+        if model.weight_bytes(ep, tp, slots=-(-slots // ep)).total + cache < usable:
             return f"parallelism.ep: {ep} would fit"
     return "no larger group would fit; a larger tp, or GPUs with more memory"

@@ -73,6 +73,29 @@ def test_too_many_sequences_say_how_many_would_fit(tmp_path: Path) -> None:
     refusal(tmp_path, *settings[::2], f"workload.tokens_per_gpu={fits + 1}")
 
 
+def test_what_is_not_proportional_is_not_promised(tmp_path: Path) -> None:
+    """Half of the KV cache would fit; half of the context keeps more, half of a chunk as much."""
+    settings = ("cluster.gpu.memory=650 kB", "workload.tokens_per_gpu=16", "workload.context=48")
+    assert re.search(r"tokens_per_gpu: \d+ would fit, or \d+% of the context", refusal(tmp_path, *settings))
+    model = tiny_scenario()["model"]
+    model["attention"] |= {"window": 40, "full_every": 2}
+    message = refusal(tmp_path, *settings, model=model)
+    assert re.search(r"tokens_per_gpu: \d+ would fit$", message.removeprefix("cluster.gpu.memory: "))
+    chunk = ("workload.phase=prefill", "workload.context=6000", "cluster.gpu.memory=650 kB")
+    assert re.search(r"\d+% of this KV cache would fit$", refusal(tmp_path, *chunk))
+
+
+def test_a_larger_group_holds_the_copies_too(tmp_path: Path) -> None:
+    model = tiny_scenario()["model"]
+    model["experts"] |= {"width": 4096, "count": 16}
+    cluster = tiny_scenario()["cluster"] | {"nodes": 8}
+    changes = {"model": model, "cluster": cluster, "placement": {"solver": "greedy", "slots": 32}}
+    memory = "cluster.gpu.memory=11 MB"
+    assert "parallelism.ep: 16 would fit" in refusal(tmp_path, memory, **changes)
+    refusal(tmp_path, memory, **(changes | {"parallelism": {"ep": 8}}))
+    deploy(scenario(tmp_path, memory, **(changes | {"parallelism": {"ep": 16}})))
+
+
 def test_too_large_weights_say_which_group_would_fit(tmp_path: Path) -> None:
     model = tiny_scenario()["model"]
     model["experts"]["width"] = 4096
