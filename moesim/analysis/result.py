@@ -84,11 +84,12 @@ def result(done: Run) -> Result:
 
 def routing_metrics(tally: Tally) -> dict[str, float | None]:
     """Fractions of the wished assignments; None where the trace has no weights, or nothing has a capacity."""
+    weighted = tally.weighted and tally.gate_mass > 0
     shares: dict[str, float | None] = {
         name: getattr(tally, name) / tally.wished
         for name in ("wished", "kept", "rerouted", "dropped", "added")
     }
-    shares["gate_mass_lost"] = tally.gate_mass_lost / tally.gate_mass if tally.weighted else None
+    shares["gate_mass_lost"] = tally.gate_mass_lost / tally.gate_mass if weighted else None
     if tally.kept == tally.wished:
         shares["gate_mass_lost"] = 0.0
     shares["effective_capacity_factor"] = tally.room / tally.limited if tally.limited else None

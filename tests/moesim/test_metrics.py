@@ -10,11 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moesim.analysis.metrics import step_times, timeline_metrics
+from moesim.analysis.result import routing_metrics
 from moesim.hardware.network import Ports
 from moesim.simulation.conditions import Conditions
 from moesim.simulation.engine import simulate
 from moesim.simulation.program import in_sequence
 from moesim.simulation.recording import Recording
+from moesim.simulation.tally import Tally
 from tests.moesim.programs import SLOW, collective, compute
 from traces.timeline import Timeline
 
@@ -76,3 +78,11 @@ def test_percentiles_are_those_of_steps_and_of_all_layers_of_all_steps(steps: li
     assert metrics["layer_time_s"] == pytest.approx(expected, rel=1e-9)
     # A rank takes half as long in every layer of every step: max over mean is 1 / 0.75.
     assert metrics["straggler_ratio"]["experts_time"] == pytest.approx(4 / 3, rel=1e-9)
+
+
+def test_of_no_gate_mass_no_share_is_lost() -> None:
+    """A trace may hold weights that are all 0."""
+    tally = Tally(wished=4, kept=3, dropped=1, gate_mass=0.0, gate_mass_lost=0.0)
+    assert routing_metrics(tally)["gate_mass_lost"] is None
+    tally = Tally(wished=4, kept=3, dropped=1, gate_mass=2.0, gate_mass_lost=0.5)
+    assert routing_metrics(tally)["gate_mass_lost"] == 0.25
