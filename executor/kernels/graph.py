@@ -25,8 +25,8 @@ class GraphedLayer:
     Args:
         tokens: the most in one call; fewer are filled up with tokens that nobody serves.
         choices: K.
-        up_SNH, down_SHF, gated, factors: as of ``moe_layer``; the graph reads the weights where they are.
-            With factors x is bfloat16.
+        up_SNH, down_SHF, gated, factors: as of ``moe_layer``; the graph reads the weights where they are,
+            and keeps them. With factors x is bfloat16.
 
     Raises:
         ValueError: the weights are not on a GPU, or do not fit each other.
@@ -49,31 +49,39 @@ class GraphedLayer:
         self.x_TH = torch.zeros(tokens, up_SNH.shape[-1], dtype=dtype, device=device)
         self.ids_TK = torch.full((tokens, choices), -1, dtype=torch.int64, device=device)
         self.weight_TK = torch.zeros(tokens, choices, device=device)
-        layer = partial(moe_layer, gated=gated, factors=factors)
+        self.weights = (up_SNH, down_SHF, factors)
         inputs = (self.x_TH, self.ids_TK, self.weight_TK, up_SNH, down_SHF)
-        # A capture must not begin on the stream that others use.
-        aside = torch.cuda.Stream(device)
-        aside.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(aside):
-            for _ in range(_WARM_UP):
-                layer(*inputs)
-        torch.cuda.current_stream(device).wait_stream(aside)
+        layer = partial(moe_layer, *inputs, gated=gated, factors=factors)
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            self.y_TH = layer(*inputs)
+        # A graph is captured on the current device, and must not be on the stream that others use.
+        with torch.cuda.device(device):
+            aside = torch.cuda.Stream()
+            aside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(aside):
+                for _ in range(_WARM_UP):
+                    layer()
+            torch.cuda.current_stream().wait_stream(aside)
+            with torch.cuda.graph(self.graph):
+                self.y_TH = layer()
 
+    @torch.no_grad()
     def __call__(self, x_TH: Tensor, ids_TK: Tensor, weight_TK: Tensor) -> Tensor:
         """[T, H], which the next call overwrites.
 
         Raises:
-            ValueError: more tokens than the graph was captured for.
+            ValueError: more tokens than the graph was captured for, or of other widths.
         """
         tokens, most = len(x_TH), len(self.x_TH)
         if tokens > most:
             raise ValueError(f"the graph holds at most {most} tokens (got {tokens})")
-        self.x_TH[:tokens].copy_(x_TH)
-        self.ids_TK[:tokens].copy_(ids_TK)
+        for given, held in ((x_TH, self.x_TH), (ids_TK, self.ids_TK), (weight_TK, self.weight_TK)):
+            wanted = (tokens, held.shape[1])
+            # A copy would spread a single column over all.
+            if given.shape != wanted:
+                raise ValueError(
+                    f"the graph takes a tensor of shape {wanted} here (got {tuple(given.shape)})"
+                )
+            held[:tokens].copy_(given)
         self.ids_TK[tokens:].fill_(-1)
-        self.weight_TK[:tokens].copy_(weight_TK)
         self.graph.replay()
         return self.y_TH[:tokens]

@@ -133,8 +133,7 @@ def _grouped_gemm(
     first_tile = tl.program_id(0) // (BAND * column_tiles) * BAND
     height = tl.minimum(tiles - first_tile, BAND)
     tile = first_tile + in_band % height
-    n = in_band // height * COLUMNS + tl.arange(0, COLUMNS)
-    n_mask = n < columns
+    first_n = in_band // height * COLUMNS
 
     if BY_GROUP:
         group = tile
@@ -149,18 +148,17 @@ def _grouped_gemm(
 
     # What lies outside is computed from rows that exist and then not stored: loads need no mask.
     # Matrices and rows are numbered in 64 bits: a layer's weights alone may have more than 2^31 elements.
+    MATRICES: tl.constexpr = 2 if ACTIVATION == "swiglu" else 1
     k = tl.arange(0, DEPTH)
-    matrices = columns * (2 if ACTIVATION == "swiglu" else 1)
-    matrix = weight + group.to(tl.int64) * matrices * depth
-    weights = matrix + tl.where(n_mask, n, 0).to(tl.int64)[None, :] * depth + k[:, None]
-    to_up = tl.cast(columns, tl.int64) * depth
+    # Columns of the gate, then the same of up: one product, which reads its rows once.
+    m = tl.arange(0, MATRICES * COLUMNS)
+    m = m // COLUMNS * columns + tl.minimum(first_n + m % COLUMNS, columns - 1)
+    matrix = weight + group.to(tl.int64) * (MATRICES * columns) * depth
+    weights = matrix + m.to(tl.int64)[None, :] * depth + k[:, None]
     factors = factor
-    up_factors = factor
     if BLOCK:
         blocks = tl.cdiv(depth, BLOCK)
-        first_factor = factor + group.to(tl.int64) * tl.cdiv(matrices, BLOCK) * blocks
-        factors = first_factor + tl.where(n_mask, n, 0) // BLOCK * blocks
-        up_factors = first_factor + (columns + tl.where(n_mask, n, 0)) // BLOCK * blocks
+        factors += group.to(tl.int64) * tl.cdiv(MATRICES * columns, BLOCK) * blocks + m // BLOCK * blocks
     for first_row in range(first, last, ROWS):
         a = first_row + tl.arange(0, ROWS)
         a_mask = a < last
@@ -168,25 +166,24 @@ def _grouped_gemm(
         if GATHERS:
             source = tl.load(order + source) // share
         rows = x + source.to(tl.int64)[:, None] * x_stride + k[None, :]
-        total = tl.zeros((ROWS, COLUMNS), tl.float32)
-        if ACTIVATION == "swiglu":
-            up = tl.zeros((ROWS, COLUMNS), tl.float32)
+        total = tl.zeros((ROWS, MATRICES * COLUMNS), tl.float32)
         for first_k in range(0, depth, DEPTH):
-            at = first_k // BLOCK if BLOCK else 0
             if WHOLE:
                 x_tile = tl.load(rows + first_k)
-                total = _add_product(total, x_tile, tl.load(weights + first_k), factors + at, BLOCK)
-                if ACTIVATION == "swiglu":
-                    w_tile = tl.load(weights + to_up + first_k)
-                    up = _add_product(up, x_tile, w_tile, up_factors + at, BLOCK)
+                w_tile = tl.load(weights + first_k)
             else:
                 inside = k < depth - first_k
                 x_tile = tl.load(rows + first_k, mask=inside[None, :], other=0.0)
                 w_tile = tl.load(weights + first_k, mask=inside[:, None], other=0.0)
-                total = _add_product(total, x_tile, w_tile, factors + at, BLOCK)
-                if ACTIVATION == "swiglu":
-                    w_tile = tl.load(weights + to_up + first_k, mask=inside[:, None], other=0.0)
-                    up = _add_product(up, x_tile, w_tile, up_factors + at, BLOCK)
+            # "ieee" keeps float32 inputs whole, where TF32 would round them to 10 bits.
+            if BLOCK:
+                product = tl.dot(x_tile, w_tile.to(x_tile.dtype), input_precision="ieee")
+                total += product * tl.load(factors + first_k // BLOCK)[None, :]
+            else:
+                total = tl.dot(x_tile, w_tile, total, input_precision="ieee")
+        if ACTIVATION == "swiglu":
+            # A thread holds a column of both: nothing moves.
+            total, up = total.reshape(ROWS, 2, COLUMNS).permute(0, 2, 1).split()
         if ACTIVATION != "none":
             total *= tl.sigmoid(total)
         if ACTIVATION == "swiglu":
@@ -196,19 +193,6 @@ def _grouped_gemm(
             target = tl.load(order + a, mask=a_mask, other=0)
         if SCALES:
             total *= tl.load(scale + target, mask=a_mask, other=0.0).to(tl.float32)[:, None]
+        n = first_n + tl.arange(0, COLUMNS)
         cells = out + target.to(tl.int64)[:, None] * columns + n[None, :]
-        tl.store(cells, total.to(out.dtype.element_ty), mask=a_mask[:, None] & n_mask[None, :])
-
-
-@triton.jit
-def _add_product(total, x_tile, w_tile, factors, BLOCK: tl.constexpr):
-    """total + x · w, where weights of a block have a factor: that of each column.
-
-    "ieee" keeps float32 inputs whole, where TF32 would round them to 10 bits.
-    """
-    if BLOCK:
-        product = tl.dot(x_tile, w_tile.to(x_tile.dtype), input_precision="ieee")
-        total += product * tl.load(factors)[None, :]
-    else:
-        total = tl.dot(x_tile, w_tile, total, input_precision="ieee")
-    return total
+        tl.store(cells, total.to(out.dtype.element_ty), mask=a_mask[:, None] & (n < columns)[None, :])

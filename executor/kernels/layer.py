@@ -72,29 +72,31 @@ def moe_layer(
             eight_bits=factors is not None,
         )
     up_factor, down_factor = factors or (None, None)
-    order_A, end_S = sort_by_slot(ids_TK.view(-1), slots)
-    groups = schedule(end_S, assignments, tiles.rows, by_group=tiles.by_group)
-    inner_AF = grouped_gemm(
-        x_TH,
-        up_SNH,
-        groups,
-        tiles.up,
-        activation="swiglu" if gated else "silu",
-        order_A=order_A,
-        gather=choices,
-        factor_ZBC=up_factor,
-    )
-    out_AH = grouped_gemm(
-        inner_AF,
-        down_SHF,
-        groups,
-        tiles.down,
-        order_A=order_A,
-        scatter=True,
-        scale_Y=weight_TK.view(-1),
-        factor_ZBC=down_factor,
-    )
-    return combine(out_AH, ids_TK, slots)
+    # Triton launches on the current device, which need not be that of x.
+    with torch.cuda.device_of(x_TH):
+        order_A, end_S = sort_by_slot(ids_TK.view(-1), slots)
+        groups = schedule(end_S, assignments, tiles.rows, by_group=tiles.by_group)
+        inner_AF = grouped_gemm(
+            x_TH,
+            up_SNH,
+            groups,
+            tiles.up,
+            activation="swiglu" if gated else "silu",
+            order_A=order_A,
+            gather=choices,
+            factor_ZBC=up_factor,
+        )
+        out_AH = grouped_gemm(
+            inner_AF,
+            down_SHF,
+            groups,
+            tiles.down,
+            order_A=order_A,
+            scatter=True,
+            scale_Y=weight_TK.view(-1),
+            factor_ZBC=down_factor,
+        )
+        return combine(out_AH, ids_TK, slots)
 
 
 def _check(

@@ -18,8 +18,8 @@ _SMALL = 2048
 _QUERIES, _KEYS = 32, 128
 _CHUNK, _CHUNKS = 1024, 256
 """Least assignments of a chunk, and most chunks: the registers of one program hold them all."""
-_BINS = 16
-"""Slots that it adds up at a time."""
+_CELLS = 4096
+"""Counts that it adds up at a time, of all chunks for some slots."""
 
 
 class Order(NamedTuple):
@@ -51,14 +51,14 @@ def sort_by_slot(ids_A: Tensor, slots: int) -> Order:
     chunk = max(_CHUNK, triton.next_power_of_2(triton.cdiv(assignments, _CHUNKS)))
     chunks = triton.cdiv(assignments, chunk)
     # Two more: for what nobody serves, and for what lies behind the last assignment.
-    bins = max(_BINS, triton.next_power_of_2(slots + 2))
-    count_CS = torch.empty(chunks, bins, dtype=torch.int32, device=ids_A.device)
-    _count[(chunks,)](ids_A, count_CS, assignments, slots, chunk, BINS=bins, KEYS=_KEYS)
-    _add_up[(1,)](
-        count_CS, end_S, chunks, slots, bins, CHUNKS=triton.next_power_of_2(chunks), BINS=_BINS, num_warps=8
-    )
-    _place[(triton.cdiv(assignments, _KEYS),)](
-        ids_A, count_CS, assignment_A, assignments, slots, chunk, bins, KEYS=_KEYS
+    bins = max(16, triton.next_power_of_2(slots + 2))
+    count_CS, start_CS = (torch.empty(chunks, bins, dtype=torch.int32, device=ids_A.device) for _ in range(2))
+    _count[(chunks,)](ids_A, count_CS, assignments, slots, chunk, BINS=bins, KEYS=_CHUNK)
+    height = triton.next_power_of_2(chunks)
+    at_a_time = min(bins, _CELLS // height)
+    _add_up[(1,)](count_CS, start_CS, end_S, chunks, slots, bins, CHUNKS=height, BINS=at_a_time, num_warps=8)
+    _place[(triton.cdiv(assignments, _QUERIES),)](
+        ids_A, start_CS, assignment_A, assignments, slots, chunk, bins, QUERIES=_QUERIES, KEYS=_KEYS
     )
     return Order(assignment_A, end_S)
 
@@ -78,14 +78,13 @@ def _compare_all(ids, assignment, end, assignments, slots, QUERIES: tl.constexpr
     """
     q = tl.program_id(0) * QUERIES + tl.arange(0, QUERIES)
     asked = tl.where(q < assignments, _keys(ids, q, assignments, slots), q - assignments)
-    place = tl.zeros((QUERIES,), tl.int32)
+    before = tl.zeros((QUERIES, KEYS), tl.int32)
     for first in range(0, assignments, KEYS):
         a = first + tl.arange(0, KEYS)
         key = _keys(ids, a, assignments, slots)
-        before = (key[None, :] < asked[:, None]) | (
-            (key[None, :] == asked[:, None]) & (a[None, :] < q[:, None])
-        )
-        place += tl.sum(before.to(tl.int32), axis=1)
+        tie = (key[None, :] == asked[:, None]) & (a[None, :] < q[:, None])
+        before += ((key[None, :] < asked[:, None]) | tie).to(tl.int32)
+    place = tl.sum(before, axis=1)
     tl.store(assignment + place, q, mask=q < assignments)
     tl.store(end + (q - assignments), place, mask=(q >= assignments) & (q < assignments + slots))
 
@@ -101,34 +100,39 @@ def _count(ids, count, assignments, slots, chunk, BINS: tl.constexpr, KEYS: tl.c
 
 
 @triton.jit(do_not_specialize=("chunks",))
-def _add_up(count, end, chunks, slots, bins, CHUNKS: tl.constexpr, BINS: tl.constexpr):
-    """Counts of chunk and slot become the place of the first such assignment, slots first, then chunks."""
+def _add_up(count, start, end, chunks, slots, bins, CHUNKS: tl.constexpr, BINS: tl.constexpr):
+    """From counts of chunk and slot the place of the first such assignment, slots first, then chunks.
+
+    Not in the place of the counts: a thread may hold a copy of a count that another thread would replace.
+    """
     c = tl.arange(0, CHUNKS)
     before = 0
     for first in range(0, bins, BINS):
         s = first + tl.arange(0, BINS)
-        cells = count + c[:, None] * bins + s[None, :]
-        in_chunk = tl.load(cells, mask=c[:, None] < chunks, other=0)
+        cell, mask = c[:, None] * bins + s[None, :], c[:, None] < chunks
+        in_chunk = tl.load(count + cell, mask=mask, other=0)
         in_slot = tl.sum(in_chunk, axis=0)
         slot_end = before + tl.cumsum(in_slot, axis=0)
-        start = (slot_end - in_slot)[None, :] + tl.cumsum(in_chunk, axis=0) - in_chunk
-        tl.store(cells, start, mask=c[:, None] < chunks)
+        first_place = (slot_end - in_slot)[None, :] + tl.cumsum(in_chunk, axis=0) - in_chunk
+        tl.store(start + cell, first_place, mask=mask)
         tl.store(end + s, slot_end, mask=s < slots)
         before += tl.sum(in_slot)
 
 
 @triton.jit(do_not_specialize=("assignments",))
-def _place(ids, start, assignment, assignments, slots, chunk, bins, KEYS: tl.constexpr):
+def _place(
+    ids, start, assignment, assignments, slots, chunk, bins, QUERIES: tl.constexpr, KEYS: tl.constexpr
+):
     """Behind those of the same slot that stand earlier in the chunk."""
-    q_first = tl.program_id(0) * KEYS
-    q = q_first + tl.arange(0, KEYS)
+    q_first = tl.program_id(0) * QUERIES
+    q = q_first + tl.arange(0, QUERIES)
     asked = _keys(ids, q, assignments, slots)
     served = asked < slots
     its_chunk = q_first // chunk
-    place = tl.load(start + its_chunk * bins + asked, mask=served, other=0)
-    for first in range(its_chunk * chunk, q_first + KEYS, KEYS):
+    before = tl.zeros((QUERIES, KEYS), tl.int32)
+    for first in range(its_chunk * chunk, q_first + QUERIES, KEYS):
         a = first + tl.arange(0, KEYS)
         key = _keys(ids, a, assignments, slots)
-        before = (key[None, :] == asked[:, None]) & (a[None, :] < q[:, None])
-        place += tl.sum(before.to(tl.int32), axis=1)
+        before += ((key[None, :] == asked[:, None]) & (a[None, :] < q[:, None])).to(tl.int32)
+    place = tl.load(start + its_chunk * bins + asked, mask=served, other=0) + tl.sum(before, axis=1)
     tl.store(assignment + place, q, mask=served)

@@ -26,14 +26,16 @@ class Compiled:
         registers: of a thread.
         spilled: bytes of registers that went to memory.
         copies: widths in bytes of the copies into shared memory that nobody waits for.
-        products: instructions that a whole warp group multiplies with.
+        columns: of the instructions that a whole warp group multiplies with; empty without any.
+        under_way: how many products of theirs need not have ended when the next round of a loop begins.
     """
 
     shared: int
     registers: int
     spilled: int
     copies: frozenset[int]
-    products: int
+    columns: frozenset[int]
+    under_way: int
 
 
 def compiled(
@@ -65,7 +67,8 @@ def compiled(
         int(_found(r"Used (\d+) registers", said)),
         int(_found(r"(\d+) bytes spill stores", said)),
         frozenset(int(width, 16) for width in re.findall(r"cp\.async\.c\w\..*?\], (0x\w+)", ptx)),
-        ptx.count("wgmma.mma_async"),
+        frozenset(int(columns) for columns in re.findall(r"wgmma\.mma_async\.\S*?m64n(\d+)", ptx)),
+        max((int(left) for left in re.findall(r"dot_wait .*pendings = (\d+)", made.asm["ttgir"])), default=0),
     )
 
 

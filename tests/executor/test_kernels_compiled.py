@@ -65,7 +65,7 @@ def test_products_with_weights_of_eight_bits_fit_a_multiprocessor(assignments: i
     assert found.shared <= SHARED_BYTES // (1 if tiles.rows == 128 else 2)
     assert found.spilled == 0
     assert found.copies == {16}
-    assert (found.products > 0) == (tiles.rows >= 64)
+    assert found.columns == ({tile.columns * (1 + up)} if tiles.rows >= 64 else set())
 
 
 @pytest.mark.parametrize(
@@ -87,8 +87,11 @@ def test_products_fit_a_multiprocessor(assignments: int, up: bool, dtype: str, t
     assert found.shared <= SHARED_BYTES // (2 if two else 1)
     assert found.spilled == 0
     assert found.copies == {16}
-    # From 64 rows on the four warps of a group multiply together.
-    assert (found.products > 0) == (tiles.rows >= 64 and element_bytes == 2)
+    # From 64 rows on the four warps of a group multiply together, all columns of all matrices at once, and
+    # load while they do.
+    grouped = tiles.rows >= 64 and element_bytes == 2
+    assert found.columns == ({tile.columns * (1 + up)} if grouped else set())
+    assert found.under_way == (1 if grouped else 0)
 
 
 @pytest.mark.parametrize(
@@ -113,9 +116,10 @@ def test_sizes_that_no_tile_divides_compile(ones: dict[str, int], by_group: bool
     ("kernel", "types", "constants", "warps"),
     [
         (order._compare_all, {"ids": "*i16"}, {"QUERIES": 32, "KEYS": 128}, 4),
-        (order._count, {"ids": "*i64"}, {"BINS": 512, "KEYS": 128}, 4),
+        (order._count, {"ids": "*i64"}, {"BINS": 1024, "KEYS": 1024}, 4),
         (order._add_up, {}, {"CHUNKS": 256, "BINS": 16}, 8),
-        (order._place, {"ids": "*i32"}, {"KEYS": 128}, 4),
+        (order._add_up, {}, {"CHUNKS": 4, "BINS": 1024}, 8),
+        (order._place, {"ids": "*u8"}, {"QUERIES": 32, "KEYS": 128}, 4),
         (schedule._map_tiles, {}, {"ROWS": 128, "GROUPS": 512, "TILES": 32}, 4),
         (
             combine._combine,

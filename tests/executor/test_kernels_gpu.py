@@ -117,9 +117,14 @@ def test_weights_that_begin_beyond_2_to_the_31() -> None:
 
 def test_a_graph_replays_the_layer_for_fewer_tokens_too() -> None:
     inputs = layer_inputs(64, 8, 128, 256, 96)
-    layer = GraphedLayer(64, 8, *inputs[3:])
+    layer = GraphedLayer(64, 8, *(weights.clone() for weights in inputs[3:]))
+    # Would lie where the clones lay, if the graph did not keep them.
+    others = [torch.full_like(weights, float("nan")) for weights in inputs[3:]]
     for tokens in (64, 1, 23, 64):
         given = [tensor[:tokens] for tensor in inputs[:3]]
         assert_close(layer(*given), (*given, *inputs[3:]))
     with pytest.raises(ValueError, match=r"at most 64 tokens \(got 65\)"):
         layer(*(torch.cat([tensor, tensor[:1]]) for tensor in inputs[:3]))
+    with pytest.raises(ValueError, match=r"of shape \(64, 8\) here \(got \(64, 1\)\)"):
+        layer(inputs[0], inputs[1][:, :1], inputs[2])
+    assert all(other.isnan().all() for other in others)
