@@ -93,10 +93,11 @@ def _compare(chosen: Sequence[_Cases], out: Path | None) -> int:
 def _show(rows: Sequence[Row], machine: Mapping[str, Any]) -> None:
     from benchmarks.gpu import report
 
-    console = Console()
+    # A log has no width of its own: all columns are whole there.
+    console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(report.table(rows))
     for line in report.summary(rows, machine):
-        console.print(line)
+        console.print(line, soft_wrap=True)
 
 
 def _tune(chosen: Sequence[_Cases]) -> int:

@@ -67,17 +67,22 @@ def ours(weights: Weights) -> Layer:
 def torch_grouped_mm(weights: Weights) -> Layer:
     """``torch.nn.functional.grouped_mm`` twice, with the torch operations that it needs around it."""
     up_EHN, down_EFH = weights.up_ENH.transpose(1, 2), weights.down_EHF.transpose(1, 2)
-    E = weights.shape.experts
+    expert_E = torch.arange(weights.shape.experts, device=up_EHN.device)
+    # The gate weight goes to whichever rows are narrower: fewer bytes, and the sum is the same.
+    early = weights.shape.width < weights.shape.hidden
 
     def layer(x_TH: Tensor, ids_TK: Tensor, weight_TK: Tensor) -> Tensor:
         T, K = ids_TK.shape
         key_A, order_A = ids_TK.flatten().sort(stable=True)
-        one_A = torch.ones_like(key_A, dtype=torch.int32)
-        count_E = torch.zeros(E, dtype=torch.int32, device=key_A.device).scatter_add_(0, key_A, one_A)
-        ends_E = count_E.cumsum(0, dtype=torch.int32)
+        ends_E = torch.searchsorted(key_A, expert_E, right=True, out_int32=True)
+        weight_A1 = weight_TK.to(x_TH.dtype).flatten()[order_A, None]
         gate_AF, up_AF = grouped_mm(x_TH[order_A // K], up_EHN, offs=ends_E).chunk(2, dim=1)
-        out_AH = grouped_mm(silu(gate_AF).mul_(up_AF), down_EFH, offs=ends_E)
-        out_AH.mul_(weight_TK.flatten()[order_A, None].to(out_AH.dtype))
+        inner_AF = silu(gate_AF).mul_(up_AF)
+        if early:
+            inner_AF.mul_(weight_A1)
+        out_AH = grouped_mm(inner_AF, down_EFH, offs=ends_E)
+        if not early:
+            out_AH.mul_(weight_A1)
         back_AH = torch.empty_like(out_AH).index_copy_(0, order_A, out_AH)
         return back_AH.view(T, K, -1).sum(1)
 
@@ -111,10 +116,14 @@ def liger_fused_moe(weights: Weights) -> Layer:
     Raises:
         ImportError: it is not installed, or is too old to have them.
     """
-    from liger_kernel.ops.fused_moe import LigerFusedMoEFunction  # type: ignore[import-not-found]
+    from liger_kernel.ops import fused_moe  # type: ignore[import-not-found]
+
+    # It tunes itself to the first batch of a shape and keeps to that: here to each batch, when it is checked.
+    for kernel in (fused_moe._fused_up_proj_swiglu_kernel, fused_moe._fused_down_proj_kernel):
+        kernel.cache.clear()
 
     def layer(x_TH: Tensor, ids_TK: Tensor, weight_TK: Tensor) -> Tensor:
-        out_TH: Tensor = LigerFusedMoEFunction.apply(
+        out_TH: Tensor = fused_moe.LigerFusedMoEFunction.apply(
             x_TH, weights.up_ENH, weights.down_EHF, ids_TK.int(), weight_TK.to(x_TH.dtype)
         )
         return out_TH

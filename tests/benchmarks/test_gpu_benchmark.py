@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -72,18 +75,37 @@ def test_cases_go_from_one_row_an_expert_to_long_prompts() -> None:
     assert [case.tokens for case in found[:8]] == [32, 128, 512, 2048, 8192, 2048, 8192, 32768]
 
 
-@pytest.mark.parametrize("name", ["torch", "transformers"])
-def test_rivals_compute_the_same(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "shape"), [("torch", TINY), ("torch", replace(TINY, width=48)), ("transformers", TINY)]
+)
+def test_rivals_compute_the_same(name: str, shape: Shape) -> None:
     if name == "transformers":
         pytest.importorskip("transformers")
-    case = Case(TINY, "gpt-oss", "decode", 40)
-    weights, inputs = Weights.random(TINY, device="cpu"), batch(case, "cpu")
+    case = Case(shape, "gpt-oss", "decode", 40)
+    weights, inputs = Weights.random(shape, device="cpu"), batch(case, "cpu")
     layer = LAYERS[name].make(weights)
     check(name, layer, inputs, weights)
     with pytest.raises(WrongResultError, match=f"{name} is wrong by"):
         check(name, lambda *given: layer(*given) * 1.03, inputs, weights)
     with pytest.raises(WrongResultError, match="nan"):
         check(name, lambda *given: layer(*given) * float("nan"), inputs, weights)
+
+
+def test_liger_tunes_itself_for_each_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels = [SimpleNamespace(cache={"a batch": "its tiles"}) for _ in range(2)]
+    taken = SimpleNamespace(
+        _fused_up_proj_swiglu_kernel=kernels[0],
+        _fused_down_proj_kernel=kernels[1],
+        LigerFusedMoEFunction=SimpleNamespace(apply=lambda *given: given),
+    )
+    monkeypatch.setitem(sys.modules, "liger_kernel", ModuleType("liger_kernel"))
+    monkeypatch.setitem(sys.modules, "liger_kernel.ops", SimpleNamespace(fused_moe=taken))
+    weights, inputs = Weights.random(TINY, device="cpu"), batch(Case(TINY, "balanced", "decode", 8), "cpu")
+    layer = LAYERS["liger"].make(weights)
+    assert [kernel.cache for kernel in kernels] == [{}, {}]
+    x_TH, up_ENH, down_EHF, ids_TK, weight_TK = layer(*inputs)
+    assert (x_TH is inputs[0], up_ENH is weights.up_ENH, down_EHF is weights.down_EHF) == (True,) * 3
+    assert (ids_TK.dtype, weight_TK.dtype) == (torch.int32, torch.bfloat16)
 
 
 def test_a_roof_is_bytes_or_flops() -> None:
@@ -120,11 +142,14 @@ ROWS = [
 def test_the_report_says_what_was_reached_and_what_is_missing() -> None:
     assert report.summary(ROWS, MACHINE) == [
         "a GPU, torch 2, triton 3: GEMM 800 TFLOP/s, copy 3.00 TB/s",
-        "against the best of the others: 1.00 × in the geometric mean, 0.50 × at worst",
-        "bound by compute: 70% of the GEMM peak in the geometric mean, 70% at worst; "
-        "with weights of eight bits 1.50 × the time",
-        "bound by memory: 50% of the copy bandwidth in the geometric mean, 50% at worst; "
-        "with weights of eight bits 0.60 × the time",
+        "against the best of the others: 1.000 × in the geometric mean; goal 1.00: reached",
+        "  at worst 0.500 × (tiny, balanced, prefill, 8 tokens); goal 0.95: missed",
+        "bound by compute: 70.0% of the GEMM peak in the geometric mean",
+        "  at worst 70.0% (tiny, balanced, prefill, 8 tokens); goal 0.60: reached",
+        "  with weights of eight bits 1.50 × the time",
+        "bound by memory: 50.0% of the copy bandwidth in the geometric mean",
+        "  at worst 50.0% (tiny, balanced, decode, 8 tokens); goal 0.80: missed",
+        "  with weights of eight bits 0.60 × the time",
         "liger: not installed",
     ]
     assert report.table(ROWS).row_count == 2
@@ -144,7 +169,7 @@ def test_parts_of_a_run_are_shown_together(tmp_path: Path, capsys: pytest.Captur
     assert report.read_json(files[:2]) == (ROWS, MACHINE)
     assert main(["--join", *map(str, files[:2])]) == 0
     said = capsys.readouterr().out
-    assert "against the best of the others: 1.00 × in the geometric mean, 0.50 × at worst" in said
+    assert "against the best of the others: 1.000 × in the geometric mean; goal 1.00: reached" in said
     assert main(["--join", *map(str, files)]) == 2
     rule = f"must be of one machine, 2 as in {files[0]} (got '1')"
     assert capsys.readouterr().err == f"benchmarks.gpu: {files[2]}: machine.torch: {rule}\n"
