@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from moesim.report.findings import percent
+from moesim.report.findings import steps as whole_steps
 from moesim.report.question import plural
 from moesim.units import format_bytes, format_seconds
 
@@ -158,7 +159,7 @@ def _migration(migration: Answer) -> str:
         text += (
             "; it never pays back: steps are no shorter"
             if steps is None
-            else f"; paid back after {steps:,.0f} steps"
+            else f"; paid back after {whole_steps(steps)}"
         )
     return text
 

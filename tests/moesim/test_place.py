@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+from rich.console import Console
 
+from moesim.report.place_table import place_tables
 from moesim.simulation.deployment import deploy
 from moesim.simulation.run import run
 from moesim.spec.override import Override
@@ -198,6 +201,11 @@ def test_a_migration_is_planned_timed_and_paid_back() -> None:
         assert migration["payback_steps"] == pytest.approx(migration["seconds"] / saved_s)
     else:
         assert migration["payback_steps"] is None
+    # A step that has begun counts whole, as in a what-if.
+    soon = value | {"migration": migration | {"payback_steps": 0.2}}
+    text = StringIO()
+    Console(file=text, width=200).print(*place_tables(soon))
+    assert "; paid back after 1 step\n" in re.sub(" +\n", "\n", text.getvalue())
 
 
 def test_moves_stay_within_their_limit() -> None:
