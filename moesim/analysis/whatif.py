@@ -119,6 +119,7 @@ def compare(
             "metrics": result["metrics"],
             "attribution": result["attribution"],
             "culprit": culprit(result["stragglers"]),
+            "gpus": point.scenario.parallelism.ep,
             # Points may differ in tokens a step, so what counts is tokens a second.
             "speedup": result["metrics"]["tokens_per_s"] / tokens_per_s,
             "payback_steps": payback,

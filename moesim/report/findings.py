@@ -246,7 +246,8 @@ def _fastest(comparison: Mapping[str, Any]) -> str:
     if point["speedup"] < 1 + SMALL / 2:
         return f"Nothing tried here is faster: the best point, {vary(point)}, runs {speedup(point)}."
     free = _is_free(point, base)
-    sentence = f"{vary(point)} is {'best' if free else 'fastest'}: {speedup(point)}"
+    more = point.get("gpus", 0) > base["scenario"]["parallelism"]["ep"]
+    sentence = f"{vary(point)} is {'best' if free and not more else 'fastest'}: {speedup(point)}"
     if not math.isclose(_tokens_per_step(point), _tokens_per_step(base), rel_tol=1e-6):
         sentence += " the tokens per second"
     else:
@@ -258,9 +259,12 @@ def _fastest(comparison: Mapping[str, Any]) -> str:
 def _won(base: Mapping[str, Any], point: Mapping[str, Any]) -> str:
     """Where most of what a point saves comes from, and what of that it loses elsewhere."""
     saved = {term: base["attribution"][f"{term}_s"] - point["attribution"][f"{term}_s"] for term in TERMS}
-    # Copies of experts travel on the network, but not because of the traffic of tokens.
-    saved["moving"] = _migration_s(base) - _migration_s(point)
-    saved["network"] -= saved["moving"]
+    # Copies of experts travel on the network, but not because of the traffic of tokens; their solver is a
+    # fixed cost.
+    saved["moving"] = _rebalancing_s(base, "migration_s") - _rebalancing_s(point, "migration_s")
+    solver_s = _rebalancing_s(base, "solver_s") - _rebalancing_s(point, "solver_s")
+    saved["network"] -= saved["moving"] - solver_s
+    saved["overhead"] -= solver_s
     term = max(saved, key=lambda name: saved[name])
     won_s = saved[term]
     lost_s = won_s - (base["metrics"]["step_time_s"]["mean"] - point["metrics"]["step_time_s"]["mean"])
@@ -269,9 +273,9 @@ def _won(base: Mapping[str, Any], point: Mapping[str, Any]) -> str:
     return f": {format_seconds(won_s)} {WON[term]}, of which {format_seconds(lost_s)} are lost elsewhere"
 
 
-def _migration_s(point: Mapping[str, Any]) -> float:
-    """By how much the mean step is longer because experts move."""
-    return float(point["metrics"]["rebalancing"]["migration_s"]) if rebalances(point) else 0.0
+def _rebalancing_s(point: Mapping[str, Any], part: str) -> float:
+    """By how much the mean step is longer because experts move, or because their solver runs."""
+    return float(point["metrics"]["rebalancing"].get(part, 0.0)) if rebalances(point) else 0.0
 
 
 def _is_free(point: Mapping[str, Any], base: Mapping[str, Any]) -> bool:
@@ -287,8 +291,12 @@ def _is_free(point: Mapping[str, Any], base: Mapping[str, Any]) -> bool:
 
 
 def _price(point: Mapping[str, Any], base: Mapping[str, Any]) -> str:
-    """What a point does to the router's choice more than the scenario; empty where that is nothing."""
+    """On how many GPUs it runs, where that differs, and what it does to the router's choice more."""
     metrics = point["metrics"]
+    asked = base["scenario"]["parallelism"]["ep"]
+    gpus = point.get("gpus", asked)
+    runs = "" if gpus == asked else f", on {plural(gpus, 'GPU')} instead of {asked:,}"
+    runs += f" ({point['speedup'] * asked / gpus:.2f}× for each GPU)" if runs else ""
     prices: list[str] = []
     for name, verb in (("dropped", "drops"), ("rerouted", "reroutes"), ("added", "adds")):
         if metrics[name] <= base["metrics"][name]:
@@ -297,7 +305,7 @@ def _price(point: Mapping[str, Any], base: Mapping[str, Any]) -> str:
         prices.append(f"{verb} {percent(metrics[name])}{whole}")
         if name == "dropped" and metrics["gate_mass_lost"] is not None:
             prices[-1] += f" ({percent(metrics['gate_mass_lost'])} of the gate mass)"
-    return f"; it {' and '.join(prices)}" if prices else ""
+    return runs + (f"; it {' and '.join(prices)}" if prices else "")
 
 
 def _tokens_per_step(point: Mapping[str, Any]) -> float:

@@ -52,6 +52,7 @@ class _Rebalancing(TypedDict):
     moved_experts: Count
     bytes: Fraction
     migration_s: Number
+    solver_s: NotRequired[Fraction]
 
 
 class _Stage(TypedDict):
@@ -174,6 +175,7 @@ class _Point(TypedDict):
     metrics: _Metrics
     attribution: _Attribution
     culprit: NotRequired[_Culprit | None]
+    gpus: NotRequired[Size]
     speedup: _Positive
     payback_steps: NotRequired[Fraction | None]
     as_asked: NotRequired[bool]

@@ -257,6 +257,36 @@ def test_copies_that_do_not_move_are_no_less_network() -> None:
     assert "2.00 ms less per step, 2.00 ms of it from moving fewer experts" in found
 
 
+def test_what_a_solver_takes_is_no_network() -> None:
+    """Rebalancing costs 2 ms, 1.5 ms of them the solver's; balance wins 2.5 ms and the network 2 ms."""
+    base = result_with([], imbalance=4.0, network=3.0)
+    point = copy.deepcopy(base) | {"vary": {"rebalance.every_steps": 100}, "speedup": 1.3}
+    point["metrics"]["rebalancing"] = {"rebalances": 2, "migration_s": 0.002, "solver_s": 0.0015}
+    point["metrics"]["step_time_s"]["mean"] = 0.0075
+    point["metrics"]["tokens_per_s"] *= 10 / 7.5
+    for term, saved_ms in {"imbalance": 2.5, "network": 1.5, "overhead": -1.5}.items():
+        point["attribution"][f"{term}_s"] -= saved_ms / 1e3
+    found = whatif_answer({"baseline": base, "points": [point]})
+    assert "2.50 ms less per step, 2.50 ms of it from better balance" in found
+
+
+def test_more_gpus_are_part_of_the_price() -> None:
+    comparison = example_comparison(example_run()[0])
+    (point,) = comparison["points"][:1]
+    tokens_per_s = point["metrics"]["tokens_per_s"] * 2
+    point |= {"vary": {"parallelism.ep": 16}, "speedup": 1.8, "gpus": 16}
+    point["metrics"] |= {"tokens_per_s": tokens_per_s, "dropped": 0.0}
+    found = whatif_answer(comparison | {"points": [point]})
+    assert found == (
+        "parallelism.ep=16 is fastest: 1.80× the tokens per second, on 16 GPUs instead of 8 (0.90× for each "
+        "GPU)."
+    )
+    fewer = point | {"vary": {"parallelism.ep": 4}, "speedup": 1.1, "gpus": 4}
+    assert "ep=4 is best: 1.10× the tokens per second, on 4 GPUs instead of 8 (2.20× for each GPU)." in (
+        whatif_answer(comparison | {"points": [fewer]})
+    )
+
+
 @pytest.mark.parametrize(
     ("share", "words"),
     [
