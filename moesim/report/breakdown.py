@@ -61,15 +61,20 @@ def breakdown(result: Mapping[str, Any]) -> Markup:
         *parts,
         caption=(
             "One mean step. Critical path: the phases that the step's end waited for; they sum to the step. "
-            "At peak: the same work spread evenly over all GPUs at the data sheets' peak rates; on the "
-            "path a phase can be shorter than that, where the path runs over GPUs that have less of it. "
+            "At peak: the same work spread evenly over all GPUs at the data sheets' peak rates, one phase "
+            "after the other; on the path a phase can be shorter than that, where it overlaps with others, "
+            "where bytes travel before the last GPU is there, or where the path runs over GPUs that have "
+            "less of it. "
             "Attribution: what the step loses to each cause, from five simulations of the same steps."
         ),
     )
 
 
 def phase_table(result: Mapping[str, Any]) -> Markup:
-    """Per phase: time on the critical path, its share of the step, the bound, and path over bound."""
+    """Per phase: time on the critical path, its share of the step, the bound, and path over bound.
+
+    The bound of the step leaves out what phases that overlap may hide.
+    """
     metrics, bounds = result["metrics"], result["bounds"]
     step_s = metrics["step_time_s"]["mean"]
     rows = []
@@ -83,7 +88,7 @@ def phase_table(result: Mapping[str, Any]) -> Markup:
         rows.append(
             tag("tr", tag("td", name.replace("_", " ")), *(tag("td", cell, class_="n") for cell in cells))
         )
-    total_s = sum(bounds.values())
+    total_s = _step_at_peak(result)
     cells = [format_seconds(step_s), "100 %", format_seconds(total_s)]
     cells.append(f"{step_s / total_s:.1f}×" if total_s else "–")
     rows.append(
@@ -92,13 +97,26 @@ def phase_table(result: Mapping[str, Any]) -> Markup:
     return table(["phase"], ["critical path", "of the step", "at peak, evenly", "ratio"], rows)
 
 
+def _step_at_peak(result: Mapping[str, Any]) -> float:
+    """Seconds of a step whose phases take their bounds: all of them together, less what may overlap."""
+    bounds: Mapping[str, float] = result["bounds"]
+    overlap = result["scenario"].get("overlap") or ()
+    total_s = sum(bounds.values())
+    moved_s = sum(bounds.get(name, 0.0) for name in ("dispatch", "combine"))
+    if "two_batch" in overlap:
+        return max(moved_s, total_s - moved_s)
+    if "shared_expert" in overlap:
+        return total_s - min(bounds.get(name, 0.0) for name in ("shared_expert", "dispatch"))
+    return total_s
+
+
 def attribution_table(result: Mapping[str, Any]) -> Markup:
     """The five terms, largest first, with what each means."""
     step_s = result["metrics"]["step_time_s"]["mean"]
     seconds = {term: result["attribution"][f"{term}_s"] for term in TERMS}
     entries = [(term, seconds[term], TERMS[term]) for term in sorted(TERMS, key=lambda term: -seconds[term])]
     data_s = result.get("data_parallel_imbalance_s", 0.0)
-    if data_s:
+    if percent(data_s / step_s) not in _NOTHING:
         after = next(i for i, (term, _, _) in enumerate(entries) if term == "imbalance") + 1
         entries.insert(after, (DATA_PARALLEL[0], data_s, DATA_PARALLEL[1]))
     rows = [

@@ -201,9 +201,11 @@ def _attribution(result: Mapping[str, Any]) -> Table:
     table.add_column("", style="dim")
     for term, share in shares(result).items():
         table.add_row(term, format_seconds(result["attribution"][f"{term}_s"]), percent(share), TERMS[term])
-        data_s = result.get("data_parallel_imbalance_s", 0.0)
-        if term == "imbalance" and data_s:
-            step_s = result["metrics"]["step_time_s"]["mean"]
+        data_s, step_s = (
+            result.get("data_parallel_imbalance_s", 0.0),
+            result["metrics"]["step_time_s"]["mean"],
+        )
+        if term == "imbalance" and percent(data_s / step_s) != percent(0.0):
             table.add_row(
                 DATA_PARALLEL[0], format_seconds(data_s), percent(data_s / step_s), DATA_PARALLEL[1]
             )

@@ -161,10 +161,11 @@ def _stragglers(result: Mapping[str, Any]) -> Markup:
     parts = [
         tag(
             "p",
-            "The GPU that is most often the last to finish its experts, for each layer. Lost: what a GPU "
-            "waits in this layer in a mean step; one that is late in a layer may make up for it in the next, "
-            "so the sum can exceed the cost of imbalance. Last in: the part of the steps. Tokens and time of "
-            "its experts: over the mean of all GPUs.",
+            "The GPU that is most often the last to finish its experts, for each layer; where most is lost "
+            "before the dispatch, the last to enter it. Lost: what a GPU waits in this layer in a mean step; "
+            "one that is late in a layer may make up for it in the next, so the sum can exceed the cost of "
+            "imbalance. Last in: the part of the steps. Tokens and time of its experts: in these steps, over "
+            "the mean of all GPUs.",
         ),
         _straggler_table(rows[:_FIRST_STRAGGLERS]),
     ]

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moesim.errors import TimelineError
-from moesim.report.breakdown import breakdown, by_speedup
+from moesim.report.breakdown import attribution_table, breakdown, by_speedup, phase_table
 from moesim.report.gantt import gantt
 from moesim.report.heatmap import EDGES, heatmap, load_table, slot_bound
 from moesim.report.html import run_page, whatif_page
@@ -273,3 +273,25 @@ def test_a_timeline_of_another_run_is_refused(run: Run) -> None:
     deep = dataclasses.replace(deep, layer_N=np.arange(3000, dtype=np.int32))
     with pytest.raises(TimelineError, match="must name at most 2000 layers"):
         run_page(result, deep, work)
+
+
+@pytest.mark.parametrize(
+    ("overlap", "step"),
+    [
+        ("none", "2.00 ms"),
+        ("shared_expert", "1.80 ms"),
+        ("two_batch", "1.20 ms"),
+        (["shared_expert", "two_batch"], "1.20 ms"),
+    ],
+)
+def test_the_bound_of_a_step_leaves_out_what_overlap_hides(run: Run, overlap: Any, step: str) -> None:
+    bounds = {"shared_expert": 2e-4, "experts": 1e-3, "dispatch": 3e-4, "combine": 5e-4}
+    result = run[0] | {"bounds": bounds, "scenario": run[0]["scenario"] | {"overlap": overlap}}
+    last = phase_table(result).rsplit("<tr", 1)[1]
+    assert re.findall(r"([\d.]+ ms)<", last)[1] == step
+
+
+@pytest.mark.parametrize(("data_s", "rows"), [(0.0, 5), (4e-19, 5), (1e-5, 6)])
+def test_what_rounding_leaves_is_no_imbalance(run: Run, data_s: float, rows: int) -> None:
+    table = attribution_table(run[0] | {"data_parallel_imbalance_s": data_s})
+    assert table.count("<tr>") == 1 + rows
