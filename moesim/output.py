@@ -20,7 +20,7 @@ from moesim.report.validation_file import read_validation
 from moesim.report.validation_page import validation_page
 from moesim.simulation.run import Run
 from placement.placement_file import write_placement
-from traces.files import write_text
+from traces.files import check_is_file, write_text
 from traces.perfetto import write_perfetto
 from traces.timeline import read_timeline, read_work, write_timeline, write_work
 
@@ -135,10 +135,9 @@ def check_file(out: Path, *, reads: Iterable[Path | str | None] = ()) -> None:
         reads: what the command reads, of which ``out`` must be none; entries may be missing files.
 
     Raises:
-        OutputError: it is a folder or one of ``reads``, its folder is missing, or there is no permission.
+        OutputError: it is a folder, a device or one of ``reads``; its folder is missing or closed to us.
     """
-    if out.is_dir():
-        raise OutputError("is a folder, a file was expected", file=out)
+    check_is_file(out)
     if not out.parent.is_dir():
         raise OutputError("there is no such folder", file=out.parent)
     if not os.access(out.parent, os.W_OK | os.X_OK):

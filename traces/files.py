@@ -16,16 +16,17 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it onto ``path`` if the block succeeds.
 
     A reader therefore sees the old file or the new one, never a part. Whatever ends the block
-    early, Ctrl-C included, removes the temporary file.
+    early, Ctrl-C included, removes the temporary file. A link stays: the file behind it is replaced.
 
     Raises:
-        OutputError: the folder is missing or read-only, or the disk is full.
+        OutputError: the folder is missing or read-only, the disk is full, or there is something else than a
+            file, a device say.
     """
     target = Path(path)
-    if target.is_dir():
-        raise OutputError("is a folder, a file was expected", file=target)
+    check_is_file(target)
+    behind = Path(os.path.realpath(target))
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+        handle, name = tempfile.mkstemp(prefix=f".{behind.name}.", suffix=".part", dir=behind.parent)
     except OSError as error:
         raise OutputError(f"cannot be written: {error.strerror or error}", file=target) from error
     os.close(handle)
@@ -34,11 +35,22 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         yield partial
         # mkstemp makes files private; give the result the permissions an ordinary open() would.
         partial.chmod(0o666 & ~_umask())
-        partial.replace(target)
+        partial.replace(behind)
     except OSError as error:
         raise OutputError(f"cannot be written: {error.strerror or error}", file=target) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def check_is_file(target: Path) -> None:
+    """Refuse what is there already and is no file: a rename would put a file in the place of a device.
+
+    Raises:
+        OutputError: it is a folder, a device or a pipe.
+    """
+    if target.exists() and not target.is_file():
+        thing = "a folder" if target.is_dir() else "a device or a pipe"
+        raise OutputError(f"is {thing}, a file was expected", file=target)
 
 
 def write_text(path: str | Path, text: str) -> None:
