@@ -36,7 +36,8 @@ def _combine(rows, ids, y, slots, width, CHOICES: tl.constexpr, COLUMNS: tl.cons
     token = tl.program_id(0).to(tl.int64)
     h = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     total = tl.zeros((COLUMNS,), tl.float32)
-    for choice in range(CHOICES):
+    # Unrolled, so that all rows are under way at once.
+    for choice in tl.static_range(CHOICES):
         a = token * CHOICES + choice
         slot = tl.load(ids + a)
         served = (slot >= 0) & (slot < slots)

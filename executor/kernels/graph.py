@@ -53,7 +53,7 @@ class GraphedLayer:
         inputs = (self.x_TH, self.ids_TK, self.weight_TK, up_SNH, down_SHF)
         layer = partial(moe_layer, *inputs, gated=gated, factors=factors)
         self.graph = torch.cuda.CUDAGraph()
-        # A graph is captured on the current device, and must not be on the stream that others use.
+        # A capture must not begin on the stream that others use; torch's own for it is on one device only.
         with torch.cuda.device(device):
             aside = torch.cuda.Stream()
             aside.wait_stream(torch.cuda.current_stream())
@@ -61,7 +61,7 @@ class GraphedLayer:
                 for _ in range(_WARM_UP):
                     layer()
             torch.cuda.current_stream().wait_stream(aside)
-            with torch.cuda.graph(self.graph):
+            with torch.cuda.graph(self.graph, stream=aside):
                 self.y_TH = layer()
 
     @torch.no_grad()

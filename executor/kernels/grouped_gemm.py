@@ -80,9 +80,8 @@ def grouped_gemm(
         columns,
         depth,
         x_XK.stride(0),
-        gather or 1,
         ACTIVATION=activation,
-        GATHERS=gather is not None,
+        GATHER=gather or 0,
         SCATTERS=scatter,
         SCALES=scale_Y is not None,
         BLOCK=0 if factor_ZBC is None else BLOCK,
@@ -114,9 +113,8 @@ def _grouped_gemm(
     columns,
     depth,
     x_stride,
-    share,
     ACTIVATION: tl.constexpr,
-    GATHERS: tl.constexpr,
+    GATHER: tl.constexpr,
     SCATTERS: tl.constexpr,
     SCALES: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -163,18 +161,19 @@ def _grouped_gemm(
         a = first_row + tl.arange(0, ROWS)
         a_mask = a < last
         source = tl.where(a_mask, a, first_row)
-        if GATHERS:
-            source = tl.load(order + source) // share
+        if GATHER:
+            source = tl.load(order + source) // GATHER
         rows = x + source.to(tl.int64)[:, None] * x_stride + k[None, :]
         total = tl.zeros((ROWS, MATRICES * COLUMNS), tl.float32)
         for first_k in range(0, depth, DEPTH):
+            # Weights first, for they need not wait until it is known which rows go with them.
             if WHOLE:
-                x_tile = tl.load(rows + first_k)
                 w_tile = tl.load(weights + first_k)
+                x_tile = tl.load(rows + first_k)
             else:
                 inside = k < depth - first_k
-                x_tile = tl.load(rows + first_k, mask=inside[None, :], other=0.0)
                 w_tile = tl.load(weights + first_k, mask=inside[:, None], other=0.0)
+                x_tile = tl.load(rows + first_k, mask=inside[None, :], other=0.0)
             # "ieee" keeps float32 inputs whole, where TF32 would round them to 10 bits.
             if BLOCK:
                 product = tl.dot(x_tile, w_tile.to(x_tile.dtype), input_precision="ieee")

@@ -21,7 +21,6 @@ GEMM: dict[str, str] = dict.fromkeys(("order", "end", "tile_group", "tile_row"),
     "columns": "i16",
     "depth": "i16",
     "x_stride": "i16",
-    "share": "i32",
 }
 
 
@@ -39,7 +38,7 @@ def product(
     """One of the two products of a layer, as the layer launches it; arguments that are 1 become constants."""
     constants: dict[str, Any] = {
         "ACTIVATION": "swiglu" if up else "none",
-        "GATHERS": up,
+        "GATHER": 8 if up else 0,
         "SCATTERS": not up,
         "SCALES": not up,
         "BLOCK": 128 if eight_bits else 0,
@@ -94,9 +93,7 @@ def test_products_fit_a_multiprocessor(assignments: int, up: bool, dtype: str, t
     assert found.under_way == (1 if grouped else 0)
 
 
-@pytest.mark.parametrize(
-    "ones", [{}, {"columns": 1, "depth": 1, "x_stride": 1, "share": 1}], ids=["", "ones"]
-)
+@pytest.mark.parametrize("ones", [{}, {"columns": 1, "depth": 1, "x_stride": 1}], ids=["", "ones"])
 @pytest.mark.parametrize(("by_group", "eight_bits"), [(True, False), (False, False), (False, True)])
 def test_sizes_that_no_tile_divides_compile(ones: dict[str, int], by_group: bool, eight_bits: bool) -> None:
     found = product(
@@ -141,3 +138,14 @@ def test_kernels_around_the_products_compile(
     ones = {name: 1 for name in ("slots", "groups", "width") if name in others}
     rest = {name: type_ for name, type_ in others.items() if name not in ones}
     assert compiled(kernel, rest, constants | ones, warps=warps).spilled == 0
+
+
+def test_nothing_is_compiled_anew_for_another_number_of_tokens() -> None:
+    """Of an integer Triton takes whether it is 1, or a multiple of 16, as known when it compiles."""
+    counts = {"assignments", "chunks", "rows_in_all", "tiles"}
+    kernels = (order._compare_all, order._count, order._add_up, order._place, schedule._map_tiles)
+    for kernel in (*kernels, grouped_gemm._grouped_gemm):
+        found = [parameter for parameter in kernel.params if parameter.name in counts]
+        assert found
+        assert all(parameter.do_not_specialize for parameter in found)
+    assert not counts & set(combine._combine.arg_names)
