@@ -72,9 +72,28 @@ def jit_for_threads(function: Function) -> Function:
     return cast(Function, numba.njit(cache=True, nogil=True)(function))
 
 
+class Compilation(event.TimingListener):
+    """Of what is compiled while it listens: ``duration`` in seconds, if there was anything (``done``).
+
+    Args:
+        begins: called once, before the first of it.
+    """
+
+    def __init__(self, begins: Callable[[], object]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # numba types its decorators only
+        self._begins: Callable[[], object] | None = begins
+
+    def on_start(self, event: event.Event) -> None:
+        """See numba's Listener."""
+        if self._begins is not None:
+            self._begins()
+            self._begins = None
+        super().on_start(event)  # type: ignore[no-untyped-call]
+
+
 @contextmanager
-def compilation() -> Iterator[event.TimingListener]:
-    """Time what is compiled inside: ``duration`` in seconds, if there was anything, which ``done`` tells."""
-    listener = event.TimingListener()  # type: ignore[no-untyped-call]  # numba types its decorators only
+def compilation(begins: Callable[[], object]) -> Iterator[Compilation]:
+    """Time what is compiled inside, after ``begins`` has been called once."""
+    listener = Compilation(begins)
     with event.install_listener("numba:compile", listener):
         yield listener

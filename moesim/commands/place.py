@@ -141,11 +141,11 @@ def place(
     hidden_layers = None if known is None else known.layers
     if out is not None:
         check_export(compared.others["linear"], format_, hidden_layers=hidden_layers)
-    with _searching(solver) as report, compilation() as compiled:
+    with _searching(solver) as report, compilation(_say_that_it_compiles) as compiled:
         found = search(compared.problem, solver, loads.seen.what, seconds=time_limit, report=report)
     if compiled.done:
         found = replace(found, wall_s=max(0.0, found.wall_s - compiled.duration))
-        print(f"compiled the solver in {compiled.duration:.1f} s, once for this machine", file=sys.stderr)
+        print(f"compiled in {compiled.duration:.1f} s", file=sys.stderr)
     if out is not None:  # before anything else can be interrupted
         note = export(found.placement, out, format_, hidden_layers=hidden_layers)
         print(f"placement: {out}" + (f" ({note})" if note else ""), file=sys.stderr)
@@ -180,6 +180,10 @@ def _check_options(
         raise SpecError("sets a field of --simulate SCENARIO, which is not named", field="-s", got=set_[0])
     if max_moves is not None and previous is None:
         raise SpecError("needs --previous FILE to move from", field="--max-moves", got=max_moves)
+
+
+def _say_that_it_compiles() -> None:
+    print("compiling the solver, once for this machine: up to a minute or two", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numba
 import pytest
 
 from traces import jit
@@ -56,3 +57,17 @@ def test_without_a_home_it_caches_in_a_private_temporary_folder(
 def test_a_home_that_is_a_file_is_passed_over(read_only_install: Path) -> None:
     (read_only_install / "home").write_text("")
     assert jit._cache_folder() == str(read_only_install / f"temporary/moesim-{os.getuid()}")
+
+
+def test_compilation_is_announced_once_and_timed() -> None:
+    said: list[str] = []
+    with jit.compilation(lambda: said.append("compiling")) as nothing:
+        pass
+    assert not said
+    assert not nothing.done
+    with jit.compilation(lambda: said.append("compiling")) as made:
+        for function in (lambda x: x + 1, lambda x: x - 1):
+            numba.njit(function)(1)
+    assert said == ["compiling"]
+    assert made.done
+    assert made.duration > 0
