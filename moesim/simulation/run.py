@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from moesim.hardware.network import Fabric
 from moesim.hardware.profile import DATA_SHEET
@@ -90,6 +90,7 @@ def run(deployment: Deployment) -> Run:
     # different positions of their requests, however many tokens each has.
     workload = scenario.workload
     uneven = workload.phase != "decode" or any(each.each is None for each in workload.amounts.values())
+    overlaps = bool(scenario.overlap)
     steps = Steps(deployment)
     recording = Recording(scenario.name, scenario.model.moe_layers)
     totals = Totals()
@@ -109,7 +110,8 @@ def run(deployment: Deployment) -> Run:
             totals.migration += whole_s - _seconds(made.settled, ranks, healthy)
         if uneven:
             totals.data_parallel += whole_s - _seconds(made.healthy.change(level), ranks, healthy)
-        _add_even(totals, made.healthy, healthy)
+        alone = [steps.busy(part, profile, transfers=False) for part in made.parts] if overlaps else []
+        _add_even(totals, made.healthy, healthy, alone)
         ideal = [steps.busy(part, DATA_SHEET) for part in made.parts]
         # Experts that move are no part of a step's work.
         _add_bounds(bounds_s, made.settled.operations, ideal, links)
@@ -134,7 +136,12 @@ def run(deployment: Deployment) -> Run:
     )
 
 
-def _add_even(totals: Totals, program: Program, healthy: Conditions) -> None:
+def _add_even(totals: Totals, program: Program, healthy: Conditions, alone: Sequence[Busy]) -> None:
+    """Add the seconds of an evened step, then without network, then without fixed costs too.
+
+    ``alone``: of each micro-batch, what its kernels take where no transfers run beside them; empty without
+    overlap.
+    """
     if len(program.lanes) == 1:
         # Equal ranks on one lane never wait: the simulations that follow would only add up.
         kernels_s, transfers_s, fixed_s = even_seconds(program.operations, healthy.network(0.0))
@@ -143,7 +150,16 @@ def _add_even(totals: Totals, program: Program, healthy: Conditions) -> None:
         totals.no_overhead += kernels_s
         return
     balanced = program.change(lambda operations: even(operations, healthy.network(0.0)))
-    no_network = balanced.change(without_network)
+    undisturbed = program.change(
+        lambda operations: [
+            replace(operation, busy_G=alone[operation.micro_batch][operation.phase, operation.layer])
+            if operation.transfer is None
+            else operation
+            for operation in operations
+        ]
+    )
+    no_network = undisturbed.change(lambda operations: even(operations, healthy.network(0.0)))
+    no_network = no_network.change(without_network)
     totals.balanced += _seconds(balanced, 1, healthy)
     totals.no_network += _seconds(no_network, 1, healthy)
     totals.no_overhead += _seconds(no_network.change(without_overhead), 1, healthy)

@@ -97,8 +97,10 @@ class Steps:
             self.made = Step(parts, program, healthy, settled)
             yield self.made.program
 
-    def busy(self, part: Part, profile: Profile, health: Health | None = None) -> Busy:
-        """Seconds of the part's kernels."""
+    def busy(
+        self, part: Part, profile: Profile, health: Health | None = None, *, transfers: bool = True
+    ) -> Busy:
+        """Seconds of the part's kernels; without ``transfers`` nothing takes multiprocessors beside them."""
         deployment, overlap = self.deployment, self.deployment.scenario.overlap
         phases: frozenset[Phase] = frozenset()
         if "two_batch" in overlap:
@@ -112,7 +114,7 @@ class Steps:
             deployment.placement.slot_gpu_S,
             part.tokens,
             graph_sizes,
-            Overlapped(phases, deployment.links(profile).sms),
+            Overlapped(phases, deployment.links(profile).sms if transfers else 0),
         )
         policy_G = pass_seconds(deployment.policy_cost, kernels, padded(part.tokens.tokens_G, graph_sizes))
         for layer in deployment.scenario.model.moe_layers:

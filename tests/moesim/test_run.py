@@ -17,6 +17,7 @@ from moesim.simulation.deployment import Deployment, deploy
 from moesim.simulation.run import Run, run
 from moesim.simulation.work import MODES
 from moesim.spec.override import Override
+from moesim.spec.presets import preset_source
 from moesim.spec.scenario import Scenario, load_scenario
 from placement.placement import Placement
 from tests.moesim.tiny import tiny_scenario, write_scenario
@@ -234,6 +235,28 @@ def test_unequal_ranks_are_a_cause_of_their_own(folder: Any) -> None:
     assert 0.0 < uneven["data_parallel_imbalance_s"] <= uneven["attribution"]["imbalance_s"]
     # Its contexts, not its tokens, make rank 0 the last to enter the dispatch.
     assert {entry["cause"] for entry in uneven["stragglers"]} <= {"attention", "none"}
+
+
+@pytest.mark.parametrize("overlap", ["shared_expert", "two_batch"])
+def test_multiprocessors_that_transfers_take_are_network(folder: Any, overlap: str) -> None:
+    """On a free network nothing takes them: ideal is the same, however many transfer kernels occupy."""
+    model = tiny_scenario()["model"] | {"hidden": 512}
+    model["experts"]["shared_width"] = 512
+    cluster = tiny_scenario()["cluster"]
+    cluster["gpu"] |= {"sms": 100, "memory_bandwidth": "10 TB/s"}
+    workload = tiny_scenario()["workload"] | {"tokens_per_gpu": 256}
+    found = {}
+    for sms in (0, 50):
+        profile = preset_source("profiles", "generic").value
+        links = profile["dispatch"]["per_gpu"] | {"sms": sms}
+        profile = profile | {"dispatch": profile["dispatch"] | {"per_gpu": links}}
+        changes = {"model": model, "cluster": cluster, "workload": workload, "profile": profile}
+        found[sms] = done(folder, overlap=overlap, **changes)[1]["attribution"]
+    for term in ("overhead_s", "ideal_s"):
+        assert found[50][term] == pytest.approx(found[0][term], rel=1e-9)
+    more_s = found[50]["network_s"] - found[0]["network_s"]
+    # The dispatch hides a slower shared expert.
+    assert more_s > 0 if overlap == "two_batch" else more_s == pytest.approx(0.0, abs=1e-12)
 
 
 @pytest.mark.parametrize("overlap", ["shared_expert", "two_batch"])
