@@ -181,7 +181,7 @@ def _grouped_gemm(
             else:
                 total = tl.dot(x_tile, w_tile, total, input_precision="ieee")
         if ACTIVATION == "swiglu":
-            # A thread holds a column of both: nothing moves.
+            # In all but the narrowest tiles a thread holds columns of both, so that nothing moves.
             total, up = total.reshape(ROWS, 2, COLUMNS).permute(0, 2, 1).split()
         if ACTIVATION != "none":
             total *= tl.sigmoid(total)

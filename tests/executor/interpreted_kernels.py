@@ -49,13 +49,20 @@ def test_few_assignments_are_sorted_in_one_launch(ids: list[int], slots: int) ->
 
 @pytest.mark.parametrize(
     ("assignments", "slots", "dtype"),
-    [(1, 1, torch.int64), (256, 3, torch.int32), (700, 40, torch.int64), (513, 512, torch.int16)],
+    [
+        (1, 1, torch.int64),
+        (256, 3, torch.int32),
+        (700, 40, torch.int64),
+        (300, 9, torch.uint8),
+        (513, 512, torch.int16),
+    ],
 )
 def test_many_assignments_are_sorted_chunk_by_chunk(
     monkeypatch: pytest.MonkeyPatch, assignments: int, slots: int, dtype: torch.dtype
 ) -> None:
     monkeypatch.setattr(order, "_SMALL", 0)
     monkeypatch.setattr(order, "_CHUNK", 256)
+    monkeypatch.setattr(order, "_CELLS", 64)
     assert_sorted(torch.randint(-2, slots + 2, (assignments,)).to(dtype), slots)
 
 
