@@ -73,11 +73,14 @@ def _extrapolated(deployment: Deployment, tokens_per_gpu: float) -> list[str]:
             "efficiencies are extrapolated."
         )
     fitted = deployment.links(profile).fitted_tokens
-    if fitted is not None and not fitted / 4 <= tokens_per_gpu <= fitted * 4:
+    halved = "two_batch" in scenario.overlap
+    sent = tokens_per_gpu / 2 if halved else tokens_per_gpu
+    if fitted is not None and not fitted / 4 <= sent <= fitted * 4:
+        here = f"{sent:.0f} in a micro-batch" if halved else f"{sent:.0f}"
         found.append(
             f"Transfers in mode {scenario.dispatch.mode} were fitted at {fitted} tokens a GPU, this run has "
-            f"{tokens_per_gpu:.0f}: fixed costs of a collective that the fit could not see would weigh "
-            "differently here. Compare dispatch modes with that in mind."
+            f"{here}: fixed costs of a collective that the fit could not see would weigh differently here. "
+            "Compare dispatch modes with that in mind."
         )
     return found
 

@@ -9,6 +9,7 @@ import pytest
 
 from moesim.analysis.result import simulate_scenario
 from moesim.errors import SpecError
+from moesim.spec.presets import preset_source
 from moesim.spec.scenario import load_scenario
 from tests.moesim.tiny import tiny_scenario, write_scenario
 
@@ -32,6 +33,19 @@ def test_what_the_profile_was_not_fitted_on_is_named(tmp_path: Path) -> None:
     found = notes(tmp_path)
     assert "fitted on H800 and H100; for tiny its efficiencies are extrapolated" in found
     assert "Transfers in mode per_gpu were fitted at 4096 tokens a GPU, this run has 4" in found
+
+
+@pytest.mark.parametrize(
+    ("overlap", "words"), [("none", ""), ("two_batch", "this run has 2 in a micro-batch")]
+)
+def test_a_micro_batch_sends_half_of_the_tokens(tmp_path: Path, overlap: str, words: str) -> None:
+    """4 tokens a GPU are within a quarter of 12, half of them are not."""
+    profile = preset_source("profiles", "generic").value
+    links = profile["dispatch"]["per_gpu"] | {"fitted_tokens": 12, "sms": 0}
+    profile = profile | {"dispatch": profile["dispatch"] | {"per_gpu": links}}
+    found = notes(tmp_path, profile=profile, overlap=overlap)
+    assert words in found
+    assert ("were fitted at 12 tokens" in found) == bool(words)
 
 
 def test_what_moving_tokens_leaves_out_is_named(tmp_path: Path) -> None:
