@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from moesim.errors import PlacementError
 from moesim.placing.loads import Source
 from moesim.placing.question import Question
@@ -122,6 +124,9 @@ def answer(
     problem = compared.problem
     verdict = judge(problem, found.placement)
     notes = [*compared.notes]
+    without = question.gpus - len(np.unique(found.placement.slot_gpu_S))
+    if without:
+        notes.append(f"{without} of {question.gpus} GPUs hold no expert: there are {problem.slots} slots")
     value: Answer = {
         "format": "moesim.place/1",
         **verdict.to_dict(),

@@ -130,6 +130,14 @@ def test_one_window_leaves_nothing_to_keep_back() -> None:
     assert any("nothing was kept back" in note for note in value["notes"])
 
 
+def test_gpus_that_hold_nothing_are_spoken_of() -> None:
+    """8 experts, once on each of as many GPUs, and on twice as many."""
+    logical_count("load.json")
+    assert "hold no expert" not in str(place("load.json", "--gpus", 8, "--solver", "greedy")["notes"])
+    notes = place("load.json", "--gpus", 16, "--solver", "greedy")["notes"]
+    assert "8 of 16 GPUs hold no expert: there are 8 slots" in notes
+
+
 @pytest.mark.parametrize("form", ["sglang", "trtllm", "vllm-ascend", "vllm"])
 def test_exports_hold_the_placement(form: str) -> None:
     logical_count("load.json")
