@@ -120,10 +120,11 @@ def _gather(
     ids_TC: npt.NDArray[np.int16], weights_TC: npt.NDArray[np.float32] | None, stays_TC: npt.NDArray[np.bool_]
 ) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.float32] | None]:
     """(ids [T, J], weights [T, J]) of the candidates that stay, J as small as it can be, at least 1."""
-    places = max(1, _most(stays_TC))
-    ids_TJ = np.full((len(ids_TC), places), NO_EXPERT, np.int16)
-    weights_TJ = np.zeros(ids_TJ.shape, np.float32)
-    _gather_into(ids_TC, ids_TC if weights_TC is None else weights_TC, stays_TC, ids_TJ, weights_TJ)
+    T, places = len(ids_TC), max(1, _most(stays_TC))
+    # One element more, for what is written behind the last token's last place.
+    ids_N, weights_N = np.full(T * places + 1, NO_EXPERT, np.int16), np.zeros(T * places + 1, np.float32)
+    _gather_into(ids_TC, ids_TC if weights_TC is None else weights_TC, stays_TC, places, ids_N, weights_N)
+    ids_TJ, weights_TJ = ids_N[:-1].reshape(T, places), weights_N[:-1].reshape(T, places)
     return ids_TJ, None if weights_TC is None else weights_TJ
 
 
@@ -140,17 +141,18 @@ def _most(stays_TC: Any) -> int:
 
 
 @jit
-def _gather_into(ids_TC: Any, weights_TC: Any, stays_TC: Any, ids_TJ: Any, weights_TJ: Any) -> None:
+def _gather_into(
+    ids_TC: Any, weights_TC: Any, stays_TC: Any, places: int, ids_N: Any, weights_N: Any
+) -> None:
+    """Write each token's ``places``, of which the last ones stay as they are."""
     T, C = ids_TC.shape
-    at_C = np.empty(C + 1, np.int64)
     for token in range(T):
-        places = 0
+        at = np.uint64(token * places)
+        # Each candidate takes the next place, which is free again if it does not stay: nothing branches.
         for candidate in range(C):
-            at_C[places] = candidate
-            places += stays_TC[token, candidate]
-        for place in range(places):
-            ids_TJ[token, place] = ids_TC[token, at_C[place]]
-            weights_TJ[token, place] = weights_TC[token, at_C[place]]
+            ids_N[at], weights_N[at] = ids_TC[token, candidate], weights_TC[token, candidate]
+            at += np.uint64(stays_TC[token, candidate])
+        ids_N[at], weights_N[at] = NO_EXPERT, 0
 
 
 @jit

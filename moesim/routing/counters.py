@@ -106,55 +106,41 @@ def _count(before_TK: Any, after_TJ: Any, weights_TK: Any) -> tuple[int, int, in
     """As :func:`count`; masses are summed in row order in double precision."""
     T, K = before_TK.shape
     J = after_TJ.shape[1]
-    # The last token that wished, or visits, each expert: ten times as fast as looking through its places.
-    wisher_E, visitor_E = np.full(_IDS, -1, np.int32), np.full(_IDS, -1, np.int32)
+    # The last token that wished, or visits, each expert: faster than looking through its places. Entry 0 is
+    # that of no expert, which stands everywhere; unsigned indices need no test for negative values.
+    wisher_E, visitor_E = np.full(_IDS + 1, -1, np.int32), np.full(_IDS + 1, -1, np.int32)
+    gone_K = np.empty(K, np.bool_)
     kept = rerouted = dropped = added = 0
     mass = lost = 0.0
     for token in range(T):
-        if K <= J:
-            # Mostly nothing is new, so that what is missing is dropped: counted without a look at the tables.
-            new = stays = gone = 0
-            mass_then, lost_then = mass, lost
-            for place in range(K):
-                before, after = before_TK[token, place], after_TJ[token, place]
-                weight = np.float64(weights_TK[token, place])
-                wished, missing = before >= 0, (before >= 0) & (after < 0)
-                new += (after != before) & (after >= 0)
-                stays += after >= 0
-                gone += missing
-                mass_then += weight if wished else 0.0
-                lost_then += weight if missing else 0.0
-            for place in range(K, J):
-                new += after_TJ[token, place] >= 0
-            if new == 0:
-                kept, dropped, mass, lost = kept + stays, dropped + gone, mass_then, lost_then
-                continue
-        before_K, after_J = before_TK[token], after_TJ[token]
-        for expert in before_K:
-            if expert >= 0:
-                wisher_E[expert] = token
-        for expert in after_J:
-            if expert >= 0:
-                visitor_E[expert] = token
-        spare = 0
+        wished = served = missing = 0
         for place in range(J):
-            if after_J[place] < 0 or wisher_E[after_J[place]] == token:
-                continue
-            # A new expert: does it stand in the place of a missing one?
-            spare += place >= K or before_K[place] < 0 or visitor_E[before_K[place]] == token
+            visitor_E[np.uint64(after_TJ[token, place] + 1)] = token
+            served += after_TJ[token, place] >= 0
+        visitor_E[0] = token
         for place in range(K):
-            if before_K[place] < 0:
-                continue
-            mass += weights_TK[token, place]
-            if visitor_E[before_K[place]] == token:
-                kept += 1
-            elif place < J and after_J[place] >= 0 and wisher_E[after_J[place]] != token:
-                rerouted += 1
-            elif spare > 0:
-                spare -= 1
-                rerouted += 1
-            else:
-                dropped += 1
-                lost += weights_TK[token, place]
-        added += spare
+            before, weight = before_TK[token, place], np.float64(weights_TK[token, place])
+            gone_K[place] = visitor_E[np.uint64(before + 1)] != token
+            missing += gone_K[place]
+            wished += before >= 0
+            mass += weight if before >= 0 else 0.0
+        stays = wished - missing
+        new = served - stays
+        kept += stays
+        rerouted += min(missing, new)
+        dropped += max(missing - new, 0)
+        added += max(new - missing, 0)
+        # Where some are rerouted and others dropped: those first in whose place a new expert stands.
+        if 0 < new < missing:
+            for place in range(K):
+                wisher_E[np.uint64(before_TK[token, place] + 1)] = token
+            wisher_E[0] = token
+            for place in range(min(J, K)):
+                instead = wisher_E[np.uint64(after_TJ[token, place] + 1)] != token
+                new -= gone_K[place] & instead
+                gone_K[place] &= not instead
+        for place in range(K):
+            weight = np.float64(weights_TK[token, place])
+            lost += weight if gone_K[place] & (new <= 0) else 0.0
+            new -= gone_K[place]
     return kept, rerouted, dropped, added, mass, lost

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from moesim.errors import PolicyError
 from moesim.routing.policy import NO_EXPERT, Batch, Candidates, Need, Outcome, Policy, candidates_of, outcome
-from moesim.routing.scale import scale_T, token_scale
+from moesim.routing.scale import token_scale
 from traces.jit import jit
 
 _IDS = 1 << 15
@@ -107,8 +107,7 @@ def candidate_weights(
     array([[1.  , 0.5 , 0.25]], dtype=float32)
     """
     weights_TC = np.empty(candidates.ids_TC.shape, np.float32)
-    scales_T = scale_T(ids_TK, weights_TK, candidates)
-    _candidate_weights(ids_TK, weights_TK, candidates.ids_TC, candidates.scores_TC, scales_T, weights_TC)
+    _candidate_weights(ids_TK, weights_TK, candidates.ids_TC, candidates.scores_TC, weights_TC)
     return weights_TC
 
 
@@ -155,58 +154,53 @@ def _refill(
     ids_TK: Any,
     after_TK: Any,
 ) -> None:
-    """Write into ``ids_TK`` and ``after_TK``. Weights of no tokens stand for none."""
-    T, K = ids_TK.shape
+    """Write into ``ids_TK`` and ``after_TK``, copies of what was. Weights of no tokens stand for none."""
+    T, K = before_TK.shape
     C = ids_TC.shape[1]
     weighted = len(weights_TK) > 0
     # The last token that visited each expert: faster than looking through the places of each token.
     # Entry 0 is that of no expert; unsigned indices need no test for negative values.
     visitor_E = np.full(experts + 1, -1, np.int32)
-    next_C = np.zeros(C + 1, np.int64)
+    # A token's free places, and candidates for them. Nobody could predict which: no branch depends on them.
+    free_K, next_C = np.empty(K + 1, np.int64), np.empty(C + 1, np.int64)
     for token in range(T):
-        free = 0
+        free = left = np.uint64(0)
         for place in range(K):
-            free += free_TK[token, place]
+            free_K[free] = place
+            free += np.uint64(free_TK[token, place])
         if free == 0:
             continue
         for place in range(K):
             visitor_E[np.uint64(before_TK[token, place] + 1)] = token
-        left = 0
         for candidate in range(C):
             next_C[left] = candidate
             new = visitor_E[np.uint64(ids_TC[token, candidate] + 1)] != token
-            left += allowed_TC[token, candidate] & new
-        scale = np.float32(1.0)
-        if weighted and left > 0:
+            left += np.uint64(allowed_TC[token, candidate] & new)
+        found, scale = min(free, left), np.float32(1.0)
+        if weighted and found > 0:
             scale = token_scale(token, before_TK, weights_TK, ids_TC, scores_TC)
-        taken = 0
-        # What is free is known to nobody before, so that nothing branches on it.
-        for place in range(K):
-            free, found = free_TK[token, place], taken < left
-            candidate = next_C[taken]
-            expert = ids_TC[token, candidate] if found else np.int16(NO_EXPERT)
-            ids_TK[token, place] = expert if free else before_TK[token, place]
+        for taken in range(found):
+            hole, instead = np.uint64(free_K[taken]), np.uint64(next_C[taken])
+            ids_TK[token, hole] = ids_TC[token, instead]
             if weighted:
-                weight = scores_TC[token, candidate] * scale
-                after_TK[token, place] = weight if free & found else weights_TK[token, place]
-            taken += free & found
+                after_TK[token, hole] = scores_TC[token, instead] * scale
+        for taken in range(found, free):
+            ids_TK[token, np.uint64(free_K[taken])] = NO_EXPERT
 
 
 @jit
-def _candidate_weights(
-    ids_TK: Any, weights_TK: Any, ids_TC: Any, scores_TC: Any, scale_T: Any, weights_TC: Any
-) -> None:
+def _candidate_weights(ids_TK: Any, weights_TK: Any, ids_TC: Any, scores_TC: Any, weights_TC: Any) -> None:
     T, C = ids_TC.shape
     K = ids_TK.shape[1]
-    # Where an expert stood last: faster than looking through the places of each token.
-    last_E = np.full(_IDS, -1, np.int64)
+    weights_N = weights_TK.reshape(-1)
+    # Where an expert stood last: faster than looking through the places of each token. Entry 0 is that of no
+    # expert; unsigned indices need no test for negative values.
+    last_E = np.full(_IDS + 1, -1, np.int64)
     for token in range(T):
+        scale = token_scale(token, ids_TK, weights_TK, ids_TC, scores_TC)
         for place in range(K):
-            if ids_TK[token, place] >= 0:
-                last_E[ids_TK[token, place]] = token * K + place
+            last_E[np.uint64(ids_TK[token, place] + 1)] = token * K + place
         for candidate in range(C):
-            at = last_E[ids_TC[token, candidate]] - token * K
-            if at >= 0:
-                weights_TC[token, candidate] = weights_TK[token, at]
-            else:
-                weights_TC[token, candidate] = scores_TC[token, candidate] * scale_T[token]
+            last = last_E[np.uint64(ids_TC[token, candidate] + 1)]
+            own = weights_N[np.uint64(max(last, 0))]
+            weights_TC[token, candidate] = own if last >= token * K else scores_TC[token, candidate] * scale

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from moesim.routing.policy import Candidates
 from traces.jit import jit
 
 
@@ -45,31 +44,17 @@ def _renormalise(before_TK: Any, after_TK: Any, weights_TK: Any) -> None:
                 weights_TK[token, place] *= before / after
 
 
-def scale_T(
-    ids_TK: npt.NDArray[np.int16], weights_TK: npt.NDArray[np.float32], candidates: Candidates
-) -> npt.NDArray[np.float32]:
-    """[T]: how many times its score a token's expert weighs: the sum of its weights over that of its scores.
+@jit
+def token_scale(token: int, ids_TK: Any, weights_TK: Any, ids_TC: Any, scores_TC: Any) -> Any:
+    """How many times its score a token's expert weighs: the sum of its weights over that of its scores.
 
     1 where the scores of all of its experts are 0 or unknown.
 
-    >>> candidates = Candidates(np.array([[7, 3, 5]], np.int16), np.array([[0.5, 0.25, 0.25]], np.float32))
-    >>> scale_T(np.array([[7, 3]], np.int16), np.array([[0.6, 0.3]], np.float32), candidates).round(3)
-    array([1.2], dtype=float32)
+    >>> ids_TC, scores_TC = np.array([[7, 3, 5]], np.int16), np.array([[0.5, 0.25, 0.25]], np.float32)
+    >>> ids_TK, weights_TK = np.array([[7, 3]], np.int16), np.array([[0.6, 0.3]], np.float32)
+    >>> round(token_scale(0, ids_TK, weights_TK, ids_TC, scores_TC), 3)
+    1.2
     """
-    scales_T = np.empty(len(ids_TK), np.float32)
-    _scale(ids_TK, weights_TK, candidates.ids_TC, candidates.scores_TC, scales_T)
-    return scales_T
-
-
-@jit
-def _scale(ids_TK: Any, weights_TK: Any, ids_TC: Any, scores_TC: Any, scales_T: Any) -> None:
-    for token in range(len(ids_TK)):
-        scales_T[token] = token_scale(token, ids_TK, weights_TK, ids_TC, scores_TC)
-
-
-@jit
-def token_scale(token: int, ids_TK: Any, weights_TK: Any, ids_TC: Any, scores_TC: Any) -> Any:
-    """As :func:`scale_T`, of one token."""
     C = ids_TC.shape[1]
     weight = score = np.float32(0.0)
     c = 0

@@ -45,11 +45,17 @@ def before_and_after(draw: st.DrawFn) -> tuple[NDArray[np.int16], NDArray[np.int
 @given(before_and_after())
 def test_counts_are_those_of_sets(pair: tuple[NDArray[np.int16], NDArray[np.int16]]) -> None:
     before_TK, after_TJ = pair
-    weights_TK = np.ones(before_TK.shape, np.float32)
-    expected = Counter[str]()
-    for before, after in zip(before_TK.tolist(), after_TJ.tolist(), strict=True):
+    # Another weight in each place, and exact sums.
+    weights_TK = np.exp2(np.arange(before_TK.size, dtype=np.float32)).reshape(before_TK.shape)
+    expected, mass_lost = Counter[str](), 0.0
+    for before, after, weights in zip(
+        before_TK.tolist(), after_TJ.tolist(), weights_TK.tolist(), strict=True
+    ):
         wished, served = set(before) - {-1}, set(after) - {-1}
         lost, new = len(wished - served), len(served - wished)
+        missing = [place for place, expert in enumerate(before) if expert in wished - served]
+        stands = [place for place in missing if place < len(after) and after[place] in served - wished]
+        mass_lost += sum([weights[place] for place in missing if place not in stands][new - len(stands) :])
         expected.update(
             kept=len(wished & served),
             rerouted=min(lost, new),
@@ -58,8 +64,8 @@ def test_counts_are_those_of_sets(pair: tuple[NDArray[np.int16], NDArray[np.int1
         )
     found = count(before_TK, after_TJ, weights_TK)
     assert found[:4] == tuple(expected[name] for name in ("kept", "rerouted", "dropped", "added"))
-    assert found.mass == float(np.count_nonzero(before_TK >= 0))
-    assert found.mass_lost == float(expected["dropped"])
+    assert found.mass == float(weights_TK[before_TK >= 0].sum())
+    assert found.mass_lost == mass_lost
 
 
 def test_the_weight_that_is_lost_is_that_of_the_place_where_nothing_stands() -> None:
