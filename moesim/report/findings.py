@@ -136,7 +136,16 @@ def advice(result: Mapping[str, Any]) -> list[str]:
     lines: dict[str, list[str]] = {}
     if share["imbalance"] >= SMALL:
         cause = next(iter(lost_by_cause(result["stragglers"])), "none")
-        lines["imbalance"] = [f"Balance: {most['imbalance']}. {_BALANCE_ADVICE[cause]}"]
+        parts = {cause: share["imbalance"]}
+        if cause != "attention":
+            # What unequal ranks cost stays, wherever experts are.
+            ranks = min(max(result.get("data_parallel_imbalance_s", 0.0) / step_s, 0.0), share["imbalance"])
+            parts = {cause: share["imbalance"] - ranks, "attention": ranks}
+        lines["imbalance"] = [
+            f"Balance: at most {format_seconds(part * step_s)} a step. {_BALANCE_ADVICE[why]}"
+            for why, part in parts.items()
+            if part >= SMALL
+        ]
         alone = sum(
             row["cause"] == "tokens" and row.get("expert_load", 0.0) > 1 for row in result["stragglers"]
         )

@@ -154,6 +154,15 @@ def test_advice_follows_the_cause(cause: str, words: str) -> None:
     assert words in line
 
 
+def test_no_placement_wins_what_unequal_ranks_cost() -> None:
+    unequal = {"data_parallel_imbalance_s": 0.001}
+    tokens, attention = advice(result_with([straggler(0, 1)], imbalance=3.0) | unequal)
+    assert tokens.startswith("Balance: at most 2.00 ms a step. The time follows the tokens")
+    assert attention.startswith("Balance: at most 1.00 ms a step. The attention differs between GPUs")
+    (line,) = advice(result_with([straggler(0, 1, "attention")], imbalance=3.0) | unequal)
+    assert line.startswith("Balance: at most 3.00 ms a step. The attention differs between GPUs")
+
+
 def test_no_advice_where_nothing_is_to_be_won() -> None:
     assert advice(result_with([straggler(0, 1)], imbalance=0.1, network=1.0, overhead=1.0)) == []
 
