@@ -56,7 +56,7 @@ def count_in_place(
     after_TK: npt.NDArray[np.int16],
     weights_TK: npt.NDArray[np.float32] | None,
 ) -> Counts:
-    """As :func:`count`, three times as fast, where what is new stands in the place of what it stands for.
+    """As :func:`count`, twice as fast, where what is new stands in the place of what it stands for.
 
     So it is where no token gets an expert that it had asked for in another place, and none both loses an
     assignment and gets one in an empty place.
