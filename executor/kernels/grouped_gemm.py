@@ -73,7 +73,7 @@ def grouped_gemm(
         nothing if order_A is None else order_A,
         nothing if scale_Y is None else scale_Y,
         nothing if factor_ZBC is None else factor_ZBC,
-        groups.end_Z,
+        groups.end_Z if groups.end_M is None else groups.end_M,
         nothing if groups.group_M is None else groups.group_M,
         nothing if groups.row_M is None else groups.row_M,
         groups.tiles,
@@ -135,12 +135,11 @@ def _grouped_gemm(
 
     if BY_GROUP:
         group = tile
-        first = tl.load(end + group - 1, mask=group > 0, other=0)
-        last = tl.load(end + group)
+        first = tl.load(end + tile - 1, mask=tile > 0, other=0)
     else:
         group = tl.load(tile_group + tile)
         first = tl.load(tile_row + tile)
-        last = tl.minimum(first + ROWS, tl.load(end + group))
+    last = tl.load(end + tile)
     if first >= last:
         return
 

@@ -24,7 +24,8 @@ class Schedule:
         end_Z: int32, where each group's rows end.
         rows: of a tile.
         tiles: M, at least as many as there are; or Z where each program takes a whole group.
-        group_M, row_M: int32, the group and the first row of each tile; None where programs take groups.
+        group_M, row_M, end_M: int32, the group and the first row of each tile, and where its rows end; None
+            where programs take groups.
     """
 
     end_Z: Tensor
@@ -32,14 +33,15 @@ class Schedule:
     tiles: int
     group_M: Tensor | None = None
     row_M: Tensor | None = None
+    end_M: Tensor | None = None
 
 
 def schedule(end_Z: Tensor, rows_A: int, rows: int, *, by_group: bool) -> Schedule:
     """Cut groups into tiles without waiting for the GPU to say how many there are.
 
     No tile holds rows of two groups, so each group may leave one tile partly empty: A // rows + min(Z, A) are
-    enough. Groups of 70, 0 and 3 rows, tiles of 64: ``group_M`` is [0, 0, 2, 0] and ``row_M``
-    [0, 64, 70, 73]; the last tile is empty, for its first row lies behind its group.
+    enough. Groups of 70, 0 and 3 rows, tiles of 64: ``group_M`` is [0, 0, 2, 0], ``row_M`` [0, 64, 70, 73],
+    ``end_M`` [64, 70, 73, 73]; the last tile is empty.
 
     Args:
         end_Z: int32, ascending; rows behind the last end belong to nobody.
@@ -51,12 +53,13 @@ def schedule(end_Z: Tensor, rows_A: int, rows: int, *, by_group: bool) -> Schedu
     if by_group:
         return Schedule(end_Z, rows, groups)
     tiles = rows_A // rows + min(groups, rows_A)
-    # Two tensors rather than two rows of one, whose alignment would depend on how many tiles there are.
-    group_M, row_M = (torch.empty(tiles, dtype=torch.int32, device=end_Z.device) for _ in range(2))
+    # Three tensors rather than three rows of one, whose alignment would depend on how many tiles there are.
+    group_M, row_M, end_M = (torch.empty(tiles, dtype=torch.int32, device=end_Z.device) for _ in range(3))
     _map_tiles[(triton.cdiv(tiles, _TILES),)](
         end_Z,
         group_M,
         row_M,
+        end_M,
         tiles,
         groups,
         rows_A,
@@ -64,7 +67,7 @@ def schedule(end_Z: Tensor, rows_A: int, rows: int, *, by_group: bool) -> Schedu
         GROUPS=triton.next_power_of_2(groups),
         TILES=_TILES,
     )
-    return Schedule(end_Z, rows, tiles, group_M, row_M)
+    return Schedule(end_Z, rows, tiles, group_M, row_M, end_M)
 
 
 @triton.jit(do_not_specialize=("tiles", "rows_in_all"))
@@ -72,6 +75,7 @@ def _map_tiles(
     end,
     tile_group,
     tile_row,
+    tile_row_end,
     tiles,
     groups,
     rows_in_all,
@@ -90,5 +94,9 @@ def _map_tiles(
     first_tile = tl.max(tl.where(passed, tile_end[None, :], 0), axis=1)
     first_row = tl.max(tl.where(passed, row_end[None, :], 0), axis=1)
     found = group < groups
+    row = tl.where(found, first_row + (m - first_tile) * ROWS, rows_in_all)
+    # The first end that is not passed is that of the tile's own group.
+    own_end = tl.min(tl.where(passed | (z >= groups)[None, :], rows_in_all, row_end[None, :]), axis=1)
     tl.store(tile_group + m, tl.where(found, group, 0), mask=m < tiles)
-    tl.store(tile_row + m, tl.where(found, first_row + (m - first_tile) * ROWS, rows_in_all), mask=m < tiles)
+    tl.store(tile_row + m, row, mask=m < tiles)
+    tl.store(tile_row_end + m, tl.minimum(row + ROWS, own_end), mask=m < tiles)

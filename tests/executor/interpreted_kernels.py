@@ -73,14 +73,16 @@ def test_tiles_cover_every_group_once(counts: list[int], rows: int, behind: int)
     found = schedule(ends, A, rows, by_group=False)
     assert found.group_M is not None
     assert found.row_M is not None
+    assert found.end_M is not None
     tiles = [
-        (group, first)
+        (group, first, min(first + rows, end))
         for group, (count, end) in enumerate(zip(counts, ends.tolist(), strict=True))
         for first in range(end - count, end, rows)
     ]
-    pairs = list(zip(found.group_M.tolist(), found.row_M.tolist(), strict=True))
-    assert pairs[: len(tiles)] == tiles
-    assert all(first >= ends[group] for group, first in pairs[len(tiles) :])
+    of_each = (found.group_M.tolist(), found.row_M.tolist(), found.end_M.tolist())
+    all_tiles = list(zip(*of_each, strict=True))
+    assert all_tiles[: len(tiles)] == tiles
+    assert all(first >= end for _, first, end in all_tiles[len(tiles) :])
 
 
 @pytest.mark.parametrize("by_group", [True, False])

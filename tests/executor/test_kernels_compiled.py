@@ -131,7 +131,9 @@ def test_kernels_around_the_products_compile(
     kernel: Any, types: dict[str, str], constants: dict[str, int], warps: int
 ) -> None:
     """At the largest sizes that they are launched with, and with numbers that are 1."""
-    pointers = dict.fromkeys(("assignment", "count", "start", "end", "tile_group", "tile_row"), "*i32")
+    pointers = dict.fromkeys(
+        ("assignment", "count", "start", "end", "tile_group", "tile_row", "tile_row_end"), "*i32"
+    )
     known = pointers | types
     others = {name: known.get(name, "i32") for name in kernel.arg_names if name not in constants}
     assert compiled(kernel, others, constants, warps=warps).spilled == 0
