@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -102,8 +103,10 @@ def summary(rows: Sequence[Row], machine: Mapping[str, Any]) -> list[str]:
                 f"  at worst {least:.1%} ({where}); {_goal(least, goal)}",
                 f"  with weights of eight bits {eight_bits:.2f} × the time",
             ]
-    missing = {(name, why) for row in rows for name, why in row.missing.items()}
-    return lines + [f"{name}: {why}" for name, why in sorted(missing)]
+    missing = Counter((name, why) for row in rows for name, why in row.missing.items())
+    return lines + [
+        f"{name}: {why}, in {times} of {len(rows)} cases" for (name, why), times in sorted(missing.items())
+    ]
 
 
 def _name(case: Case) -> str:

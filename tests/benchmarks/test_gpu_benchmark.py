@@ -150,7 +150,7 @@ def test_the_report_says_what_was_reached_and_what_is_missing() -> None:
         "bound by memory: 50.0% of the copy bandwidth in the geometric mean",
         "  at worst 50.0% (tiny, balanced, decode, 8 tokens); goal 0.80: missed",
         "  with weights of eight bits 0.60 × the time",
-        "liger: not installed",
+        "liger: not installed, in 2 of 2 cases",
     ]
     assert report.table(ROWS).row_count == 2
     value = json.loads(report.as_json(ROWS, MACHINE))
