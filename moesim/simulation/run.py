@@ -35,7 +35,7 @@ class Totals:
         healthy: without faults.
         data_parallel: what of that unequal tokens and contexts of the GPUs cost.
         balanced: also with every GPU given the mean over GPUs of each phase's duration.
-        no_network: also with transfers that take no time.
+        no_network: also with transfers that take no time, and no multiprocessors from kernels beside them.
         no_overhead: also without launches and fixed costs.
         migration: what of ``healthy`` moving experts cost.
     """
