@@ -125,6 +125,7 @@ def compare(
             "payback_steps": payback,
             # Combinations of values that the scenario has anyway.
             "as_asked": _name(point.scenario) == asked,
+            "notes": result["notes"],
         }
         for point, result, payback in zip(points, results, paybacks, strict=True)
     ]

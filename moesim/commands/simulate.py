@@ -64,7 +64,7 @@ def whatif(
     from moesim.analysis.store import Store
     from moesim.analysis.whatif import Vary, compare, plan
     from moesim.output import check_folder, write_comparison
-    from moesim.report.console import whatif_table
+    from moesim.report.console import whatif_tables
 
     base, points = plan(scenario, overrides(set_), [Vary.parse(text) for text in vary])
     store = None
@@ -76,7 +76,7 @@ def whatif(
     comparison["baseline"]["provenance"]["command"] = command_line("whatif", scenario, set_, vary)
     if out is not None:
         write_comparison(out, comparison)
-    show(comparison, lambda: [whatif_table(comparison)], as_json, out)
+    show(comparison, lambda: whatif_tables(comparison), as_json, out)
 
 
 def demo(out: Out = None) -> None:

@@ -22,7 +22,7 @@ from moesim.report.findings import (
 )
 from moesim.report.markup import Markup, tag
 from moesim.report.question import brief
-from moesim.units import format_seconds
+from moesim.units import format_bytes, format_seconds
 from traces.timeline import PHASES
 
 _Cell = Callable[[Mapping[str, Any]], str]
@@ -167,12 +167,15 @@ def comparison_chart(comparison: Mapping[str, Any]) -> Markup:
 def comparison_table(comparison: Mapping[str, Any]) -> Markup:
     """Every point and the scenario itself: time, speedup, balance, what policy and rebalancing cost.
 
-    A cost that no point has gets no column.
+    A cost that no point has gets no column, nor do GPUs and memory that are the same with all.
     """
     best = best_point(comparison)
     keys = varied_keys(comparison)
     points = (comparison["baseline"], *comparison["points"])
-    costs = {
+    costs: dict[str, _Cell] = {
+        name: cell for name, cell in _HARDWARE.items() if len({cell(point) for point in points}) > 1
+    }
+    costs |= {
         name: cell for name, cell in _COSTS.items() if any(cell(point) not in _NOTHING for point in points)
     }
     names = [
@@ -185,8 +188,19 @@ def comparison_table(comparison: Mapping[str, Any]) -> Markup:
         _point_row(names[index], speedup(point), point, "best" if index == best else None, costs.values())
         for index, point in by_speedup(comparison)
     ]
-    head = ["step", "speedup", "tokens/s", "balancedness", "imbalance", "network", *costs]
+    head = ["step", "speedup", "tokens/s", "balance", "imbalance", "network", *costs]
     return table(list(keys.values()) or [""], head, rows)
+
+
+def gpus(run: Mapping[str, Any]) -> str:
+    """Of the expert-parallel group of a point, or of the scenario itself."""
+    found = run["scenario"]["parallelism"]["ep"] if "scenario" in run else run.get("gpus")
+    return "–" if found is None else f"{found:,}"
+
+
+def memory(point: Mapping[str, Any]) -> str:
+    """Weights and KV cache of the fullest GPU."""
+    return format_bytes(point["metrics"]["gpu_memory_bytes"]["max"])
 
 
 def mass_lost(point: Mapping[str, Any]) -> str:
@@ -212,6 +226,7 @@ def pays_after(point: Mapping[str, Any]) -> str:
     return "–" if payback is None else steps(payback)
 
 
+_HARDWARE: Final[Mapping[str, _Cell]] = {"GPUs": gpus, "memory": memory}
 _COSTS: Final[Mapping[str, _Cell]] = {
     "dropped": lambda point: percent(point["metrics"]["dropped"]),
     "rerouted": lambda point: percent(point["metrics"]["rerouted"]),

@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from moesim.report.breakdown import asked_cells, by_speedup, mass_lost, moving, pays_after
+from moesim.report.breakdown import asked_cells, by_speedup, gpus, mass_lost, memory, moving, pays_after
 from moesim.report.findings import (
     DATA_PARALLEL,
     TERMS,
@@ -25,6 +25,7 @@ from moesim.report.findings import (
     varied_keys,
     whatif_answer,
 )
+from moesim.report.notes import comparison_notes
 from moesim.report.question import brief, question
 from moesim.report.stages import SHARES
 from moesim.units import format_bytes, format_seconds
@@ -39,6 +40,8 @@ _COLUMNS: Final[Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
     "balance": lambda point: f"{point['metrics']['balancedness']:.2f}",
     "imbal.": lambda point: percent(_share(point, "imbalance_s")),
     "network": lambda point: percent(_share(point, "network_s")),
+    "GPUs": gpus,
+    "memory": memory,
     "drops": lambda point: percent(point["metrics"]["dropped"]),
     "reroutes": lambda point: percent(point["metrics"]["rerouted"]),
     "adds": lambda point: percent(point["metrics"]["added"]),
@@ -53,7 +56,13 @@ _ALWAYS: Final = ("step", "tokens/s", "balance", "imbal.")
 _WIDTH: Final = 80
 _VARIED_WIDTH: Final = 26
 # Columns that give way where they leave less than this to what is varied; None: than its longest words.
-_GIVE_WAY: Final = {"network": _VARIED_WIDTH, "imbal.": None, "tokens/s": None, "balance": None}
+_GIVE_WAY: Final = {
+    "network": _VARIED_WIDTH,
+    "memory": _VARIED_WIDTH,
+    "imbal.": None,
+    "tokens/s": None,
+    "balance": None,
+}
 
 
 def run_tables(result: Mapping[str, Any]) -> list[RenderableType]:
@@ -68,11 +77,20 @@ def run_tables(result: Mapping[str, Any]) -> list[RenderableType]:
     ]
     if result["stragglers"]:
         parts.append(_stragglers(result))
-    for head, lines in (("What would help", advice(result)), ("Mind", result.get("notes", []))):
-        if lines:
-            bullets = (Padding(Text(f"- {line.replace('`', '')}"), (0, 1)) for line in lines)
-            parts.append(Group(Text(head, style="bold"), *bullets))
+    parts += _bullets("What would help", advice(result))
+    parts += _bullets("Mind", result.get("notes", []))
     return [Padding(part, (0, 0, 1, 0)) for part in parts]
+
+
+def whatif_tables(comparison: Mapping[str, Any]) -> list[RenderableType]:
+    """What ``moesim whatif`` prints: all points, the answer, and what to mind of it."""
+    mind = _bullets("Mind", comparison_notes(comparison))
+    return [whatif_table(comparison), *(Padding(part, (1, 0, 0, 0)) for part in mind)]
+
+
+def _bullets(head: str, lines: Sequence[str]) -> list[RenderableType]:
+    bullets = (Padding(Text(f"- {line.replace('`', '')}"), (0, 1)) for line in lines)
+    return [Group(Text(head, style="bold"), *bullets)] if lines else []
 
 
 def whatif_table(comparison: Mapping[str, Any]) -> Table:

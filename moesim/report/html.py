@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -20,6 +20,7 @@ from moesim.report.findings import CAUSES, advice, answer, percent, shares, vari
 from moesim.report.gantt import gantt
 from moesim.report.heatmap import heatmap
 from moesim.report.markup import Markup, join, tag
+from moesim.report.notes import comparison_notes
 from moesim.report.page import facts_table, figures_list, opening, page, resolved, section, trace_note
 from moesim.report.question import brief, question
 from moesim.report.stages import stage_table
@@ -66,10 +67,13 @@ def run_page(
     ]
     if comparison is not None:
         sections.append(_comparison(comparison))
-    if result.get("notes"):
-        sections.append(section("Mind", tag("ul", *(tag("li", line) for line in result["notes"]))))
+    sections += _notes(result.get("notes", []))
     sections.append(_provenance(result))
     return page(str(result["scenario"]["name"]), sections)
+
+
+def _notes(lines: Sequence[str]) -> list[Markup]:
+    return [section("Mind", tag("ul", *(tag("li", line) for line in lines)))] if lines else []
 
 
 def _stages(result: Mapping[str, Any]) -> list[Markup]:
@@ -96,6 +100,7 @@ def whatif_page(comparison: Mapping[str, Any]) -> str:
         opening(asked, whatif_answer(comparison), trace_note(base["trace"])),
         section("The points, fastest first", comparison_chart(comparison), comparison_table(comparison)),
         section("The scenario itself", tag("p", answer(base)), breakdown(base), phase_table(base)),
+        *_notes(comparison_notes(comparison)),
         _provenance(base),
     ]
     return page(f"{base['scenario']['name']}: what if", sections)

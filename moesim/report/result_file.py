@@ -179,6 +179,7 @@ class _Point(TypedDict):
     speedup: _Positive
     payback_steps: NotRequired[Fraction | None]
     as_asked: NotRequired[bool]
+    notes: NotRequired[list[str]]
 
 
 class _Comparison(TypedDict):

@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from moesim.report.console import run_tables, whatif_table
+from moesim.report.breakdown import comparison_table
+from moesim.report.console import run_tables, whatif_table, whatif_tables
+from moesim.report.html import whatif_page
+from moesim.report.notes import comparison_notes
 from tests.moesim.report_example import example_comparison, example_run
 
 
@@ -94,3 +97,46 @@ def test_names_are_not_cut_where_a_comparison_is_wide() -> None:
     assert max(map(len, text.splitlines())) <= 80
     assert "adds" in text.splitlines()[0]
     assert "2.0 %" in text
+
+
+def test_memory_and_gpus_are_told_where_they_differ() -> None:
+    comparison = example_comparison(example_run()[0])
+    for number, point in enumerate(comparison["points"]):
+        point |= {"vary": {"seed": number}, "gpus": 8}
+    for found in (printed([whatif_table(comparison)], 100), str(comparison_table(comparison))):
+        assert "memory" not in found
+        assert "GPUs" not in found
+    point = comparison["points"][0]
+    point["metrics"] = point["metrics"] | {"gpu_memory_bytes": {"mean": 2.0**35, "max": 41.0 * 2**30}}
+    for found in (printed([whatif_table(comparison)], 100), str(comparison_table(comparison))):
+        assert "memory" in found
+        assert "41.0 GiB" in found
+        assert "GPUs" not in found
+    point["gpus"] = 1024
+    for found in (printed([whatif_table(comparison)], 100), str(comparison_table(comparison))):
+        assert "GPUs" in found
+        assert "1,024" in found
+
+
+def test_notes_of_points_are_told_with_their_names() -> None:
+    result = example_run()[0] | {"notes": ["All have it.", "Only as asked."]}
+    comparison = example_comparison(result)
+    first, second, *others = comparison["points"]
+    first["notes"] = ["All have it.", "Two have it."]
+    for point in (second, *others):
+        point["notes"] = ["All have it."]
+    second["notes"] = second["notes"] + ["Two have it."]
+    (all_have, asked, two) = comparison_notes(comparison)
+    assert (all_have, asked) == ("All have it.", "As asked: Only as asked.")
+    assert two == "With placement=linear, routing.capacity_factor=1 and 1 other point: Two have it."
+    for found in (printed(whatif_tables(comparison), 200), whatif_page(comparison)):
+        assert "Mind" in found
+        assert "As asked: Only as asked." in found
+    second["notes"] += [f"Note {number}." for number in range(9)]
+    assert len(comparison_notes(comparison)) == 7
+    assert comparison_notes(comparison)[-1] == "6 more notes of other points are in the JSON."
+
+
+def test_without_notes_there_is_nothing_to_mind() -> None:
+    comparison = example_comparison(example_run()[0] | {"notes": []})
+    assert "Mind" not in printed(whatif_tables(comparison), 100)

@@ -1,0 +1,35 @@
+"""What to mind of a comparison: the notes of all its runs, each once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from moesim.report.findings import tried, vary
+from moesim.report.question import plural
+
+_MOST: Final = 6
+
+
+def comparison_notes(comparison: Mapping[str, Any]) -> list[str]:
+    """Those of the scenario, then those of points; what not all runs share names the first that has it.
+
+    >>> base, point = {"notes": ["Short."]}, {"vary": {"seed": 2}, "notes": ["Short.", "Far off."]}
+    >>> comparison_notes({"baseline": base, "points": [point]})
+    ['Short.', 'With seed=2: Far off.']
+    """
+    runs = [("As asked", comparison["baseline"])]
+    runs += [(f"With {vary(point)}", point) for _, point in tried(comparison)]
+    whose: dict[str, list[str]] = {}
+    for name, run in runs:
+        for note in run.get("notes", []):
+            whose.setdefault(note, []).append(name)
+    found = [note if len(names) == len(runs) else f"{_named(names)}: {note}" for note, names in whose.items()]
+    hidden = len(found) - _MOST
+    # Of one more the line that it is left out would be as long.
+    return found if hidden <= 1 else [*found[:_MOST], f"{hidden} more notes of other points are in the JSON."]
+
+
+def _named(names: list[str]) -> str:
+    others = len(names) - 1
+    return names[0] + (f" and {plural(others, 'other point')}" if others else "")
