@@ -77,7 +77,10 @@ def place(
         bool, typer.Option("--worst-window", help="Make the worst window small, not their mean.")
     ] = False,
     previous: Annotated[
-        Path | None, typer.Option("--previous", metavar="FILE", help="The placement file of what runs now.")
+        Path | None,
+        typer.Option(
+            "--previous", metavar="FILE", help="What runs now: a placement file, or a serving system's."
+        ),
     ] = None,
     max_moves: Annotated[
         int | None, typer.Option("--max-moves", min=0, metavar="M", help="Most experts to move from there.")
@@ -111,10 +114,12 @@ def place(
     from moesim.output import check_file
     from moesim.placing.loads import known_model, read_source
     from moesim.placing.place import answer, candidates, search
-    from moesim.placing.question import Question, read_previous
+    from moesim.placing.question import Question
     from moesim.placing.trial import trial
     from moesim.report.place_table import place_tables
     from placement.export.catalogue import check_export, check_suffix, export
+    from placement.reading.catalogue import load_placement
+    from placement.reading.target import Target
     from placement.solvers import solver_named
     from traces.jit import compilation
 
@@ -125,6 +130,9 @@ def place(
         check_file(out, reads=(source, previous, simulate))
     loads = read_source(source, named_hints(model, experts), hold_out=hold_out, windows=windows)
     bench = None if simulate is None else trial(simulate, overrides(set_), loads, gpus)
+    known = bench.scenario.model if bench is not None else known_model(model, loads)
+    hidden_layers = None if known is None else known.layers
+    target = Target(loads.experts, gpus, loads.layers, hidden_layers)
     question = Question(
         gpus,
         nodes if nodes is not None else (1 if bench is None else bench.nodes),
@@ -132,13 +140,11 @@ def place(
         objective,
         copy_cost,
         worst_window,
-        None if previous is None else read_previous(previous, loads, gpus),
+        None if previous is None else load_placement(previous, target),
         max_moves,
         bench.step_cost() if bench is not None and objective == "time" else None,
     )
     compared = candidates(question, loads, bench)
-    known = bench.scenario.model if bench is not None else known_model(model, loads)
-    hidden_layers = None if known is None else known.layers
     if out is not None:
         check_export(compared.others["linear"], format_, hidden_layers=hidden_layers)
     with _searching(solver) as report, compilation(_say_that_it_compiles) as compiled:

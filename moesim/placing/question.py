@@ -6,16 +6,14 @@ Axes: W windows, L MoE layers, E experts.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from moesim.errors import PlacementError, SpecError
-from moesim.placing.loads import Loads, Source
+from moesim.errors import SpecError
+from moesim.placing.loads import Loads
 from placement.objective import Objective
 from placement.placement import Placement
-from placement.placement_file import read_placement
 from placement.problem import Problem
 
 Aim = Literal["tokens", "time", "copies", "mixed"]
@@ -128,18 +126,3 @@ class Question:
                 problem.objective, per_token=self.step.per_token_s, per_active=self.step.per_active_s
             ),
         )
-
-
-def read_previous(file: Path, source: Source, gpus: int) -> Placement:
-    """The placement of what runs now.
-
-    Raises:
-        PlacementError: it is none, or of other experts, layers or GPUs than the loads.
-    """
-    placement = read_placement(file)
-    try:
-        placement.check_fits(source.experts, gpus, source.layers)
-    except PlacementError as error:
-        error.file = file
-        raise
-    return placement

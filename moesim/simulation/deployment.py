@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesim.convert import hints_of
-from moesim.errors import PlacementError, SpecError, TraceError
+from moesim.errors import SpecError, TraceError
 from moesim.hardware.catalogue import NETWORKS, network_name
 from moesim.hardware.groups import group_share
 from moesim.hardware.kernels import Kernels
@@ -32,7 +32,8 @@ from moesim.spec.model import Model
 from moesim.spec.scenario import Scenario
 from moesim.spec.workload import PERSISTENCE, Synthesis
 from placement.placement import Placement
-from placement.placement_file import read_placement
+from placement.reading.catalogue import load_placement
+from placement.reading.target import Target
 from placement.solvers import solve
 from traces.generator import generate
 from traces.interop import load_any
@@ -300,13 +301,7 @@ def _place(scenario: Scenario, trace: RoutingTrace) -> tuple[Placement, RoutingT
     choice, experts, ep = scenario.placement, scenario.model.experts.count, scenario.parallelism.ep
     layers = scenario.model.moe_layers
     if choice.file is not None:
-        placement = read_placement(choice.file)
-        try:
-            placement.check_fits(experts, ep, layers)
-        except PlacementError as error:
-            error.file = error.file or choice.file
-            raise
-        return placement, trace
+        return load_placement(choice.file, Target(experts, ep, layers, scenario.model.layers)), trace
     assert choice.solver is not None  # PlacementChoice names one of the two
     requests = len(trace.request_offsets) - 1
     fitted = int(requests * choice.fit_fraction)

@@ -18,6 +18,7 @@ from placement import placement_file
 from placement.errors import PlacementError
 from placement.placement import Placement
 from placement.placement_file import read_placement, write_placement
+from placement.reading.text import MAX_BYTES
 from tests.placement.random_placements import placements
 from traces.errors import MoesimError, OutputError
 
@@ -102,7 +103,7 @@ def without(name: str) -> str:
             edited(slot_expert=[[0, 1, 2, 1, 3, -1], 7]),
             ": slot_expert[1]: must be a list of slots, not an integer",
         ),
-        (edited(slot_expert=[[0, 1], [0]]), ": slot_expert[1]: must have 2 slots as the first layer (got 1)"),
+        (edited(slot_expert=[[0, 1], [0]]), ": slot_expert[1]: must have 2 slots as the first (got 1)"),
         (edited(slot_expert=[[0, "1"]]), ": slot_expert[0][1]: must be an integer, not text"),
         (
             edited(slot_expert=[]),
@@ -137,7 +138,7 @@ def as_bytes(path: Path) -> None:
 
 def as_hole(path: Path) -> None:
     with path.open("wb") as file:
-        file.truncate(placement_file.MAX_BYTES + 1)
+        file.truncate(MAX_BYTES + 1)
 
 
 @pytest.mark.parametrize(

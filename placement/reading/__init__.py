@@ -1,0 +1,1 @@
+"""Placements out of files: our own form, and the forms of serving systems (``docs/placement-format.md``)."""
