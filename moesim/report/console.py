@@ -55,7 +55,8 @@ _ALWAYS: Final = ("step", "tokens/s", "balance", "imbal.")
 # What the other columns leave at 80 characters.
 _WIDTH: Final = 80
 _VARIED_WIDTH: Final = 26
-# Columns that give way where they leave less than this to what is varied; None: than its longest words.
+# Columns that give way where they leave less than this to what is varied, if it is longer; None: than its
+# longest words.
 _GIVE_WAY: Final = {
     "network": _VARIED_WIDTH,
     "memory": _VARIED_WIDTH,
@@ -112,8 +113,10 @@ def whatif_table(comparison: Mapping[str, Any]) -> Table:
     }
     # The report has what gives way. A policy's name cut in two can be neither read nor copied.
     asked = asked_cells(comparison, varied, len(heads))
+    words = _width([[cell.split() for cell in row] for row in (heads, asked, *varied)])
+    whole = _width([[[cell] for cell in row] for row in (heads, asked, *varied)])
     for name, left in _GIVE_WAY.items():
-        needed = left or _longest_words(heads, asked, *varied)
+        needed = words if left is None else min(left, whole)
         if name in shown and needed + len(" speedup") + sum(wide[name] for name in shown) > _WIDTH:
             del shown[name]
     table = _table(1, caption=whatif_answer(comparison), caption_style="bold", caption_justify="left")
@@ -142,12 +145,10 @@ def _varied(comparison: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     ]
 
 
-def _longest_words(*rows: Sequence[str]) -> int:
-    """How wide the columns that tell points apart are at least, where no word of them is cut."""
+def _width(rows: Sequence[Sequence[Sequence[str]]]) -> int:
+    """Of columns side by side that are as wide as the longest part of their cells."""
     columns = zip(*rows, strict=True)
-    return (
-        sum(max(len(word) for cell in column for word in cell.split() or [""]) + 1 for column in columns) - 1
-    )
+    return sum(max((len(part) for cell in column for part in cell), default=0) + 1 for column in columns) - 1
 
 
 def _table(gap: int = 2, **options: Any) -> Table:
