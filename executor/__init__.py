@@ -1,1 +1,1 @@
-"""Floor 4: the real distributed run of a plan. Nothing runs here yet, and no command offers it."""
+"""Floor 4: the real distributed run of a plan; needs the extra executor (torch, triton)."""

@@ -7,6 +7,7 @@ width, F inner width of an expert.
 from __future__ import annotations
 
 import torch
+import triton
 from torch import Tensor
 
 from executor.kernels.combine import combine
@@ -53,13 +54,15 @@ def moe_layer(
         tiles: by default ``choose_tiles`` for this shape.
 
     Raises:
-        ValueError: shapes, dtypes, devices or layouts that do not fit each other.
+        ValueError: shapes, dtypes, devices or layouts that do not fit each other; no GPU.
     """
     _check(x_TH, ids_TK, weight_TK, up_SNH, down_SHF, gated, factors)
     (tokens, choices), (slots, hidden, width) = ids_TK.shape, down_SHF.shape
     assignments = tokens * choices
     if assignments == 0 or 0 in down_SHF.shape:
         return x_TH.new_zeros(x_TH.shape)
+    runs = x_TH.device.type != "cpu" or triton.knobs.runtime.interpret
+    _require(runs, "x_TH must be on a GPU, or TRITON_INTERPRET=1 set before Triton is imported", x_TH.device)
     ids_TK, weight_TK = ids_TK.contiguous(), weight_TK.contiguous()
     if tiles is None:
         tiles = choose_tiles(
@@ -117,8 +120,10 @@ def _check(
         _require(
             tensor.device == x_TH.device, f"{name} must be where x_TH is, on {x_TH.device}", tensor.device
         )
-    slots, hidden, width = down_SHF.shape
-    inner = 2 * width if gated else width
+    # Tokens and up lead: whoever transposed down is told of down.
+    (slots, inner), hidden = up_SNH.shape[:2], x_TH.shape[1]
+    width = inner // 2 if gated else inner
+    _require(not gated or inner % 2 == 0, "up_SNH must hold gate and up, an even number of rows", inner)
     shapes: dict[str, tuple[int, ...]] = {
         "x_TH": (len(x_TH), hidden),
         "ids_TK": (len(x_TH), ids_TK.shape[1]),
