@@ -85,11 +85,16 @@ def read_hf_config(path: str | Path) -> Model:
             a wrong type, or of a meaning that a :class:`Model` cannot hold.
     """
     file = Path(path)
-    values = _parse(read_text(file), file)
+    text = read_text(file)
+    values = _parse(text, file)
     config = _Config(values, file)
     family = config.text("model_type")
     if family is None:
         raise SpecError(f"is missing; {_WAY_OUT}", file=file, field="model_type")
+    if family not in _FAMILIES and "expert" not in text and "moe" not in text:
+        raise config.error(
+            "speaks of no experts: a dense model has nothing to place or balance", "model_type"
+        )
     if family not in _FAMILIES:
         known = ", ".join(_FAMILIES)
         raise config.error(f"{suggest(family, _FAMILIES)}known: {known}; for others {_WAY_OUT}", "model_type")

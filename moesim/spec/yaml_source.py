@@ -79,7 +79,7 @@ def read_text(path: str | Path, most: int = MAX_BYTES) -> str:
     """The text of a small regular file in UTF-8.
 
     Raises:
-        SpecError: missing, unreadable, a folder or a device, larger than ``most`` bytes, not UTF-8.
+        SpecError: missing, unreadable, a folder, a device or Parquet, larger than ``most`` bytes, not UTF-8.
     """
     target = Path(path)
     try:
@@ -94,6 +94,8 @@ def read_text(path: str | Path, most: int = MAX_BYTES) -> str:
         raise SpecError(f"cannot be read: {error.strerror or error}", file=target) from error
     except ValueError as error:  # a NUL inside the name
         raise SpecError("is not a file name", got=str(path)) from error
+    if data.startswith(b"PAR1"):
+        raise SpecError("is a Parquet file, not a text; a scenario names its trace under trace", file=target)
     if len(data) > most:
         raise SpecError(f"is larger than {most // 1024} KiB, too large for a specification", file=target)
     try:

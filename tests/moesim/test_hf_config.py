@@ -238,6 +238,13 @@ def test_dtypes_follow_torch_dtype_and_quantisation(tmp_path: Path) -> None:
     assert (awq.weight_dtype, awq.expert_dtype, awq.kv_dtype) == ("int4", "int4", "bf16")
 
 
+def test_a_dense_model_is_called_one(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text('{"model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 32}')
+    with pytest.raises(SpecError, match=r"model_type: speaks of no experts: a dense .*\(got 'llama'\)"):
+        read_hf_config(file)
+
+
 @pytest.mark.parametrize(
     ("preset", "changes", "message"),
     [

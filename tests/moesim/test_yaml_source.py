@@ -156,11 +156,14 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     latin.write_bytes("a: 1\nb: Größe\n".encode("latin-1"))
     large = tmp_path / "large.yaml"
     large.write_bytes(b"#" * (MAX_BYTES + 1))
+    trace = tmp_path / "trace.parquet"
+    trace.write_bytes(b"PAR1\xff" + b"#" * MAX_BYTES)
     pipe = tmp_path / "pipe.yaml"
     os.mkfifo(pipe)
     cases = {
         latin: f"{latin}:2: is not UTF-8 text",
         large: f"{large}: is larger than 1024 KiB",
+        trace: f"{trace}: is a Parquet file, not a text; a scenario names its trace under trace",
         pipe: f"{pipe}: is not a regular file",
         tmp_path: f"{tmp_path}: is a folder",
         tmp_path / "none.yaml": f"{tmp_path / 'none.yaml'}: cannot be read: No such file",
