@@ -225,5 +225,14 @@ def _provenance(result: Mapping[str, Any]) -> Markup:
             "; the same command with the same versions gives the same numbers.",
         ),
         facts_table((key.replace("_", " "), value) for key, value in rows),
+        *_profile_sources(result["scenario"].get("profile", {}).get("sources", {})),
         resolved(result["scenario"]),
     )
+
+
+def _profile_sources(sources: Mapping[str, str]) -> list[Markup]:
+    """What of the profile was fitted, and what is assumed; empty where it does not say."""
+    if not sources:
+        return []
+    rows = [tag("tr", tag("td", key.replace("_", " ")), tag("td", source)) for key, source in sources.items()]
+    return [table(["of the profile", "where it comes from"], [], rows)]

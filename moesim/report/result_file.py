@@ -141,6 +141,10 @@ class _Dispatch(TypedDict):
     mode: str
 
 
+class _Profile(TypedDict):
+    sources: NotRequired[dict[str, str]]
+
+
 class _Scenario(TypedDict):
     name: str
     model: Named
@@ -150,6 +154,7 @@ class _Scenario(TypedDict):
     placement: Any
     routing: Policy | list[Policy]
     dispatch: _Dispatch
+    profile: NotRequired[_Profile]
 
 
 class _Result(TypedDict):

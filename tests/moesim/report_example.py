@@ -189,6 +189,7 @@ def _scenario(gpus: int, steps: int) -> dict[str, Any]:
         "routing": {"policy": "none"},
         "dispatch": {"mode": "per_node", "dtype": "fp8", "combine_dtype": "bf16"},
         "network": "ports",
+        "profile": {"name": "generic", "sources": {"attention": "assumed", "nic": "fitted to <a table>"}},
         "seed": 0,
     }
 

@@ -295,3 +295,12 @@ def test_the_bound_of_a_step_leaves_out_what_overlap_hides(run: Run, overlap: An
 def test_what_rounding_leaves_is_no_imbalance(run: Run, data_s: float, rows: int) -> None:
     table = attribution_table(run[0] | {"data_parallel_imbalance_s": data_s})
     assert table.count("<tr>") == 1 + rows
+
+
+def test_the_page_says_what_of_the_profile_is_assumed(run: Run) -> None:
+    result, timeline, work = run
+    words = Structure(run_page(result, timeline, work)).words
+    assert "assumed" in words
+    assert "fitted to <a table>" in words
+    silent = result | {"scenario": result["scenario"] | {"profile": {"name": "mine", "sources": {}}}}
+    assert "of the profile" not in Structure(run_page(silent, timeline, work)).words
