@@ -53,7 +53,7 @@ def test_a_run_takes_what_place_wrote_for_any_system() -> None:
 @pytest.mark.parametrize("model", [(), ("--model", "m.yaml")])
 def test_previous_may_be_what_a_system_reads(model: tuple[str, ...]) -> None:
     exported()
-    place = ("place", "t.parquet", "--gpus", 4, "--slots", 12, "--solver", "swap", "--max-moves", 3, *model)
+    place = ("place", "t.parquet", "--gpus", 4, "--slots", 12, "--solver", "round_robin", *model)
     native, *others = (asked(*place, "--previous", file) for file in FORMS.values())
     for other in others:
         assert other["baselines"]["previous"] == native["baselines"]["previous"]
