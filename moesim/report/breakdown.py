@@ -11,6 +11,7 @@ from moesim.report.findings import (
     SMALL,
     TERMS,
     best_point,
+    gpus,
     percent,
     rebalances,
     shares,
@@ -192,9 +193,9 @@ def comparison_table(comparison: Mapping[str, Any]) -> Markup:
     return table(list(keys.values()) or [""], head, rows)
 
 
-def gpus(run: Mapping[str, Any]) -> str:
-    """Of the expert-parallel group of a point, or of the scenario itself."""
-    found = run["scenario"]["parallelism"]["ep"] if "scenario" in run else run.get("gpus")
+def group(run: Mapping[str, Any]) -> str:
+    """GPUs of the expert-parallel group."""
+    found = gpus(run)
     return "–" if found is None else f"{found:,}"
 
 
@@ -226,7 +227,7 @@ def pays_after(point: Mapping[str, Any]) -> str:
     return "–" if payback is None else steps(payback)
 
 
-_HARDWARE: Final[Mapping[str, _Cell]] = {"GPUs": gpus, "memory": memory}
+_HARDWARE: Final[Mapping[str, _Cell]] = {"GPUs": group, "memory": memory}
 _COSTS: Final[Mapping[str, _Cell]] = {
     "dropped": lambda point: percent(point["metrics"]["dropped"]),
     "rerouted": lambda point: percent(point["metrics"]["rerouted"]),

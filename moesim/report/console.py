@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from moesim.report.breakdown import asked_cells, by_speedup, gpus, mass_lost, memory, moving, pays_after
+from moesim.report.breakdown import asked_cells, by_speedup, group, mass_lost, memory, moving, pays_after
 from moesim.report.findings import (
     DATA_PARALLEL,
     TERMS,
@@ -40,7 +40,7 @@ _COLUMNS: Final[Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
     "balance": lambda point: f"{point['metrics']['balancedness']:.2f}",
     "imbal.": lambda point: percent(_share(point, "imbalance_s")),
     "network": lambda point: percent(_share(point, "network_s")),
-    "GPUs": gpus,
+    "GPUs": group,
     "memory": memory,
     "drops": lambda point: percent(point["metrics"]["dropped"]),
     "reroutes": lambda point: percent(point["metrics"]["rerouted"]),

@@ -171,6 +171,18 @@ def tried(comparison: Mapping[str, Any]) -> list[tuple[int, Mapping[str, Any]]]:
     return [item for item in enumerate(comparison["points"]) if not item[1].get("as_asked")]
 
 
+def named_runs(comparison: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """The scenario itself and the tried points, each with what to call it in a sentence."""
+    points = [(f"with {vary(point)}", point) for _, point in tried(comparison)]
+    return [("as asked", comparison["baseline"]), *points]
+
+
+def gpus(run: Mapping[str, Any]) -> int | None:
+    """Those of the expert-parallel group of a point, or of the scenario itself; None where it is not told."""
+    found: int | None = run["scenario"]["parallelism"]["ep"] if "scenario" in run else run.get("gpus")
+    return found
+
+
 def best_point(comparison: Mapping[str, Any]) -> int | None:
     """Index of the tried point with the largest speedup, the first of equals; None where none was tried."""
     best = max(tried(comparison), key=lambda item: item[1]["speedup"], default=None)
@@ -202,15 +214,11 @@ def _rebalancing(comparison: Mapping[str, Any]) -> str:
 
 def _slow_hardware(comparison: Mapping[str, Any]) -> str:
     """What slow hardware costs where it costs most, and whose it is; empty where it costs nothing."""
-    runs = [("as asked", comparison["baseline"])]
-    runs += [(f"with {vary(point)}", point) for _, point in tried(comparison)]
-    where, most = max(runs, key=lambda run: shares(run[1])["hardware"])
+    where, most = max(named_runs(comparison), key=lambda run: shares(run[1])["hardware"])
     if shares(most)["hardware"] < SMALL:
         return ""
-    share, found = percent(shares(most)["hardware"]), _culprit_of(most)
-    blamed = ""
-    if found is not None and slow_gpu(most):
-        blamed = f"; {slow_gpu(most)} holds up {plural(found['layers'], 'layer')}"
+    share, found, gpu = percent(shares(most)["hardware"]), _culprit_of(most), slow_gpu(most)
+    blamed = f"; {gpu} holds up {plural(found['layers'], 'layer')}" if found is not None and gpu else ""
     return f" Slow hardware costs most {where}: {share} of a step{blamed}."
 
 
@@ -255,7 +263,7 @@ def _fastest(comparison: Mapping[str, Any]) -> str:
     if point["speedup"] < 1 + SMALL / 2:
         return f"Nothing tried here is faster: the best point, {vary(point)}, runs {speedup(point)}."
     free = _is_free(point, base)
-    more = point.get("gpus", 0) > base["scenario"]["parallelism"]["ep"]
+    more = (gpus(point) or 0) > (gpus(base) or 0)
     sentence = f"{vary(point)} is {'best' if free and not more else 'fastest'}: {speedup(point)}"
     if not math.isclose(_tokens_per_step(point), _tokens_per_step(base), rel_tol=1e-6):
         sentence += " the tokens per second"
@@ -302,10 +310,10 @@ def _is_free(point: Mapping[str, Any], base: Mapping[str, Any]) -> bool:
 def _price(point: Mapping[str, Any], base: Mapping[str, Any]) -> str:
     """On how many GPUs it runs, where that differs, and what it does to the router's choice more."""
     metrics = point["metrics"]
-    asked = base["scenario"]["parallelism"]["ep"]
-    gpus = point.get("gpus", asked)
-    runs = "" if gpus == asked else f", on {plural(gpus, 'GPU')} instead of {asked:,}"
-    runs += f" ({point['speedup'] * asked / gpus:.2f}× for each GPU)" if runs else ""
+    asked, used, runs = gpus(base), gpus(point), ""
+    if asked and used and used != asked:
+        each = point["speedup"] * asked / used
+        runs = f", on {plural(used, 'GPU')} instead of {asked:,} ({each:.2f}× for each GPU)"
     prices: list[str] = []
     for name, verb in (("dropped", "drops"), ("rerouted", "reroutes"), ("added", "adds")):
         if metrics[name] <= base["metrics"][name]:

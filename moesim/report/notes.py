@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from moesim.report.findings import tried, vary
+from moesim.report.findings import named_runs
 from moesim.report.question import plural
 
 _MOST: Final = 6
@@ -18,8 +18,7 @@ def comparison_notes(comparison: Mapping[str, Any]) -> list[str]:
     >>> comparison_notes({"baseline": base, "points": [point]})
     ['Short.', 'With seed=2: Far off.']
     """
-    runs = [("As asked", comparison["baseline"])]
-    runs += [(f"With {vary(point)}", point) for _, point in tried(comparison)]
+    runs = named_runs(comparison)
     whose: dict[str, list[str]] = {}
     for name, run in runs:
         for note in run.get("notes", []):
@@ -32,4 +31,4 @@ def comparison_notes(comparison: Mapping[str, Any]) -> list[str]:
 
 def _named(names: list[str]) -> str:
     others = len(names) - 1
-    return names[0] + (f" and {plural(others, 'other point')}" if others else "")
+    return names[0][:1].upper() + names[0][1:] + (f" and {plural(others, 'other point')}" if others else "")
