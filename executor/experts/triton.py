@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import triton
 from torch import Tensor
 
 from executor.errors import PlanError
 from executor.experts.weights import ExpertWeights
+from executor.kernels.device import runs_on
 from executor.kernels.grouped_gemm import grouped_gemm
 from executor.kernels.schedule import schedule
 from executor.kernels.tiles import choose_tiles
@@ -26,9 +26,9 @@ class TritonExperts:
     weights: ExpertWeights
 
     def __post_init__(self) -> None:
-        device = self.weights.up_SNH.device.type
-        if device == "cpu" and not triton.knobs.runtime.interpret:
-            raise PlanError("back end triton needs a GPU; take loop", field="backend", got=device)
+        device = self.weights.up_SNH.device
+        if not runs_on(device):
+            raise PlanError("back end triton needs a GPU; take loop", field="backend", got=device.type)
 
     def __call__(self, rows_AH: Tensor, count_Z: Tensor) -> Tensor:
         """See :class:`executor.experts.catalogue.Experts`."""

@@ -7,10 +7,10 @@ width, F inner width of an expert.
 from __future__ import annotations
 
 import torch
-import triton
 from torch import Tensor
 
 from executor.kernels.combine import combine
+from executor.kernels.device import runs_on
 from executor.kernels.eight_bits import BLOCK
 from executor.kernels.grouped_gemm import grouped_gemm
 from executor.kernels.order import sort_by_slot
@@ -61,8 +61,8 @@ def moe_layer(
     assignments = tokens * choices
     if assignments == 0 or 0 in down_SHF.shape:
         return x_TH.new_zeros(x_TH.shape)
-    runs = x_TH.device.type != "cpu" or triton.knobs.runtime.interpret
-    _require(runs, "x_TH must be on a GPU, or TRITON_INTERPRET=1 set before Triton is imported", x_TH.device)
+    rule = "x_TH must be on a GPU, or TRITON_INTERPRET=1 set before Triton is imported"
+    _require(runs_on(x_TH.device), rule, x_TH.device)
     ids_TK, weight_TK = ids_TK.contiguous(), weight_TK.contiguous()
     if tiles is None:
         tiles = choose_tiles(
