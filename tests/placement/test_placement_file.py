@@ -7,6 +7,7 @@ import os
 import random
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from placement.errors import PlacementError
 from placement.placement import Placement
 from placement.placement_file import read_placement, write_placement
 from placement.reading.text import MAX_BYTES
+from tests.placement.mutation import mutated_bytes
 from tests.placement.random_placements import placements
 from traces.errors import MoesimError, OutputError
 
@@ -170,25 +172,6 @@ def test_nothing_is_written_that_could_not_be_read_back(
     assert list(tmp_path.iterdir()) == []
 
 
-def mutated_bytes(chance: random.Random) -> bytes:
-    """The example with a few bytes changed, removed or doubled."""
-    content = bytearray(EXAMPLE.encode())
-    for _ in range(chance.randint(1, 4)):
-        at = chance.randrange(len(content))
-        match chance.randrange(4):
-            case 0:
-                content[at] = chance.randrange(256)
-            case 1:
-                del content[at : at + chance.randint(1, 30)]
-            case 2:
-                content[at:at] = content[at : at + chance.randint(1, 30)]
-            case _:
-                content[at] = ord(chance.choice('0123456789-.e[]{}",:'))
-        if not content:
-            break
-    return bytes(content)
-
-
 NUMBERS = [True, -1, 0, 1, 5, 2**31, 10**30, 1.5, float("inf")]
 VALUES: list[Any] = [*NUMBERS, None, "", "3", "\ud800", [], [[]], [[0]], [-1], {}, {"a": 1}]
 
@@ -205,7 +188,7 @@ def mutated_fields(chance: random.Random) -> bytes:
     return json.dumps(content).encode()
 
 
-@pytest.mark.parametrize("mutate", [mutated_bytes, mutated_fields])
+@pytest.mark.parametrize("mutate", [partial(mutated_bytes, EXAMPLE), mutated_fields], ids=["bytes", "fields"])
 def test_only_our_errors_come_out_of_mutated_files(
     tmp_path: Path, mutate: Callable[[random.Random], bytes]
 ) -> None:

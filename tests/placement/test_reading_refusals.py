@@ -13,6 +13,7 @@ from placement.errors import PlacementError
 from placement.reading.catalogue import load_placement
 from placement.reading.target import Target
 from placement.reading.yaml_values import MAX_DEPTH
+from tests.placement.mutation import mutated_bytes
 from tests.placement.test_reading import BY_HAND, TARGET
 from traces.errors import MoesimError
 
@@ -191,30 +192,13 @@ def test_too_few_rows_where_nobody_knows_all_layers(tmp_path: Path) -> None:
         load_placement(tmp_path / "p", Target(experts=2, gpus=1, layers=tuple(range(3, 61))))
 
 
-def mutated(content: str, chance: random.Random) -> bytes:
-    """A few bytes changed, removed or doubled."""
-    data = bytearray(content.encode())
-    for _ in range(chance.randint(1, 3)):
-        at = chance.randrange(len(data))
-        match chance.randrange(4):
-            case 0:
-                data[at] = chance.randrange(256)
-            case 1:
-                del data[at : at + chance.randint(1, 20)]
-            case 2:
-                data[at:at] = data[at : at + chance.randint(1, 20)]
-            case _:
-                data[at] = ord(chance.choice('0123456789-.e[]{}",:&*! \n'))
-    return bytes(data)
-
-
 @pytest.mark.parametrize("form", ["sglang", "trtllm", "vllm-ascend", "vllm"])
 def test_only_our_errors_come_out_of_mutated_files(tmp_path: Path, form: str) -> None:
     chance = random.Random(21)
     path = tmp_path / "p"
     refusals = []
     for _ in range(300):
-        path.write_bytes(mutated(BY_HAND[form], chance))
+        path.write_bytes(mutated_bytes(BY_HAND[form], chance))
         try:
             load_placement(path, TARGET).replica_table()
         except MoesimError as error:
