@@ -15,19 +15,20 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from moesim.hardware.catalogue import NETWORKS
+from moesim.deployment.deployment import Deployment, deploy
+from moesim.dispatch.modes import DispatchMode
 from moesim.hardware.fluid import EPSILON, Flows, Fluid
+from moesim.hardware.health import epochs
 from moesim.hardware.network import Network
+from moesim.hardware.networks import NETWORKS
 from moesim.hardware.routes import NO_LINK
-from moesim.simulation.conditions import Conditions, epochs
-from moesim.simulation.deployment import Deployment, deploy
-from moesim.simulation.engine import simulate
-from moesim.simulation.operations import Transfer
+from moesim.hardware.transfer import Transfer
+from moesim.simulation.conditions import Conditions
+from moesim.simulation.event import simulate
 from moesim.simulation.run import run
 from moesim.simulation.steps import Steps
 from moesim.spec.override import Override
 from moesim.spec.scenario import load_scenario
-from moesim.spec.workload import DispatchMode
 
 FloatArray = NDArray[np.float64]
 

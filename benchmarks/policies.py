@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.counting import best_of
-from moesim.routing.catalogue import POLICIES, policy_from
 from moesim.routing.copies import Copies
+from moesim.routing.policies import POLICIES, policy_from
 from moesim.routing.policy import Batch, Candidates, Held
 from moesim.routing.replicas import REPLICA_CHOICES
 

@@ -8,7 +8,7 @@ from collections.abc import Generator
 
 import simpy
 
-from moesim.simulation.deployment import deploy
+from moesim.deployment.deployment import deploy
 from moesim.simulation.run import run
 from moesim.spec.override import Override
 from moesim.spec.scenario import load_scenario

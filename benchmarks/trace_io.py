@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.counting import best_of
-from traces.describe import describe
+from traces.interop.describe import describe
 from traces.meta import TraceMeta
-from traces.routing import RoutingTrace, write_trace
+from traces.routing import RoutingTrace
 from traces.trace_file import TraceFile
+from traces.trace_writer import write_trace
 
 T, L, K, E, REQUEST = 210_000, 24, 4, 32, 300
 

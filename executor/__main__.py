@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from executor.launch import Launch, tell_torchrun
-from executor.options import Options
-from executor.plan_file import read_plan
-from executor.progress import Mark
-from executor.supervised import Patience, supervised
+from executor.plan.options import Options
+from executor.plan.plan_file import read_plan
+from executor.ranks.launch import Launch, tell_torchrun
+from executor.ranks.progress import Mark
+from executor.ranks.supervised import Patience, supervised
 
 WRITES = ("timeline.parquet", "work.parquet", "run.json")
 """What a run may leave in its folder."""
@@ -27,8 +27,8 @@ def main() -> None:
 
     def work(launch: Launch, mark: Mark, patience: Patience) -> None:
         # Importing torch takes seconds, in which somebody watches already.
+        from executor.measuring.table import table
         from executor.run import run
-        from executor.table import table
 
         measured = run(read_plan(plan), options, launch, mark, patience)
         if measured is not None:

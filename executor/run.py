@@ -6,19 +6,19 @@ import json
 
 import torch
 
-from executor.counting import count_plan, join_work
-from executor.launch import Launch
-from executor.modes.transport import Groups
-from executor.options import Options
-from executor.patience import phase_s, preparation_s
-from executor.plan import Plan
-from executor.process_group import Group, device_of, joined
-from executor.progress import Mark
-from executor.recording import timeline
-from executor.serial import measure_in_turns
-from executor.supervised import Patience
-from executor.together import measure_together
-from traces.files import write_text
+from executor.dispatch.transport import Groups
+from executor.measuring.counting import count_plan, join_work
+from executor.measuring.recording import timeline
+from executor.measuring.serial import measure_in_turns
+from executor.measuring.together import measure_together
+from executor.plan.options import Options
+from executor.plan.plan import Plan
+from executor.ranks.launch import Launch
+from executor.ranks.patience import phase_s, preparation_s
+from executor.ranks.process_group import Group, device_of, joined
+from executor.ranks.progress import Mark
+from executor.ranks.supervised import Patience
+from traces.base.files import write_text
 from traces.timeline import Timeline, WorkTable, write_timeline, write_work
 
 

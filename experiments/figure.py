@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from experiments.comparison import Comparison
 from moesim.errors import OutputError
-from traces.files import whole_file
+from traces.base.files import whole_file
 
 _METADATA = {".svg": {"Date": None, "Creator": None}, ".png": {"Software": None}}
 

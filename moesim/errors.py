@@ -17,13 +17,14 @@
     ├── RankError               executor: a rank that failed; exit code 1
     └── ExecutionError          moesim.execution: a real run that did not end well; mostly exit code 1
 
-Only ``moesim.cli`` turns them into a line and an exit code.
+Only ``moesim.commands.cli`` turns them into a line and an exit code.
 """
 
 from __future__ import annotations
 
-from placement.errors import PlacementError
-from traces.errors import LoadTableError, MoesimError, OutputError, TimelineError, TraceError
+from moesim.routing.errors import PolicyError
+from placement.problem.errors import PlacementError
+from traces.base.errors import LoadTableError, MoesimError, OutputError, TimelineError, TraceError
 
 
 class SpecError(MoesimError):
@@ -42,10 +43,6 @@ class CalibrationError(MoesimError):
     """Measurements from which no profile follows: no fault of the input."""
 
     exit_code = 1
-
-
-class PolicyError(MoesimError):
-    """A routing policy whose parameters or inputs do not suffice."""
 
 
 class ExecutionError(MoesimError):

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import networkx
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -18,9 +19,20 @@ MAY_IMPORT = {
     "traces": (),
     "placement": ("traces",),
     "moesim": ("traces", "placement"),
-    "executor": ("traces", "moesim.routing", "moesim.errors"),
+    "executor": ("traces", "moesim.routing", "moesim.dispatch"),
 }
-# moesim/errors.py, which the executor may import, hangs the errors of all floors into one tree.
+# The rooms of each floor, lowest first: a room imports those before it. "." is the floor's own files.
+ROOMS = {
+    "traces": ("base", ".", "interop"),
+    "placement": ("problem", "judging", "solvers", "files"),
+    "moesim": (
+        *("routing", "dispatch", ".", "spec", "hardware", "deployment", "simulation", "analysis"),
+        *("live", "calibration", "studies", "report", "commands"),
+    ),
+    "executor": ("plan", "ranks", "kernels", "experts", "dispatch", "layer", "measuring", "."),
+}
+# Pure functions on arrays, which the executor shares: of ours they import the lowest floor alone.
+SHARED = ("routing", "dispatch")
 OURS = (*MAY_IMPORT, "tests", "benchmarks", "experiments")
 HEAVY = {"numba", "pyarrow", "pydantic", "rich", "simpy", "joblib", "torch", "triton"}
 
@@ -66,9 +78,9 @@ def test_imports_point_downward(package: str) -> None:
 @pytest.mark.parametrize(
     ("package", "source", "found"),
     [
-        ("traces", "import placement.solvers", ["placement.solvers"]),
+        ("traces", "import placement.solvers.solvers", ["placement.solvers.solvers"]),
         ("traces", "def f():\n    from moesim import units", ["moesim.units"]),
-        ("placement", "from traces.files import write_text", []),
+        ("placement", "from traces.base.files import write_text", []),
         ("moesim", "if True:\n    import executor", ["executor"]),
         ("moesim", "from .. import executor", []),
         ("executor", "from moesim.routing.drop import Drop", []),
@@ -85,6 +97,69 @@ def test_the_check_finds_what_points_upward(package: str, source: str, found: li
 def test_relative_imports_are_made_absolute() -> None:
     assert list(imported("from ..hardware import gpu", ("moesim", "spec"))) == ["moesim.hardware.gpu"]
     assert list(imported("from . import model", ("moesim", "spec"))) == ["moesim.spec.model"]
+
+
+def module_imports(package: str) -> dict[str, set[str]]:
+    """Every file of a floor, as a module, and the files of the same floor that it imports."""
+    paths = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in modules(package)}
+    names = {name.removesuffix(".__init__"): name for name in paths}
+    found: dict[str, set[str]] = {}
+    for name, path in paths.items():
+        within = path.relative_to(ROOT).parent.parts
+        # "from a.b import c" names a.b.c; the module is that, or a.b where c is something in it.
+        wanted = imported(path.read_text("utf-8"), within)
+        hits = {names.get(each) or names.get(each.rpartition(".")[0]) for each in wanted}
+        found[name] = {each for each in hits if each is not None and each != name}
+    return found
+
+
+def room_of(module: str) -> str:
+    """The folder of a floor that a module lies in; "." for the floor's own files."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 2 else "."
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_rooms_import_only_those_before_them(package: str) -> None:
+    order = ROOMS[package]
+    imports = module_imports(package)
+    assert {room_of(module) for module in imports} == {*order, "."}
+    faults = [
+        (module, other)
+        for module, others in imports.items()
+        for other in others
+        if not other.endswith("__init__") or room_of(other) != "."
+        if order_of(order, other) > order_of(order, module)
+    ]
+    assert not faults
+
+
+def order_of(order: tuple[str, ...], module: str) -> int:
+    """Where the room of a module stands; a floor without files of its own has them first."""
+    room = room_of(module)
+    return order.index(room) if room in order else -1
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_no_file_imports_itself_by_way_of_others(package: str) -> None:
+    with_cycles = [
+        sorted(cycle)
+        for cycle in networkx.strongly_connected_components(networkx.DiGraph(module_imports(package)))
+        if len(cycle) > 1
+    ]
+    assert not with_cycles
+
+
+def test_shared_rooms_import_nothing_above_the_lowest_floor() -> None:
+    faults = [
+        (str(path.relative_to(ROOT)), name)
+        for room in SHARED
+        for path in (ROOT / "moesim" / room).glob("*.py")
+        for name in imported(path.read_text("utf-8"), ("moesim", room))
+        if name.partition(".")[0] in OURS
+        and not name.startswith(("traces.", *(f"moesim.{each}." for each in SHARED)))
+    ]
+    assert not faults
 
 
 @pytest.mark.parametrize("package", MAY_IMPORT)

@@ -64,7 +64,7 @@ def test_it_runs_from_the_wheel_alone(python: Path, tmp_path: Path) -> None:
     for package in ("traces", "placement", "moesim", "executor"):
         file = run(python, "-c", f"import {package}; print({package}.__file__, end='')", cwd=tmp_path)
         assert Path(file).is_relative_to(python.parents[1])
-    call = "import sys; from moesim.cli import main; sys.argv[0] = 'moesim'; main()"
+    call = "import sys; from moesim.commands.cli import main; sys.argv[0] = 'moesim'; main()"
     models = json.loads(run(python, "-c", call, "presets", "models", "--json", cwd=tmp_path))
     assert "deepseek-v3" in {row["name"] for row in models["models"]}
     settings = ["-s", "model=gpt-oss-20b", "-s", "cluster=h100-1x8", "-s", "parallelism.ep=8"]

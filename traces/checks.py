@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from traces.errors import TraceError
-from traces.jit import jit
+from traces.base.errors import TraceError
+from traces.base.jit import jit
 
 Array = npt.NDArray[Any]
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from scipy.cluster import hierarchy
 from scipy.spatial.distance import squareform
 
-from traces.jit import jit
+from traces.base.jit import jit
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

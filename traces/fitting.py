@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from traces.errors import TraceError
+from traces.base.errors import TraceError
 from traces.generator import MAX_LOG_WEIGHT, Generator, generate
 from traces.locality import LAGS, Locality
 from traces.routing import RoutingTrace

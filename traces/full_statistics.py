@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from traces.base.errors import TraceError
+from traces.base.memory import require_memory
 from traces.co_activation import (
     Ints,
     clusters,
@@ -23,9 +25,7 @@ from traces.co_activation import (
     transitions,
 )
 from traces.counting import Loads, add_loads
-from traces.errors import TraceError
 from traces.locality import LAGS, STRETCHES, Locality
-from traces.memory import require_memory
 from traces.meta import TraceMeta
 from traces.routing import RoutingTrace
 from traces.statistics import TraceSource, TraceStatistics, trace_statistics

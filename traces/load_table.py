@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from traces.errors import LoadTableError, TraceError
+from traces.base.errors import LoadTableError, TraceError
 from traces.meta import TraceMeta
 
 if TYPE_CHECKING:

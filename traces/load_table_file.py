@@ -10,12 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from traces import parquet
-from traces.errors import LoadTableError
-from traces.files import check_format, whole_file, write_text
-from traces.input_file import MAX_JSON_BYTES, read_json, require_file
+from traces.base import parquet
+from traces.base.errors import LoadTableError
+from traces.base.files import check_format, whole_file, write_text
+from traces.base.input_file import MAX_JSON_BYTES, read_json, require_file
+from traces.base.memory import require_memory
 from traces.load_table import LoadTable, check_header, drop_idle_layers, to_counts
-from traces.memory import require_memory
 
 FORMAT = "moesim.load_table/1"
 _META_KEYS = ("model", "experts", "layers", "origin", "licence")

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from traces.errors import MoesimError, TraceError
+from traces.base.errors import MoesimError, TraceError
 
 FORMAT_THING, FORMAT_MAJOR = "trace", 1
 MAX_EXPERTS = 65_536  # ids are at most uint16

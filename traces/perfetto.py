@@ -16,7 +16,7 @@ from typing import Final
 
 import numpy as np
 
-from traces.files import whole_file
+from traces.base.files import whole_file
 from traces.timeline import PHASES, STREAMS, Timeline
 
 _CHUNK: Final = 1 << 15

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from traces.errors import TraceError
+from traces.base.errors import TraceError
 from traces.meta import TraceMeta
 from traces.recorder import Array, Recorder
 from traces.routing import RoutingTrace

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from traces.errors import TraceError
+from traces.base.errors import TraceError
 from traces.meta import TraceMeta
 from traces.routing import RoutingTrace, join
 

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from traces.errors import TraceError
-from traces.memory import require_memory
+from traces.base.errors import TraceError
+from traces.base.memory import require_memory
 from traces.meta import TraceMeta
 
 Array = npt.NDArray[Any]
@@ -250,28 +250,3 @@ def join(pieces: Iterable[RoutingTrace], tokens: int, *, file: str | Path | None
         raise TraceError(f"must hold {tokens} tokens", file=file, got=done)
     parts: dict[str, Any] = whole
     return replace(first, **parts)
-
-
-def read_trace(path: str | Path) -> RoutingTrace:
-    """Read a whole trace and check every rule of the format.
-
-    Raises:
-        TraceError: the file is not a trace, breaks a rule, or does not fit into memory.
-    """
-    from traces.trace_file import TraceFile  # here: pyarrow loads only where a file is touched
-
-    with TraceFile(path) as file:
-        return file.read()
-
-
-def write_trace(trace: RoutingTrace, path: str | Path) -> None:
-    """Check ``trace`` and write it, whole or not at all; equal content gives equal bytes.
-
-    Raises:
-        TraceError: the trace breaks a rule of the format.
-        OutputError: the file cannot be written.
-    """
-    from traces.trace_writer import trace_writer  # here: as in read_trace
-
-    with trace_writer(path, trace.meta, categories=trace.categories) as writer:
-        writer.append(trace)

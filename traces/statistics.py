@@ -12,8 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from traces.base.errors import TraceError
 from traces.counting import Count, Loads, Sample, add_loads
-from traces.errors import TraceError
 from traces.load_table import LoadTable
 from traces.meta import TraceMeta
 from traces.routing import RoutingTrace

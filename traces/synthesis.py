@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from traces.base.errors import TraceError
+from traces.base.jit import jit
+from traces.base.memory import require_memory
 from traces.draws import STEP, choose, mix64, uniform40
-from traces.errors import TraceError
-from traces.jit import jit
-from traces.memory import require_memory
 from traces.meta import TraceMeta
 from traces.routing import RoutingTrace
 from traces.statistics import expert_loads

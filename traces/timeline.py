@@ -16,8 +16,8 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from traces.column_file import Column, read_columns, write_columns
-from traces.errors import TimelineError
+from traces.base.column_file import Column, read_columns, write_columns
+from traces.base.errors import TimelineError
 
 PHASES: Final = (
     "attention",

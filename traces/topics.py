@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from traces.jit import jit
+from traces.base.jit import jit
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]

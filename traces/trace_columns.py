@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from traces import parquet
-from traces.errors import TraceError
+from traces.base import parquet
+from traces.base.errors import TraceError
 from traces.meta import TraceMeta
 
 Array = npt.NDArray[Any]

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from traces import parquet
+from traces.base import parquet
+from traces.base.errors import TraceError
+from traces.base.files import check_format
 from traces.checks import check_order
-from traces.errors import TraceError
-from traces.files import check_format
 from traces.meta import FORMAT_MAJOR, FORMAT_THING, TraceMeta
 from traces.routing import WINDOW_TOKENS, RoutingTrace, join
 from traces.trace_columns import Columns
@@ -268,3 +268,13 @@ def _category_names(found: dict[str, Any], path: Path) -> tuple[str, ...] | None
     if len(set(names)) != len(names):
         raise TraceError("must not repeat a name", file=path, field="categories")
     return tuple(names)
+
+
+def read_trace(path: str | Path) -> RoutingTrace:
+    """Read a whole trace and check every rule of the format.
+
+    Raises:
+        TraceError: the file is not a trace, breaks a rule, or does not fit into memory.
+    """
+    with TraceFile(path) as file:
+        return file.read()

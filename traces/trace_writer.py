@@ -9,9 +9,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from traces import parquet
-from traces.errors import TraceError
-from traces.files import whole_file
+from traces.base import parquet
+from traces.base.errors import TraceError
+from traces.base.files import whole_file
 from traces.meta import FORMAT_MAJOR, FORMAT_THING, TraceMeta
 from traces.routing import WINDOW_TOKENS, RoutingTrace, join
 from traces.trace_columns import get_layer
@@ -143,3 +143,14 @@ def _open(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
         write_statistics=[name for name in number_columns if name != "category"],
         write_page_checksum=True,
     )
+
+
+def write_trace(trace: RoutingTrace, path: str | Path) -> None:
+    """Check ``trace`` and write it, whole or not at all; equal content gives equal bytes.
+
+    Raises:
+        TraceError: the trace breaks a rule of the format.
+        OutputError: the file cannot be written.
+    """
+    with trace_writer(path, trace.meta, categories=trace.categories) as writer:
+        writer.append(trace)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from benchmarks.gpu.cases import SHAPES, Case, Shape, cases
-from traces.errors import MoesimError
-from traces.files import write_text
+from traces.base.errors import MoesimError
+from traces.base.files import write_text
 
 _Cases = tuple[Shape, list[Case]]
 

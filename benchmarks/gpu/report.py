@@ -19,8 +19,8 @@ from benchmarks.gpu.measure import Row
 from benchmarks.gpu.rivals import RIVALS
 from benchmarks.gpu.roofline import Peaks
 from benchmarks.gpu.tuning import Tuned
-from traces.errors import MoesimError
-from traces.files import check_format
+from traces.base.errors import MoesimError
+from traces.base.files import check_format
 
 
 def machine_of(peaks: Peaks) -> dict[str, Any]:

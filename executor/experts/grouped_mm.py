@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grouped_mm
 
-from executor.errors import PlanError
 from executor.experts.weights import ExpertWeights, activate_
+from executor.plan.errors import PlanError
 
 _ALIGNMENT = 16
 """Bytes of which every row must be a multiple, as torch demands."""
@@ -35,7 +35,7 @@ class GroupedMmExperts:
                 )
 
     def __call__(self, rows_AH: Tensor, count_Z: Tensor) -> Tensor:
-        """See :class:`executor.experts.catalogue.Experts`."""
+        """See :class:`executor.experts.backends.Experts`."""
         if len(rows_AH) == 0:
             return torch.empty_like(rows_AH)
         ends_Z = count_Z.cumsum(0, dtype=torch.int32)

@@ -17,7 +17,7 @@ class LoopExperts:
     weights: ExpertWeights
 
     def __call__(self, rows_AH: Tensor, count_Z: Tensor) -> Tensor:
-        """See :class:`executor.experts.catalogue.Experts`."""
+        """See :class:`executor.experts.backends.Experts`."""
         up_SNH, down_SHF = self.weights.up_SNH, self.weights.down_SHF
         counts = count_Z.tolist()
         out_AH = torch.empty_like(rows_AH)

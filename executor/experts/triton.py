@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from executor.errors import PlanError
 from executor.experts.weights import ExpertWeights
 from executor.kernels.device import runs_on
 from executor.kernels.grouped_gemm import grouped_gemm
 from executor.kernels.schedule import schedule
 from executor.kernels.tiles import choose_tiles
+from executor.plan.errors import PlanError
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class TritonExperts:
             raise PlanError("back end triton needs a GPU; take loop", field="backend", got=device.type)
 
     def __call__(self, rows_AH: Tensor, count_Z: Tensor) -> Tensor:
-        """See :class:`executor.experts.catalogue.Experts`."""
+        """See :class:`executor.experts.backends.Experts`."""
         up_SNH, down_SHF, gated = self.weights.up_SNH, self.weights.down_SHF, self.weights.gated
         assignments, (slots, hidden, width) = len(rows_AH), down_SHF.shape
         if assignments == 0:

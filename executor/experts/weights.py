@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from executor.plan import MoeShape
+from executor.plan.plan import MoeShape
 
 SHARED = -1
 """Instead of a logical expert: the expert that every token visits at home."""

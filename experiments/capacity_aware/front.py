@@ -13,8 +13,8 @@ from rich.table import Table
 
 from experiments.figure import save_figure
 from moesim.analysis.result import simulate_scenario
-from moesim.report.question import brief
 from moesim.spec.override import Override
+from moesim.spec.question import brief
 from moesim.spec.scenario import load_scenario
 
 Spec = dict[str, Any] | list[dict[str, Any]]

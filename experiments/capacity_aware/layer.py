@@ -10,13 +10,13 @@ from typing import Any, Literal
 
 from experiments.capacity_aware.routing import routing
 from moesim.analysis.metrics import timeline_metrics
-from moesim.simulation.deployment import assemble
+from moesim.deployment.deployment import assemble
 from moesim.simulation.run import run
 from moesim.spec.model import Model
 from moesim.spec.override import Override
 from moesim.spec.scenario import Scenario, load_scenario
-from placement.one_pass import linear
-from placement.problem import Problem
+from placement.problem.problem import Problem
+from placement.solvers.one_pass import linear
 from traces.routing import RoutingTrace
 from traces.statistics import expert_loads
 

@@ -11,7 +11,7 @@ import numpy as np
 from experiments.comparison import Comparison, Parameter, Row
 from experiments.fewer_experts.serving import Serving, serve
 from moesim.calibration.fitting import Problem, fit
-from moesim.hardware.profile import Profile, load_profile
+from moesim.spec.profile import Profile, load_profile
 from moesim.spec.yaml_source import Source
 from moesim.units import format_rate
 

@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from moesim.hardware.profile import Profile
-from moesim.simulation.deployment import deploy
+from moesim.deployment.deployment import deploy
 from moesim.simulation.steps import Part, Steps
 from moesim.spec.model import DTYPE_BYTES
 from moesim.spec.override import Override
+from moesim.spec.profile import Profile
 from moesim.spec.scenario import load_scenario
 
 INPUT_OUTPUT = 2048

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from moesim.hardware.gemm import Matrix, Rates, Rows, gemm_seconds
-from moesim.hardware.profile import Profile, Roof
+from moesim.spec.profile import Profile, Roof
 
 SOURCE = "DeepGEMM, README.md at a6d97a1: FP8 GEMMs with bf16 outputs, H800"
 

@@ -10,8 +10,8 @@ from experiments.comparison import Comparison, Parameter, Row
 from experiments.kernels import deepgemm, grouped_mm
 from moesim.calibration.fitting import Problem, fit
 from moesim.hardware.gemm import Rates
-from moesim.hardware.profile import Roof, load_profile
 from moesim.spec.cluster import load_cluster
+from moesim.spec.profile import Roof, load_profile
 from moesim.spec.yaml_source import Source
 from moesim.units import format_rate
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from moesim.hardware.gemm import Matrix, Rates, Rows, gemm_seconds
-from moesim.hardware.profile import Profile, Roof
+from moesim.spec.profile import Profile, Roof
 
 SOURCE = "VeOmni pull request 460: forward of 32768 tokens, bf16, H100, `torch._grouped_mm`"
 

@@ -11,19 +11,19 @@ from typing import NamedTuple
 from experiments.comparison import Comparison, Row
 from experiments.moetuner.routing import REQUESTS, Dependence, routing
 from moesim.analysis.result import result
-from moesim.simulation.deployment import assemble
+from moesim.deployment.deployment import assemble
+from moesim.dispatch.modes import DispatchMode
 from moesim.simulation.run import run
 from moesim.spec.model import DTYPE_BYTES
 from moesim.spec.override import Override
 from moesim.spec.scenario import Scenario, load_scenario
-from moesim.spec.workload import DispatchMode
-from placement import moetuner as published
-from placement.locality import locality
-from placement.one_pass import linear
-from placement.placement import Placement
-from placement.problem import Problem
-from placement.solution import Solve
-from placement.swap import swap
+from placement.problem.placement import Placement
+from placement.problem.problem import Problem
+from placement.solvers import moetuner as published
+from placement.solvers.locality import locality
+from placement.solvers.one_pass import linear
+from placement.solvers.solution import Solve
+from placement.solvers.swap import swap
 from traces.statistics import expert_loads
 
 SOURCE = "arXiv 2502.06643: Mixtral-8x7B, 4 expert-parallel ranks on 8 H100 and on 2 × 8 H200"

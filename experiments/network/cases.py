@@ -12,9 +12,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from moesim.simulation.operations import Bytes, Transfer, combine_transfer, dispatch_transfer
-from moesim.simulation.work import count_work
-from moesim.spec.workload import DispatchMode
+from moesim.dispatch.modes import DispatchMode
+from moesim.dispatch.work import count_work
+from moesim.hardware.transfer import Bytes, Transfer, combine_transfer, dispatch_transfer
 
 SOURCE = "DeepEP, docs/legacy.md at dd758ca: H800, NVLink and one ConnectX-7 a GPU, hidden 7168, top 8"
 

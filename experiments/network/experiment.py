@@ -11,8 +11,8 @@ from experiments.comparison import Comparison, Parameter, Row
 from experiments.network.cases import GPUS_PER_NODE, SOURCE, Case, low_latency_cases, normal_cases
 from moesim.calibration.fitting import Fit, Problem, fit
 from moesim.hardware.network import Fabric, Ports
-from moesim.hardware.profile import Links
 from moesim.spec.cluster import Cluster, load_cluster
+from moesim.spec.profile import Links
 from moesim.spec.yaml_source import Source
 from moesim.units import format_rate, format_seconds
 

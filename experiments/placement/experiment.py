@@ -21,15 +21,15 @@ from experiments.placement.loads import (
     trace_file,
     windows_of,
 )
-from placement.blended import sharpened
-from placement.eplb import eplb
-from placement.evaluation import cost_L
-from placement.objective import Objective
-from placement.one_pass import linear
-from placement.placement import Placement
-from placement.problem import Problem
-from placement.solution import Solution
-from placement.swap import swap
+from placement.judging.evaluation import cost_L
+from placement.problem.objective import Objective
+from placement.problem.placement import Placement
+from placement.problem.problem import Problem
+from placement.solvers.blended import sharpened
+from placement.solvers.eplb import eplb
+from placement.solvers.one_pass import linear
+from placement.solvers.solution import Solution
+from placement.solvers.swap import swap
 
 SOURCE = "DeepSeek's EPLB (github.com/deepseek-ai/EPLB), run on the same families of loads"
 

@@ -20,7 +20,7 @@ from experiments.tiny_moe.record import passages, record
 from experiments.tiny_moe.train import Recipe, load_model, train
 from moesim.errors import MoesimError
 from moesim.spec.yaml_source import parse_yaml
-from traces.routing import write_trace
+from traces.trace_writer import write_trace
 
 WEIGHTS = Path(__file__).parent / "weights.safetensors"
 

@@ -14,7 +14,7 @@ from rich.table import Table
 from experiments.tiny_moe.corpus import Corpus
 from experiments.tiny_moe.model import Routing, TinyMoe
 from experiments.tiny_moe.train import held_out_bytes, loss_of
-from moesim.routing.catalogue import policies_from
+from moesim.routing.policies import policies_from
 from moesim.routing.policy import Batch, Candidates, Held, Policy
 from moesim.routing.stages import apply_all
 from moesim.simulation.tally import Tally

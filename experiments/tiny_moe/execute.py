@@ -5,18 +5,18 @@ from __future__ import annotations
 import torch
 from rich.table import Table
 
-from executor.launch import Launch
-from executor.modes.transport import Groups
-from executor.process_group import joined
+from executor.dispatch.transport import Groups
+from executor.ranks.launch import Launch
+from executor.ranks.process_group import joined
 from experiments.tiny_moe.corpus import Corpus
 from experiments.tiny_moe.model import TinyMoe
 from experiments.tiny_moe.spread import spread
 from experiments.tiny_moe.train import held_out_bytes, loss_of
-from placement.placement import Placement
-from placement.solvers import solve
-from traces.routing import read_trace
+from placement.problem.placement import Placement
+from placement.solvers.solvers import solve
 from traces.sample import SAMPLE_TRACE
 from traces.statistics import expert_loads
+from traces.trace_file import read_trace
 
 
 @torch.no_grad()

@@ -8,15 +8,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from executor.dispatch.modes import dispatcher
+from executor.dispatch.transport import Groups, Transport
 from executor.experts.loop import LoopExperts, SharedExpert
 from executor.experts.weights import ExpertWeights
-from executor.gate import Choose, Gate
-from executor.modes.catalogue import dispatcher
-from executor.modes.transport import Groups, Transport
-from executor.moe_layer import MoELayer
+from executor.layer.gate import Choose, Gate
+from executor.layer.moe_layer import MoELayer
 from experiments.tiny_moe.model import Layer, Policy, Routing, TinyMoe
 from moesim.routing.copies import Copies
-from placement.placement import Placement
+from placement.problem.placement import Placement
 
 
 def spread(model: TinyMoe, placement: Placement, groups: Groups, mode: str = "per_gpu") -> TinyMoe:
@@ -24,7 +24,7 @@ def spread(model: TinyMoe, placement: Placement, groups: Groups, mode: str = "pe
 
     Args:
         placement: of all layers, one GPU for each rank.
-        mode: of ``executor.plan.MODES``.
+        mode: of ``executor.plan.plan.MODES``.
     """
     here = TinyMoe(model.config)
     here.load_state_dict(model.state_dict())

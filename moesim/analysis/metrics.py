@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from moesim.analysis.critical_path import critical_path
 from moesim.analysis.cube import Cube, max_over_mean
-from placement.balancedness import sglang
+from placement.judging.balancedness import sglang
 from traces.timeline import PHASES, Timeline
 
 FloatArray = NDArray[np.float64]

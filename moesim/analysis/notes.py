@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from moesim.simulation.deployment import Deployment
+from moesim.deployment.deployment import Deployment
 from moesim.simulation.rebalancing import NEVER, Move
 from moesim.units import format_seconds
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from moesim.simulation.rebalancing import NEVER, Move
 from moesim.simulation.run import Run
-from placement.placement import Placement
+from placement.problem.placement import Placement
 
 
 def rebalancing_metrics(done: Run) -> dict[str, float]:

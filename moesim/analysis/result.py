@@ -14,7 +14,8 @@ from moesim.analysis.metrics import timeline_metrics
 from moesim.analysis.notes import notes
 from moesim.analysis.rebalancing import rebalance_rows, rebalancing_metrics
 from moesim.analysis.stragglers import stragglers
-from moesim.simulation.deployment import Deployment, deploy, replays_sample
+from moesim.deployment.deployment import Deployment, deploy
+from moesim.deployment.reading import replays_sample
 from moesim.simulation.run import Run, run
 from moesim.simulation.tally import Tally
 from moesim.spec.scenario import Scenario

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from moesim.analysis.cube import Cube
 from moesim.simulation.rebalancing import Move, expert_N
-from placement.placement import Placement
+from placement.problem.placement import Placement
 from traces.timeline import PHASES, Timeline, WorkTable
 
 # Below this part of the layer's own time a straggler is not worth a name.

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from moesim.analysis.cube import Cube, max_over_mean
 from moesim.analysis.metrics import step_times
 from moesim.errors import TimelineError
-from moesim.report.question import plural
+from moesim.spec.question import plural
 from traces.timeline import PHASES, Timeline
 
 FloatArray = NDArray[np.float64]

@@ -9,8 +9,8 @@ from typing import Any
 from moesim.calibration.calibrate import Calibration
 from moesim.calibration.design import Settings, model_named
 from moesim.errors import MoesimError
-from moesim.hardware.profile import Profile, load_profile
 from moesim.spec.model import Model
+from moesim.spec.profile import Profile, load_profile
 from moesim.spec.yaml_source import Source
 
 _NOWHERE = Source(None, None, {})

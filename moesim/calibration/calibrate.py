@@ -22,12 +22,12 @@ from moesim.calibration.observed import COLLECTIVES, Observed
 from moesim.calibration.quantity import Quantity
 from moesim.calibration.router import RouterFit, fit_router
 from moesim.calibration.transfers import TransferFit, fit_transfers
+from moesim.deployment.deployment import Deployment
 from moesim.errors import CalibrationError, SpecError
-from moesim.execution.launch import launch
-from moesim.execution.repeats import join_repeats
-from moesim.hardware.profile import Jitter, Phase
-from moesim.simulation.deployment import Deployment
+from moesim.live.launch import launch
+from moesim.live.repeats import join_repeats
 from moesim.spec.model import Dtype
+from moesim.spec.profile import Jitter, Phase
 from traces.timeline import read_timeline
 
 FloatArray = NDArray[np.float64]
@@ -120,7 +120,7 @@ class Calibrating:
         """
         measured = self._folder / f"measured-{len(self._measured)}"
         given: list[str | Path] = [self._folder / "spec.json", "-o", measured]
-        launch(self._settings.ranks, "executor.microbench", given, measured)
+        launch(self._settings.ranks, "executor.measuring.microbench", given, measured)
         self._measured.append(measured)
 
     def fit(self) -> Calibration:
@@ -142,7 +142,7 @@ def calibrate(settings: Settings) -> Calibration:
 
 
 def fit_measured(folders: Sequence[Path]) -> tuple[Settings, Calibration]:
-    """What was asked for, and a fit of what ``executor.microbench`` wrote, here or elsewhere.
+    """What was asked for, and a fit of what ``executor.measuring.microbench`` wrote, here or elsewhere.
 
     Args:
         folders: of one or several runs of the same specification on the same machine.
@@ -167,7 +167,7 @@ def _sure(done: Calibration) -> Calibration:
 
 
 def fit_machine(settings: Settings, deployments: Sequence[Deployment], *measured: Path) -> Calibration:
-    """Fit what ``executor.microbench`` wrote into the folders ``measured``; the first one tells the peaks."""
+    """Fit what the microbenchmarks wrote into the folders ``measured``; the first tells the peaks."""
     machine = Machine.read(measured[0] / "machine.json")
     plans = []
     for each in deployments:

@@ -9,20 +9,20 @@ from typing import Literal
 
 from pydantic import TypeAdapter
 
+from moesim.deployment.deployment import Deployment, deploy
+from moesim.dispatch.modes import DispatchMode
 from moesim.errors import SpecError
-from moesim.execution.plan import write_plan
-from moesim.hardware.profile import load_profile
+from moesim.live.plan import write_plan
 from moesim.output import to_json
-from moesim.simulation.deployment import Deployment, deploy
 from moesim.spec.base import validate
 from moesim.spec.cluster import Cluster
 from moesim.spec.model import DTYPE_BYTES, Dtype, Model
 from moesim.spec.presets import load_model
+from moesim.spec.profile import load_profile
 from moesim.spec.scenario import Scenario
-from moesim.spec.workload import DispatchMode
 from moesim.spec.yaml_source import Source
-from traces.files import check_format, write_text
-from traces.memory import physical_memory
+from traces.base.files import check_format, write_text
+from traces.base.memory import physical_memory
 
 _NOWHERE = Source(None, None, {})
 
@@ -180,7 +180,7 @@ def deployments(settings: Settings) -> list[Deployment]:
 
 
 def write_spec(settings: Settings, folder: Path) -> list[Deployment]:
-    """Plans and ``spec.json`` for ``executor.microbench``, and what the plans were written from.
+    """Plans and ``spec.json`` for ``executor.measuring.microbench``, and what the plans were written from.
 
     Beside what the executor needs ``spec.json`` holds all settings, so that another machine can measure.
 

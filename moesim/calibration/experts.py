@@ -16,9 +16,9 @@ from moesim.calibration.fitting import SOFT, Fit, Problem, fit
 from moesim.calibration.observed import Observed
 from moesim.calibration.quantity import Quantity
 from moesim.hardware.kernels import Kernels
-from moesim.hardware.profile import DATA_SHEET, Profile, Roof, Tile
 from moesim.spec.cluster import Gpu
 from moesim.spec.model import Dtype
+from moesim.spec.profile import DATA_SHEET, Profile, Roof, Tile
 
 FloatArray = NDArray[np.float64]
 

@@ -15,9 +15,9 @@ from moesim.calibration.assembly import assemble
 from moesim.calibration.calibrate import Calibration, calibrate, fit_measured
 from moesim.calibration.design import Settings
 from moesim.errors import OutputError
-from moesim.hardware.profile import Profile
 from moesim.output import check_file
-from traces.files import write_text
+from moesim.spec.profile import Profile
+from traces.base.files import write_text
 
 
 def calibrated(settings: Settings, out: Path | None = None) -> tuple[Profile, dict[str, Any]]:
@@ -33,7 +33,7 @@ def calibrated(settings: Settings, out: Path | None = None) -> tuple[Profile, di
 
 
 def calibrated_elsewhere(folders: Sequence[Path], out: Path | None = None) -> tuple[Profile, dict[str, Any]]:
-    """The same of what ``executor.microbench`` wrote into folders on another machine.
+    """The same of what ``executor.measuring.microbench`` wrote into folders on another machine.
 
     Raises:
         MoesimError: a folder is not what a calibration asked for, or that machine was too noisy.

@@ -14,7 +14,7 @@ from scipy.stats import rankdata
 
 from moesim.calibration.observed import Observed
 from moesim.calibration.quantity import Quantity
-from moesim.hardware.profile import Jitter, Phase
+from moesim.spec.profile import Jitter, Phase
 
 FloatArray = NDArray[np.float64]
 

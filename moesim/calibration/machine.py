@@ -15,7 +15,7 @@ from moesim.spec.base import validate
 from moesim.spec.cluster import Cluster, Gpu, preset_system
 from moesim.spec.model import Dtype
 from moesim.spec.presets import preset_names, preset_source
-from traces.files import check_format
+from traces.base.files import check_format
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Machine:
         kind: ``cpu`` or ``cuda``.
         memory: bytes of each rank.
         flops, bandwidth, launch_s, exchange_s: medians over ranks, all measured at the same time; see
-            ``executor.measure.Peaks``.
+            ``executor.measuring.measure.Peaks``.
     """
 
     kind: str

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from moesim.analysis.cube import Cube
 from moesim.analysis.validation import phase_seconds
+from moesim.deployment.deployment import Deployment
+from moesim.dispatch.work import Work
 from moesim.errors import TimelineError
-from moesim.simulation.deployment import Deployment
-from moesim.simulation.operations import Operation, Transfer
+from moesim.hardware.transfer import Transfer
+from moesim.simulation.operations import Operation
 from moesim.simulation.steps import Part, Steps
-from moesim.simulation.work import Work
 from traces.timeline import Timeline
 
 FloatArray = NDArray[np.float64]

@@ -13,7 +13,7 @@ from moesim.calibration.fitting import Fit, Problem, fit
 from moesim.calibration.observed import Observed
 from moesim.calibration.quantity import Quantity
 from moesim.hardware.kernels import Kernels
-from moesim.hardware.profile import Roof
+from moesim.spec.profile import Roof
 
 FloatArray = NDArray[np.float64]
 

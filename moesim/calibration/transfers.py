@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from moesim.calibration.fitting import Fit, Problem, fit
 from moesim.calibration.observed import COLLECTIVES, Observed
 from moesim.calibration.quantity import Quantity
+from moesim.dispatch.modes import DispatchMode
 from moesim.hardware.network import Fabric, Ports
-from moesim.hardware.profile import Links
-from moesim.simulation.operations import Transfer
+from moesim.hardware.transfer import Transfer
 from moesim.spec.cluster import Gpu
-from moesim.spec.workload import DispatchMode
+from moesim.spec.profile import Links
 
 FloatArray = NDArray[np.float64]
 

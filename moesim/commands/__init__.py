@@ -1,1 +1,1 @@
-"""The commands, by subject; ``moesim.cli`` registers them."""
+"""The commands, by subject; ``moesim.commands.cli`` registers them."""

@@ -68,8 +68,8 @@ def calibrate(
     from moesim.calibration.design import Settings
     from moesim.calibration.files import calibrated, calibrated_elsewhere, check_target, write_profile
     from moesim.errors import SpecError
-    from moesim.execution.execute import USUAL
-    from moesim.execution.scenario import crowded
+    from moesim.live.execute import USUAL
+    from moesim.live.scenario import crowded
     from moesim.report.calibration_table import calibration_tables
 
     ranks = ranks or (2 if device == "cpu" else 1)
@@ -97,9 +97,9 @@ def calibrate(
 
 def _write_plans(settings: Settings, folder: Path) -> None:
     from moesim.calibration.design import write_spec
-    from moesim.execution.launch import torchrun
+    from moesim.live.launch import torchrun
     from moesim.output import whole_folder
 
     with whole_folder(folder) as part:
         write_spec(settings, part)
-    typer.echo(torchrun(settings.ranks, "executor.microbench", [folder / "spec.json", "-o", "OUT"]))
+    typer.echo(torchrun(settings.ranks, "executor.measuring.microbench", [folder / "spec.json", "-o", "OUT"]))

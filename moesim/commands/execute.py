@@ -24,8 +24,8 @@ from moesim.commands.terminal import (
 )
 
 if TYPE_CHECKING:
-    from moesim.execution.execute import RunOptions
-    from moesim.simulation.deployment import Deployment
+    from moesim.deployment.deployment import Deployment
+    from moesim.live.execute import RunOptions
 
 Ranks = Annotated[int, typer.Option("--ranks", min=1, metavar="N", help="Ranks; replaces parallelism.ep.")]
 Device = Annotated[Literal["cpu", "cuda"], typer.Option("--device", help="What ranks compute on.")]
@@ -54,15 +54,15 @@ def execute(
     serial: Serial = False,
 ) -> None:
     """Run the MoE part of a scenario for real on this machine, with torchrun."""
-    from moesim.execution.execute import RunOptions
-    from moesim.execution.execute import execute as run_for_real
-    from moesim.execution.files import execution_folder, write_execution
-    from moesim.execution.measured import execution_result
-    from moesim.execution.scenario import MACHINES, crowded, executable, own_cluster
+    from moesim.deployment.deployment import deploy
+    from moesim.live.execute import RunOptions
+    from moesim.live.execute import execute as run_for_real
+    from moesim.live.measured import execution_result
+    from moesim.live.scenario import MACHINES, crowded, executable, own_cluster
     from moesim.output import check_folder
     from moesim.report.execution_table import execution_tables
-    from moesim.report.question import plural
-    from moesim.simulation.deployment import deploy
+    from moesim.report.folder import execution_folder, write_execution
+    from moesim.spec.question import plural
 
     options = RunOptions(device, backend, repeats, count=count, serial=serial)
     if count and serial:
@@ -111,8 +111,8 @@ def told_when_interrupted() -> Iterator[None]:
 def _write_plan(
     deployment: Deployment, options: RunOptions, notes: list[str], folder: Path, as_json: bool
 ) -> None:
-    from moesim.execution.launch import torchrun
-    from moesim.execution.plan import write_plan
+    from moesim.live.launch import torchrun
+    from moesim.live.plan import write_plan
 
     write_plan(deployment, folder)
     ranks, cluster = deployment.scenario.parallelism.ep, deployment.scenario.cluster

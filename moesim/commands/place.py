@@ -14,7 +14,7 @@ import typer
 from moesim.commands.terminal import AsJson, Set, overrides, progress, show, trace_path
 
 if TYPE_CHECKING:
-    from placement.solution import Report
+    from placement.solvers.solution import Report
 
 
 def place(
@@ -110,18 +110,18 @@ def place(
     as_json: AsJson = False,
 ) -> None:
     """Search an expert placement for the loads in SOURCE, and say how good it is."""
-    from moesim.convert import named_hints
     from moesim.output import check_file
-    from moesim.placing.loads import known_model, read_source
-    from moesim.placing.place import answer, candidates, search
-    from moesim.placing.question import Question
-    from moesim.placing.trial import trial
     from moesim.report.place_table import place_tables
-    from placement.export.catalogue import check_export, check_suffix, export
-    from placement.reading.catalogue import load_placement
-    from placement.reading.target import Target
-    from placement.solvers import solver_named
-    from traces.jit import compilation
+    from moesim.studies.convert import named_hints
+    from moesim.studies.loads import known_model, read_source
+    from moesim.studies.place import answer, candidates, search
+    from moesim.studies.place_question import Question
+    from moesim.studies.trial import trial
+    from placement.files.reading import load_placement
+    from placement.files.target import Target
+    from placement.files.writing import check_export, check_suffix, export
+    from placement.solvers.solvers import solver_named
+    from traces.base.jit import compilation
 
     solver_named(solver)
     _check_options(out, format_, set_, simulate, previous, max_moves)

@@ -14,8 +14,8 @@ def presets(
     as_json: AsJson = False,
 ) -> None:
     """What is built in, with sources."""
-    from moesim.catalogue import catalogue
     from moesim.report.preset_table import preset_tables
+    from moesim.studies.presets import catalogue
 
     found = catalogue(kind)
     show(found, lambda: preset_tables(found), as_json, None)

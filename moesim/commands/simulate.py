@@ -23,8 +23,9 @@ from moesim.commands.terminal import (
 def run(scenario: ScenarioName, set_: Set = None, out: Out = None, as_json: AsJson = False) -> None:
     """Simulate one scenario."""
     from moesim.analysis.result import simulate_scenario
-    from moesim.output import check_folder, write_run
+    from moesim.output import check_folder
     from moesim.report.console import run_tables
+    from moesim.report.folder import write_run
     from moesim.spec.scenario import load_scenario
 
     asked = load_scenario(scenario, overrides(set_))
@@ -61,10 +62,11 @@ def whatif(
 
     With -o, finished points survive an interruption in OUT/points and are not run again.
     """
-    from moesim.analysis.store import Store
-    from moesim.analysis.whatif import Vary, compare, plan
-    from moesim.output import check_folder, write_comparison
+    from moesim.output import check_folder
     from moesim.report.console import whatif_tables
+    from moesim.report.folder import write_comparison
+    from moesim.studies.store import Store
+    from moesim.studies.whatif import Vary, compare, plan
 
     base, points = plan(scenario, overrides(set_), [Vary.parse(text) for text in vary])
     store = None
@@ -82,10 +84,11 @@ def whatif(
 def demo(out: Out = None) -> None:
     """The main job on built-in data: what imbalance costs on 4 x 8 GPUs, and what wins it back."""
     from moesim.analysis.result import simulate_scenario
-    from moesim.analysis.whatif import compare, demo_points
-    from moesim.output import check_folder, write_run
+    from moesim.output import check_folder
     from moesim.report.console import run_tables, whatif_table
+    from moesim.report.folder import write_run
     from moesim.spec.scenario import load_scenario
+    from moesim.studies.whatif import compare, demo_points
 
     if out is not None:
         check_folder(out)
@@ -104,7 +107,7 @@ def report(
     folder: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A folder that -o wrote.")],
 ) -> None:
     """Write report.html anew from the other files of a run."""
-    from moesim.output import rebuild_report
+    from moesim.report.folder import rebuild_report
 
     for page in rebuild_report(folder):
         typer.echo(page)

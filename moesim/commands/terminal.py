@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from traces.errors import MoesimError
+from traces.base.errors import MoesimError
 from traces.sample import SAMPLE_NAME, SAMPLE_TRACE
 
 if TYPE_CHECKING:

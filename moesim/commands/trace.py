@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from moesim.commands.terminal import AsJson, faults_of, progress, show, trace_path
-from moesim.report.question import plural
-from traces.errors import MoesimError
+from moesim.spec.question import plural
+from traces.base.errors import MoesimError
 
 app = typer.Typer(help="Look at routing traces, convert, record and generate them.", no_args_is_help=True)
 
@@ -46,8 +46,8 @@ def trace_info(
     as_json: AsJson = False,
 ) -> None:
     """What a trace or a load table holds and how skewed it is."""
-    from moesim.convert import named_hints
-    from traces.describe import describe, describe_fully
+    from moesim.studies.convert import named_hints
+    from traces.interop.describe import describe, describe_fully
 
     if out is not None and not full:
         raise MoesimError("belongs to --full", field="-o", got=str(out))
@@ -61,7 +61,7 @@ def trace_info(
     from moesim.output import check_file
     from moesim.report.trace_detail_table import full_tables
     from moesim.report.trace_page import trace_page
-    from traces.files import write_text
+    from traces.base.files import write_text
 
     if out is not None:
         check_file(out, reads=[file])
@@ -90,8 +90,8 @@ def trace_convert(
     licence: Annotated[str, typer.Option("--licence", help="The licence of the recording.")] = "",
 ) -> None:
     """Convert what something else recorded: tokens into a trace, counts into a load table."""
-    from moesim.convert import convert_trace, named_hints
     from moesim.output import check_file
+    from moesim.studies.convert import convert_trace, named_hints
 
     check_file(out, reads=[file])
     hints = named_hints(model, experts, origin=origin, licence=licence)
@@ -115,8 +115,8 @@ def trace_window(
 ) -> None:
     """Cut a part out of a trace, of which nothing else is read."""
     from moesim.output import check_file
-    from traces.routing import write_trace
     from traces.trace_file import TraceFile
+    from traces.trace_writer import write_trace
 
     if requests is not None and tokens is not None:
         raise MoesimError("takes the place of --requests: name one", field="--tokens", got=tokens)
@@ -156,7 +156,7 @@ def trace_record(
 ) -> None:
     """Run texts through a model and record what its routers choose; needs torch and transformers."""
     from moesim.output import check_file
-    from moesim.record import record_texts
+    from moesim.studies.record import record_texts
 
     check_file(out, reads=text)
     record_texts(
@@ -190,9 +190,9 @@ def trace_fit(
     experts: RecordedExperts = None,
 ) -> None:
     """Fit a generator to a trace: it makes routing of the same structure, in any model's shape."""
-    from moesim.convert import named_hints
     from moesim.output import check_file
     from moesim.spec.generator_file import write_generator
+    from moesim.studies.convert import named_hints
     from traces.fitting import fitted
     from traces.interop import load_any
 
@@ -229,7 +229,7 @@ def trace_synth(
     from moesim.spec.presets import load_model
     from moesim.spec.yaml_source import Source
     from traces.generator import generate
-    from traces.routing import write_trace
+    from traces.trace_writer import write_trace
 
     check_file(out, reads=[file])
     generator = read_generator(file)

@@ -49,11 +49,17 @@ def validate(
     """Run a scenario for real and simulate it: how far apart, phase by phase and rank by rank."""
     from functools import partial
 
+    from moesim.deployment.deployment import deploy
     from moesim.errors import SpecError
-    from moesim.execution.elsewhere import measured_elsewhere, options_of
-    from moesim.execution.execute import RunOptions, read_execution
-    from moesim.execution.scenario import MACHINES, executable
-    from moesim.execution.validation import (
+    from moesim.live.execute import RunOptions, read_execution
+    from moesim.live.scenario import MACHINES, executable
+    from moesim.output import check_folder
+    from moesim.report.folder import write_validation
+    from moesim.report.validation_table import validation_tables
+    from moesim.spec.profile import load_profile
+    from moesim.spec.yaml_source import Source
+    from moesim.studies.measured_elsewhere import measured_elsewhere, options_of
+    from moesim.studies.validate import (
         MOST_LAUNCHES,
         REPEATS,
         calibrated_around,
@@ -61,13 +67,7 @@ def validate(
         run_until_steady,
         validate,
         validation_result,
-        write_validation,
     )
-    from moesim.hardware.profile import load_profile
-    from moesim.output import check_folder
-    from moesim.report.validation_table import validation_tables
-    from moesim.simulation.deployment import deploy
-    from moesim.spec.yaml_source import Source
 
     if out is not None:
         check_folder(out)

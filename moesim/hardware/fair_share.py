@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from traces.jit import jit
+from traces.base.jit import jit
 
 
 @jit

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from moesim.hardware.fair_share import share_links
 from moesim.hardware.routes import Routes
-from traces.jit import jit
+from traces.base.jit import jit
 
 FloatArray = NDArray[np.float64]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from moesim.hardware.profile import Profile, Roof
+from moesim.spec.profile import Profile, Roof
 
 FloatArray = NDArray[np.float64]
 
@@ -83,7 +83,7 @@ def gemm_seconds(rows: Rows, matrix: Matrix, roof: Roof, profile: Profile, rates
     Example: 100 rows, tiles of 64 × 64, a matrix 128 wide and 32 deep, 2 multiprocessors: 2 × 2 tiles are
     2 waves of 2 · 64 · 64 · 32 FLOP on each, 524288 FLOP in all.
 
-    >>> from moesim.hardware.profile import DATA_SHEET, Tile
+    >>> from moesim.spec.profile import DATA_SHEET, Tile
     >>> profile = DATA_SHEET.model_copy(update={"tiles": (Tile(rows=64, efficiency=1),), "widths": (64,)})
     >>> rows = Rows.of(np.array([100.0]), profile)
     >>> gemm_seconds(rows, Matrix(128, 32, 0, 0, 0), profile.gemm, profile, Rates(1e6, 1.0, 2)).tolist()

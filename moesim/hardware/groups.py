@@ -5,9 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from itertools import pairwise, permutations
 
+import numpy as np
+from numpy.typing import NDArray
+
+from moesim.hardware.kernels import Kernels
 from moesim.hardware.network import Fabric
 from moesim.hardware.topology import build_topology
 from moesim.spec.cluster import Cluster
+from moesim.spec.model import DTYPE_BYTES
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
 
 
 def group_share(cluster: Cluster, gpus: int, tp: int) -> float:
@@ -38,3 +46,27 @@ def group_share(cluster: Cluster, gpus: int, tp: int) -> float:
         slowest = min(built.graph.edges[ends]["bandwidth"] / count for ends, count in flows.items())
         reached = max(reached, slowest * len(pairs) / gpus)
     return min(1.0, reached / whole)
+
+
+def attention_group_s(kernels: Kernels, tokens_G: IntArray, nvlink_G: FloatArray | None = None) -> FloatArray:
+    """Seconds of the all-gather before and the reduce-scatter after attention in a group of tp GPUs.
+
+    Each moves (tp - 1) / tp of the group's activations through every GPU's NVLink port, at the part of its
+    bandwidth that the group can use, so that the slowest port of a group holds up all of it.
+
+    Args:
+        kernels: the cost model.
+        tokens_G: tokens at home on each GPU.
+        nvlink_G: part of its bandwidth that each port still has; None where all are healthy.
+    """
+    tp = kernels.tp
+    if tp == 1:
+        return np.zeros(len(tokens_G))
+    group_G = np.repeat(tokens_G.reshape(-1, tp).sum(axis=1), tp)
+    token_bytes = kernels.model.hidden * DTYPE_BYTES[kernels.model.activation_dtype]
+    bytes_G = group_G * token_bytes * (tp - 1) / tp
+    link = kernels.gpu.nvlink
+    seconds_G = bytes_G / (link.bandwidth * kernels.profile.nvlink * kernels.group_share)
+    if nvlink_G is not None:
+        seconds_G = seconds_G / np.repeat(nvlink_G.reshape(-1, tp).min(axis=1), tp)
+    return 2 * (seconds_G + link.latency)

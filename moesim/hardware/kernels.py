@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesim.hardware.gemm import Matrix, Rates, Rows, gemm_seconds, roofline
-from moesim.hardware.profile import Links, Phase, Profile, Roof
 from moesim.spec.cluster import Gpu
 from moesim.spec.model import DTYPE_BYTES, Dtype, Model
-from traces.jit import jit
+from moesim.spec.profile import Links, Phase, Profile, Roof
+from traces.base.jit import jit
 
 FloatArray = NDArray[np.float64]
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from traces.jit import jit
+from traces.base.jit import jit
 
 FloatArray = NDArray[np.float64]
 

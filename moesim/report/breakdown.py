@@ -22,7 +22,7 @@ from moesim.report.findings import (
     varied_keys,
 )
 from moesim.report.markup import Markup, tag
-from moesim.report.question import brief
+from moesim.spec.question import brief
 from moesim.units import format_bytes, format_seconds
 from traces.timeline import PHASES
 

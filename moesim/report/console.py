@@ -26,8 +26,8 @@ from moesim.report.findings import (
     whatif_answer,
 )
 from moesim.report.notes import comparison_notes
-from moesim.report.question import brief, question
 from moesim.report.stages import SHARES
+from moesim.spec.question import brief, question
 from moesim.units import format_bytes, format_seconds
 from traces.timeline import PHASES
 

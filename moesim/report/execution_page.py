@@ -14,7 +14,7 @@ from moesim.report.execution_table import answer, ran, rank_rows, shown_phases
 from moesim.report.gantt import gantt
 from moesim.report.markup import Markup, tag
 from moesim.report.page import facts_table, figures_list, opening, page, resolved, section, trace_note
-from moesim.report.question import brief
+from moesim.spec.question import brief
 from moesim.units import format_seconds
 from traces.timeline import PHASES, Timeline
 

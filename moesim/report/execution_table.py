@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from moesim.report.question import placement, plural, policy
+from moesim.spec.question import placement, plural, policy
 from moesim.units import format_seconds
 from traces.timeline import PHASES
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from moesim.analysis.culprit import culprit, lost_by_cause
-from moesim.report.question import brief, plural
+from moesim.spec.question import brief, plural
 from moesim.units import format_seconds
 
 # Below this share of a step a cost is not worth acting on.

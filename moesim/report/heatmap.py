@@ -9,7 +9,7 @@ import numpy as np
 
 from moesim.report import svg
 from moesim.report.markup import Markup, tag
-from moesim.report.question import plural
+from moesim.spec.question import plural
 from traces.timeline import PHASES, Timeline, WorkTable
 
 # Borders between the eight colours, as multiples of the layer's mean; the fourth holds the mean.

@@ -22,8 +22,8 @@ from moesim.report.heatmap import heatmap
 from moesim.report.markup import Markup, join, tag
 from moesim.report.notes import comparison_notes
 from moesim.report.page import facts_table, figures_list, opening, page, resolved, section, trace_note
-from moesim.report.question import brief, question
 from moesim.report.stages import stage_table
+from moesim.spec.question import brief, question
 from moesim.units import format_bytes, format_seconds
 from traces.timeline import Timeline, WorkTable
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from moesim.report.findings import named_runs
-from moesim.report.question import plural
+from moesim.spec.question import plural
 
 _MOST: Final = 6
 

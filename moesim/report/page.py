@@ -8,7 +8,7 @@ from typing import Any
 
 from moesim.report.breakdown import table
 from moesim.report.markup import Markup, join, tag
-from moesim.report.question import brief
+from moesim.spec.question import brief
 
 
 def page(title: str, sections: Iterable[Markup]) -> str:

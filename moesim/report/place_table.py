@@ -12,7 +12,7 @@ from rich.text import Text
 
 from moesim.report.findings import percent
 from moesim.report.findings import steps as whole_steps
-from moesim.report.question import plural
+from moesim.spec.question import plural
 from moesim.units import format_bytes, format_seconds
 
 Answer = Mapping[str, Any]

@@ -14,7 +14,6 @@ from moesim.report.breakdown import table
 from moesim.report.heatmap import EDGES
 from moesim.report.markup import Markup, tag
 from moesim.report.page import figures_list, opening, page, section
-from moesim.report.question import plural
 from moesim.report.trace_detail_table import (
     DISTANCE_HEAD,
     LAYER_HEAD,
@@ -24,6 +23,7 @@ from moesim.report.trace_detail_table import (
     part_row,
 )
 from moesim.report.trace_table import percent
+from moesim.spec.question import plural
 from traces.co_activation import clusters, pairs_by_chance
 from traces.full_statistics import FullStatistics
 

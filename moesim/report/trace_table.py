@@ -7,7 +7,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from moesim.report.question import plural
+from moesim.spec.question import plural
 from traces.statistics import TableStatistics, TraceStatistics
 
 # Of more categories than this the terminal shows the largest; --json has all.

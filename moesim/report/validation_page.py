@@ -10,7 +10,6 @@ from moesim.report.breakdown import table
 from moesim.report.findings import percent
 from moesim.report.markup import Markup, tag
 from moesim.report.page import facts_table, figures_list, opening, page, resolved, section, trace_note
-from moesim.report.question import brief
 from moesim.report.validation_figures import both_timelines, error_map, scatter
 from moesim.report.validation_table import (
     QUANTITY_HEAD,
@@ -21,6 +20,7 @@ from moesim.report.validation_table import (
     rank_rows,
     remarks,
 )
+from moesim.spec.question import brief
 from moesim.units import format_seconds
 from traces.timeline import Timeline
 

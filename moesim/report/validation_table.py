@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from moesim.report.findings import percent
-from moesim.report.question import placement, plural, policy
+from moesim.spec.question import placement, plural, policy
 from moesim.units import format_seconds
 
 

@@ -20,7 +20,7 @@ from moesim.routing.filling import candidate_weights
 from moesim.routing.noise import noise
 from moesim.routing.parameters import choice, integer, positive
 from moesim.routing.policy import NO_EXPERT, Batch, Cost, Need, Outcome, candidates_of, outcome
-from traces.jit import jit
+from traces.base.jit import jit
 
 
 @dataclass(frozen=True)

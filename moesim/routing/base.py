@@ -12,8 +12,8 @@ from typing import ClassVar, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from moesim.errors import PolicyError
 from moesim.routing.capped import SCOPES
+from moesim.routing.errors import PolicyError
 from moesim.routing.filling import candidate_weights
 from moesim.routing.parameters import choice
 from moesim.routing.policy import NO_EXPERT, Batch, Cost, Need, Outcome, candidates_of, outcome

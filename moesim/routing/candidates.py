@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesim.routing.policy import Candidates
-from traces.jit import jit
+from traces.base.jit import jit
 
 _SOME = 64
 """Tokens that tell a sigmoid from a softmax, spread over the trace."""

@@ -15,7 +15,7 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 
-from moesim.errors import PolicyError
+from moesim.routing.errors import PolicyError
 from moesim.routing.noise import noise
 from moesim.routing.parameters import choice, integer, positive
 from moesim.routing.policy import NO_EXPERT, Batch, Held, Need, Policy, held_of, weights_of

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from traces.jit import jit
+from traces.base.jit import jit
 
 _IDS = 1 << 15
 """Ids of experts are int16."""

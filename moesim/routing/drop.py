@@ -13,7 +13,7 @@ from moesim.routing.cut import cut
 from moesim.routing.parameters import flag
 from moesim.routing.policy import Batch, Cost, Need, Outcome, outcome, weights_of
 from moesim.routing.scale import renormalised
-from traces.jit import jit
+from traces.base.jit import jit
 
 
 @dataclass(frozen=True)

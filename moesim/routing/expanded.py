@@ -26,7 +26,7 @@ from moesim.routing.policy import (
     weights_of,
 )
 from moesim.routing.scale import token_scale
-from traces.jit import jit
+from traces.base.jit import jit
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from moesim.errors import PolicyError
+from moesim.routing.errors import PolicyError
 from moesim.routing.parameters import flag, integer, number
 from moesim.routing.policy import NO_EXPERT, Batch, Cost, Need, Outcome, outcome, weights_of
 from moesim.routing.ranking import best_first
 from moesim.routing.scale import renormalised
-from traces.jit import jit
+from traces.base.jit import jit
 
 Counts = npt.NDArray[np.intp]
 Weights = npt.NDArray[np.float64]

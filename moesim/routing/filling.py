@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from moesim.errors import PolicyError
+from moesim.routing.errors import PolicyError
 from moesim.routing.policy import NO_EXPERT, Batch, Candidates, Need, Outcome, Policy, candidates_of, outcome
 from moesim.routing.scale import token_scale
-from traces.jit import jit
+from traces.base.jit import jit
 
 _IDS = 1 << 15
 """Ids of experts are int16."""

@@ -18,7 +18,7 @@ from moesim.routing.filling import refill
 from moesim.routing.parameters import choice, integer, number
 from moesim.routing.policy import NO_EXPERT, Batch, Cost, Need, Outcome, candidates_of, weights_of
 from moesim.routing.ranking import best_first
-from traces.jit import jit
+from traces.base.jit import jit
 
 IMPORTANT = ("undecided", "decided")
 

@@ -12,13 +12,13 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from moesim.errors import PolicyError
+from moesim.routing.errors import PolicyError
 from moesim.routing.filling import INSTEAD, refill, without
 from moesim.routing.neighbours import on_nodes
 from moesim.routing.parameters import choice, integer
 from moesim.routing.policy import Batch, Candidates, Cost, Need, Outcome, candidates_of, held_of, weights_of
 from moesim.routing.ranking import best_first
-from traces.jit import jit
+from traces.base.jit import jit
 
 UNITS = ("group", "node", "device")
 

@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from moesim.errors import PolicyError
+from moesim.routing.errors import PolicyError
 from moesim.routing.filling import INSTEAD, check_experts, restrict
 from moesim.routing.parameters import choice, integer
 from moesim.routing.policy import Batch, Cost, Need, Outcome, Policy, categories_of, weights_of

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from traces.jit import jit
+from traces.base.jit import jit
 
 
 def noise(seed: int, draw: int, shape: tuple[int, ...]) -> npt.NDArray[np.int32]:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Collection
 from typing import Any
 
-from moesim.errors import PolicyError
+from moesim.routing.errors import PolicyError
 
 
 def choice(name: str, value: object, known: Collection[str]) -> str:

@@ -9,8 +9,8 @@ from typing import ClassVar, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from moesim.errors import PolicyError
 from moesim.routing.counters import count, count_in_place
+from moesim.routing.errors import PolicyError
 
 NO_EXPERT = -1
 """In ``ids_TK``: this place of the token has no expert."""

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moesim.errors import PolicyError
 from moesim.routing.copies import Copies
-from traces.jit import jit
+from moesim.routing.errors import PolicyError
+from traces.base.jit import jit
 
 # HiGHS meets constraints to 1e-7; so much below a whole number is that number.
 _TOLERANCE = 1e-6

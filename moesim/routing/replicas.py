@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from moesim.routing.copies import Copies
 from moesim.routing.replica_split import balanced
-from traces.jit import jit
+from traces.base.jit import jit
 
 ReplicaChoice = Callable[[NDArray[np.int16], NDArray[np.int64], Copies], NDArray[np.int16]]
 """(ids_LTK, offsets_G, copies) → slot_LTK, int16: the slot that serves each assignment.

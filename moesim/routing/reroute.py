@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from moesim.errors import PolicyError
 from moesim.routing.capped import Capped, limits, order_TK
 from moesim.routing.cut import cut
 from moesim.routing.drop import served, stays_TK
+from moesim.routing.errors import PolicyError
 from moesim.routing.neighbours import Neighbours, neighbours
 from moesim.routing.parameters import choice, integer
 from moesim.routing.policy import (
@@ -27,7 +27,7 @@ from moesim.routing.policy import (
     weights_of,
 )
 from moesim.routing.scale import token_scale
-from traces.jit import jit
+from traces.base.jit import jit
 
 TO = ("candidates", "gpu", "node")
 

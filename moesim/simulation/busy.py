@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from moesim.deployment.batch import StepTokens
+from moesim.dispatch.work import Work
 from moesim.hardware.kernels import Kernels
-from moesim.hardware.profile import Phase
-from moesim.simulation.batch import StepTokens
-from moesim.simulation.work import Work
+from moesim.spec.profile import Phase
 
 FloatArray = NDArray[np.float64]
 

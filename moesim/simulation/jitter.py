@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from moesim.hardware.profile import Jitter, Phase
 from moesim.simulation.operations import Operation
+from moesim.spec.profile import Jitter, Phase
 
 FloatArray = NDArray[np.float64]
 

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesim.hardware.network import Network
-from moesim.simulation.operations import Operation, Transfer
+from moesim.hardware.transfer import Transfer
+from moesim.simulation.operations import Operation
 from moesim.simulation.program import Program
 
 FloatArray = NDArray[np.float64]

@@ -4,46 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
+from moesim.deployment.batch import StepTokens
+from moesim.dispatch.work import Work
+from moesim.hardware.groups import attention_group_s
 from moesim.hardware.kernels import Kernels
 from moesim.hardware.network import Fabric, Network
-from moesim.hardware.profile import Phase
-from moesim.simulation.batch import StepTokens
+from moesim.hardware.transfer import Bytes, Transfer, combine_transfer, dispatch_transfer
 from moesim.simulation.busy import Busy
-from moesim.simulation.work import Work
-from moesim.spec.model import DTYPE_BYTES
+from moesim.spec.profile import Phase
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
-
-# One fp32 scale for each 128 values of an fp8 vector (DeepSeek-V3 technical report, section 3.3.2).
-_FP8_BLOCK, _FP8_SCALE_BYTES = 128, 4
-
-
-@dataclass(frozen=True)
-class Transfer:
-    """Bytes of a collective's two hops, GPU (row) to GPU (column); the second relays the first."""
-
-    first_GG: FloatArray
-    second_GG: FloatArray
-
-    def then(self, other: Transfer) -> Transfer:
-        """Both, pipelined: their bytes share the ports."""
-        return Transfer(self.first_GG + other.first_GG, self.second_GG + other.second_GG)
-
-    @property
-    def received_G(self) -> FloatArray:
-        """Bytes that enter each GPU, those it relays included."""
-        return (self.first_GG + self.second_GG).sum(axis=0)  # type: ignore[no-any-return]
-
-    def cross_node_bytes(self, gpus_per_node: int) -> float:
-        """Bytes that cross a NIC."""
-        across_GG = _across_nodes(len(self.first_GG), gpus_per_node)
-        return float((self.first_GG + self.second_GG)[across_GG].sum())
 
 
 @dataclass(frozen=True)
@@ -95,23 +70,6 @@ class Operation:
         """Seconds on each GPU, the transfer apart."""
         seconds_G = self.busy_G + self.wire_G + self.overhead_s
         return seconds_G if self.stretch_G is None else seconds_G * self.stretch_G
-
-
-@dataclass(frozen=True)
-class Bytes:
-    """Bytes of one copy of a token, out and back."""
-
-    dispatch: float
-    combine: float
-
-    @classmethod
-    def of(cls, hidden: int, dtype: str, combine_dtype: str) -> Bytes:
-        """A copy is the hidden vector; fp8 adds its scales.
-
-        >>> Bytes.of(7168, "fp8", "bf16")
-        Bytes(dispatch=7392.0, combine=14336.0)
-        """
-        return cls(_vector_bytes(hidden, dtype), _vector_bytes(hidden, combine_dtype))
 
 
 def step_operations(
@@ -174,26 +132,6 @@ def step_operations(
     return operations
 
 
-def dispatch_transfer(sent_GG: FloatArray, relayed_GG: FloatArray, copy_bytes: float) -> Transfer:
-    """Home GPUs send; entry GPUs relay what came over their NIC."""
-    return Transfer(sent_GG * copy_bytes, relayed_GG * copy_bytes)
-
-
-def combine_transfer(
-    sent_GG: FloatArray, relayed_GG: FloatArray, copy_bytes: float, gpus_per_node: int
-) -> Transfer:
-    """The way back: what was relayed is summed at the entry GPU first, and crosses the NIC once.
-
-    Without relays every copy goes straight back in the first hop.
-    """
-    back_GG = sent_GG.T * copy_bytes
-    if not relayed_GG.any():
-        return Transfer(back_GG, np.zeros_like(back_GG))
-    across_GG = _across_nodes(len(sent_GG), gpus_per_node)
-    inside_GG = np.where(across_GG, 0.0, back_GG) + relayed_GG.T * copy_bytes
-    return Transfer(inside_GG, np.where(across_GG, back_GG, 0.0))
-
-
 def even(operations: Sequence[Operation], network: Network) -> list[Operation]:
     """The same step with each phase evened out, as one GPU that stands for all of them.
 
@@ -249,41 +187,3 @@ def without_network(operations: Sequence[Operation]) -> list[Operation]:
 def without_overhead(operations: Sequence[Operation]) -> list[Operation]:
     """The same step without launches and fixed costs."""
     return [replace(operation, overhead_s=0.0) for operation in operations]
-
-
-def attention_group_s(kernels: Kernels, tokens_G: IntArray, nvlink_G: FloatArray | None = None) -> FloatArray:
-    """Seconds of the all-gather before and the reduce-scatter after attention in a group of tp GPUs.
-
-    Each moves (tp - 1) / tp of the group's activations through every GPU's NVLink port, at the part of its
-    bandwidth that the group can use, so that the slowest port of a group holds up all of it.
-
-    Args:
-        kernels: the cost model.
-        tokens_G: tokens at home on each GPU.
-        nvlink_G: part of its bandwidth that each port still has; None where all are healthy.
-    """
-    tp = kernels.tp
-    if tp == 1:
-        return np.zeros(len(tokens_G))
-    group_G = np.repeat(tokens_G.reshape(-1, tp).sum(axis=1), tp)
-    token_bytes = kernels.model.hidden * DTYPE_BYTES[kernels.model.activation_dtype]
-    bytes_G = group_G * token_bytes * (tp - 1) / tp
-    link = kernels.gpu.nvlink
-    seconds_G = bytes_G / (link.bandwidth * kernels.profile.nvlink * kernels.group_share)
-    if nvlink_G is not None:
-        seconds_G = seconds_G / np.repeat(nvlink_G.reshape(-1, tp).min(axis=1), tp)
-    return 2 * (seconds_G + link.latency)
-
-
-@lru_cache(maxsize=4)
-def _across_nodes(gpus: int, gpus_per_node: int) -> NDArray[np.bool_]:
-    """[G, G]: whether two GPUs stand in different nodes; asked for in every collective, so kept."""
-    node_G = np.arange(gpus) // gpus_per_node
-    across_GG: NDArray[np.bool_] = node_G[:, None] != node_G[None, :]
-    across_GG.flags.writeable = False
-    return across_GG
-
-
-def _vector_bytes(hidden: int, dtype: str) -> float:
-    scales = -(-hidden // _FP8_BLOCK) * _FP8_SCALE_BYTES if dtype == "fp8" else 0
-    return hidden * DTYPE_BYTES[dtype] + scales

@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from moesim.deployment.deployment import Deployment
 from moesim.errors import PlacementError
-from moesim.simulation.deployment import Deployment
 from moesim.simulation.migration import Beside, Traffic, stall
 from moesim.simulation.program import Program
-from placement.migration import plan_migration
-from placement.placement import Placement
-from placement.problem import Problem
-from placement.solvers import solver_named
+from placement.judging.migration import plan_migration
+from placement.problem.placement import Placement
+from placement.problem.problem import Problem
+from placement.solvers.solvers import solver_named
 
 NEVER = np.iinfo(np.int64).max
 """The step of a layer whose copies had not arrived when the run ended."""

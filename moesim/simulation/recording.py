@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moesim.simulation.engine import StepClock
-from moesim.simulation.operations import Bytes, Operation
-from moesim.simulation.work import Work
+from moesim.dispatch.work import Work
+from moesim.hardware.transfer import Bytes
+from moesim.simulation.event import StepClock
+from moesim.simulation.operations import Operation
 from traces.timeline import HOPS, PHASES, STREAMS, Timeline, WorkTable
 
 _WAIT = PHASES.index("wait")

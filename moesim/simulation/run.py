@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from moesim.deployment.deployment import Deployment
+from moesim.hardware.health import epochs
 from moesim.hardware.network import Fabric
-from moesim.hardware.profile import DATA_SHEET
 from moesim.simulation.busy import Busy
-from moesim.simulation.conditions import Conditions, epochs
-from moesim.simulation.deployment import Deployment
-from moesim.simulation.engine import simulate
+from moesim.simulation.conditions import Conditions
+from moesim.simulation.event import simulate
 from moesim.simulation.operations import (
     Operation,
     even,
@@ -24,6 +24,7 @@ from moesim.simulation.rebalancing import Move
 from moesim.simulation.recording import Recording
 from moesim.simulation.steps import Steps
 from moesim.simulation.tally import Tally
+from moesim.spec.profile import DATA_SHEET
 from traces.timeline import Timeline, WorkTable
 
 

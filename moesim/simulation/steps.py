@@ -9,24 +9,25 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from moesim.hardware.profile import Phase, Profile
-from moesim.routing.anchor import path_XT
+from moesim.deployment.batch import Seeds, StepTokens, batches, gather_ids, gather_weights
+from moesim.deployment.deployment import Deployment
+from moesim.dispatch.anchor import path_XT
+from moesim.dispatch.work import Work, count_work
+from moesim.hardware.groups import attention_group_s
+from moesim.hardware.health import Health, epochs, jitter_G
+from moesim.hardware.policy_time import exchange_seconds, pass_seconds
 from moesim.routing.candidates import candidates
 from moesim.routing.copies import Copies
 from moesim.routing.policy import Batch
 from moesim.routing.replicas import REPLICA_CHOICES
 from moesim.routing.stages import route
-from moesim.simulation.batch import Seeds, StepTokens, batches, gather_ids, gather_weights
 from moesim.simulation.busy import Busy, Overlapped, busy_seconds, padded
-from moesim.simulation.conditions import Health, epochs, jitter_G
-from moesim.simulation.deployment import Deployment
 from moesim.simulation.jitter import jittered
-from moesim.simulation.operations import attention_group_s, step_operations
-from moesim.simulation.policy_time import exchange_seconds, pass_seconds
+from moesim.simulation.operations import step_operations
 from moesim.simulation.program import Program, beside_shared_expert, in_sequence, two_batches
 from moesim.simulation.rebalancing import Rebalancing
 from moesim.simulation.tally import Tally
-from moesim.simulation.work import Work, count_work
+from moesim.spec.profile import Phase, Profile
 
 # Layers are routed and counted in blocks of about so many assignments, to bound memory in a long prefill.
 _BLOCK = 1 << 24

@@ -17,10 +17,10 @@ from moesim.spec.base import Count, Index, Number, Strict, validate
 from moesim.spec.model import Model
 from moesim.spec.yaml_source import Source, parse_yaml, read_text
 from moesim.spec.yaml_text import to_yaml
-from traces.files import check_format, write_text
+from traces.base.files import check_format, write_text
+from traces.base.parquet import is_parquet
 from traces.generator import Generator
 from traces.meta import TraceMeta
-from traces.parquet import is_parquet
 
 Floats = npt.NDArray[np.float64]
 

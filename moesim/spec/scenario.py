@@ -12,8 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, Field, model_validator
 
 from moesim.errors import PolicyError, SpecError
-from moesim.hardware.profile import Profile, load_profile
-from moesim.routing.catalogue import policies_from, spec_of
+from moesim.routing.policies import policies_from, spec_of
 from moesim.routing.replicas import REPLICA_CHOICES
 from moesim.spec.base import Strict, Text, fault, suggest, validate
 from moesim.spec.cluster import Cluster, load_cluster
@@ -21,6 +20,7 @@ from moesim.spec.fault import Fault
 from moesim.spec.model import Model
 from moesim.spec.override import Override, blame
 from moesim.spec.presets import load_model, preset_names, preset_source
+from moesim.spec.profile import Profile, load_profile
 from moesim.spec.rebalance import Rebalance
 from moesim.spec.workload import (
     Dispatch,
@@ -33,8 +33,8 @@ from moesim.spec.workload import (
 )
 from moesim.spec.yaml_source import Loc, Source, read_yaml
 from moesim.spec.yaml_text import to_yaml
-from placement.placement import MAX_SLOTS
-from placement.solvers import SOLVERS
+from placement.problem.placement import MAX_SLOTS
+from placement.solvers.solvers import SOLVERS
 
 # No link of a GPU is slower than so many bytes per second; a number without a unit is.
 _SLOWEST = 1e6

@@ -6,10 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
+from moesim.dispatch.modes import DispatchMode
 from moesim.spec.amount import Amount
 from moesim.spec.base import Count, Flag, Number, Strict, fault
 
-DispatchMode = Literal["per_expert", "per_gpu", "per_node", "all_gather", "all_reduce", "expert_to_expert"]
 Dtype = Literal["fp32", "bf16", "fp16", "fp8"]
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from executor.experts.catalogue import BACKENDS
+from executor.experts.backends import BACKENDS
 from executor.experts.weights import ExpertWeights
 from executor.kernels import order
 from executor.kernels.combine import combine
@@ -21,8 +21,8 @@ from executor.kernels.layer import moe_layer
 from executor.kernels.order import sort_by_slot
 from executor.kernels.schedule import schedule
 from executor.kernels.tiles import Tile, Tiles
-from executor.plan import MoeShape
-from executor.reference import reference_layer
+from executor.layer.reference import reference_layer
+from executor.plan.plan import MoeShape
 
 FEW = settings(max_examples=12, deadline=None)
 TINY = Tile(columns=16, depth=16, warps=4, stages=2)

@@ -11,8 +11,8 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from executor.modes.hop import Peers
-from executor.modes.transport import Groups, Transport
+from executor.dispatch.hop import Peers
+from executor.dispatch.transport import Groups, Transport
 
 Result = TypeVar("Result")
 

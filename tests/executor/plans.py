@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from executor.dispatch.routing import RoutedStep
 from executor.experts.weights import ExpertWeights
-from executor.plan import MoeShape, Plan
-from executor.reference import reference_layer
-from executor.routing import RoutedStep
+from executor.layer.reference import reference_layer
+from executor.plan.plan import MoeShape, Plan
 
 
 def small_plan(

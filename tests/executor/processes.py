@@ -103,6 +103,6 @@ def _forkserver() -> multiprocessing.context.ForkServerContext:
     """Forks ranks from a process that has imported torch, which takes longer than the tests."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["executor.run", "executor.bench", "executor.counting", "tests.executor.plans"]
+        ["executor.run", "executor.measuring.bench", "executor.measuring.counting", "tests.executor.plans"]
     )
     return context

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from executor.moe_layer import TORCH_DTYPES
-from executor.plan import Plan, StepRouting
-from executor.routing import route
+from executor.dispatch.routing import route
+from executor.layer.moe_layer import TORCH_DTYPES
+from executor.plan.plan import Plan, StepRouting
 from moesim.analysis.counts import same_counts
-from moesim.simulation.operations import Bytes
+from moesim.dispatch.work import Work, count_work
+from moesim.hardware.transfer import Bytes
 from moesim.simulation.recording import Recording
-from moesim.simulation.work import Work, count_work
 from traces.timeline import WorkTable
 
 

@@ -14,8 +14,8 @@ import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 
-from executor.clock import Offsets, aligned, measure_offsets
-from executor.process_group import Group
+from executor.measuring.clock import Offsets, aligned, measure_offsets
+from executor.ranks.process_group import Group
 from tests.executor.processes import run_processes
 
 pytestmark = pytest.mark.executor

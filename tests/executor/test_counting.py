@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from torch import Tensor
 
-from executor.counting import count_plan, join_work
-from executor.errors import RankError
-from executor.modes.hop import Hop
-from executor.modes.transport import Transport
-from executor.plan import Plan
+from executor.dispatch.hop import Hop
+from executor.dispatch.transport import Transport
+from executor.measuring.counting import count_plan, join_work
+from executor.plan.errors import RankError
+from executor.plan.plan import Plan
 from tests.executor.lockstep import run_ranks
 from tests.executor.plans import replica_table, small_plan
 from traces.timeline import HOPS, PHASES, WorkTable

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from executor.errors import PlanError
-from executor.experts.catalogue import BACKENDS
+from executor.experts.backends import BACKENDS
 from executor.experts.loop import SharedExpert
 from executor.experts.weights import ExpertWeights
-from executor.plan import MoeShape
+from executor.plan.errors import PlanError
+from executor.plan.plan import MoeShape
 
 pytestmark = pytest.mark.executor
 

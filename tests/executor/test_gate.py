@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from executor.errors import PlanError
-from executor.experts.catalogue import BACKENDS
+from executor.dispatch.modes import dispatcher
+from executor.dispatch.routing import LayerRouting
+from executor.dispatch.transport import Groups, Transport
+from executor.experts.backends import BACKENDS
 from executor.experts.weights import ExpertWeights
-from executor.gate import Choose, Gate, Replay
-from executor.modes.catalogue import dispatcher
-from executor.modes.transport import Groups, Transport
-from executor.moe_layer import MoELayer
-from executor.plan import MODES, MoeShape
-from executor.reference import reference_layer
-from executor.routing import LayerRouting
+from executor.layer.gate import Choose, Gate, Replay
+from executor.layer.moe_layer import MoELayer
+from executor.layer.reference import reference_layer
+from executor.plan.errors import PlanError
+from executor.plan.plan import MODES, MoeShape
 from moesim.routing.copies import Copies
 from moesim.routing.drop import Drop
 from moesim.routing.policy import Batch

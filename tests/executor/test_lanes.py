@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from executor.lanes import Beside, InLine, Lane, Stages, in_turn, lane
-from executor.modes.transport import Groups
-from executor.moe_layer import plan_layers
-from executor.routing import RoutedStep
-from executor.spans import COLUMNS, NoSpan, Span, Where, clock_on
-from executor.step import routed_steps
+from executor.dispatch.routing import RoutedStep
+from executor.dispatch.transport import Groups
+from executor.layer.lanes import Beside, InLine, Lane, Stages, in_turn, lane
+from executor.layer.moe_layer import plan_layers
+from executor.layer.spans import COLUMNS, NoSpan, Span, Where, clock_on
+from executor.layer.step import routed_steps
 from tests.executor.plans import expected, small_plan, step_inputs
 from traces.timeline import PHASES
 

@@ -10,15 +10,16 @@ from typing import cast
 import numpy as np
 import pytest
 
-from executor.errors import PlanError
-from executor.microbench import Spec, main
-from executor.progress import Mark
+from executor.measuring.microbench import main
+from executor.measuring.spec import Spec
+from executor.plan.errors import PlanError
+from executor.ranks.progress import Mark
 from moesim.calibration.design import LOADS, Load, Settings, calibrated_model, deployment
 from moesim.calibration.machine import Machine
 from moesim.calibration.observed import Observed
-from moesim.execution.plan import write_plan
+from moesim.deployment.deployment import Deployment
+from moesim.live.plan import write_plan
 from moesim.output import to_json
-from moesim.simulation.deployment import Deployment
 from tests.executor.processes import torchrun_ranks
 from tests.moesim.calibrated_machine import machine
 from traces.timeline import Timeline, read_timeline
@@ -90,7 +91,7 @@ def test_plans_of_other_weights_are_refused(tmp_path: Path) -> None:
     file = spec(tmp_path)
     other = calibrated_model(None, "fp32", SETTINGS.ranks, 1 << 27)
     write_plan(deployment(LOADS[0], other, machine(SETTINGS.ranks)), tmp_path / "per_expert-8-1")
-    from executor.bench import read_plans
+    from executor.measuring.bench import read_plans
 
     with pytest.raises(PlanError, match="plans: must all have the shape, the ranks and the slots"):
         read_plans(Spec.read(file).plans)
@@ -98,8 +99,8 @@ def test_plans_of_other_weights_are_refused(tmp_path: Path) -> None:
 
 def test_patience_is_short_while_plans_run_in_turns() -> None:
     """A rank on its own: a warm-up without hurry, then as long as a healthy rank may take."""
-    from executor.bench import measure, prepare, slowest_s
-    from executor.process_group import Group
+    from executor.measuring.bench import measure, prepare, slowest_s
+    from executor.ranks.process_group import Group
     from tests.executor.plans import small_plan
 
     plans = [small_plan(1, 1, mode, seed=0, tokens=[3]) for mode in ("per_gpu", "all_gather")]

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from executor.errors import PlanError
-from executor.microbench import Spec
+from executor.measuring.spec import Spec
+from executor.plan.errors import PlanError
 
 GOOD: dict[str, Any] = {
     "format": "moesim.microbench/1",

@@ -13,14 +13,14 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from executor.counting import count_plan, join_work
-from executor.lanes import Lane, Stages, in_turn, lane
-from executor.modes.transport import Groups
-from executor.moe_layer import TORCH_DTYPES, plan_layers
-from executor.plan import MODES, Plan
-from executor.routing import RoutedStep, route
-from executor.spans import COLUMNS, NOWHERE, HostSpans
-from executor.step import most_tokens, of_rank, routed_steps, run_step
+from executor.dispatch.routing import RoutedStep, route
+from executor.dispatch.transport import Groups
+from executor.layer.lanes import Lane, Stages, in_turn, lane
+from executor.layer.moe_layer import TORCH_DTYPES, plan_layers
+from executor.layer.spans import COLUMNS, NOWHERE, HostSpans
+from executor.layer.step import most_tokens, of_rank, routed_steps, run_step
+from executor.measuring.counting import count_plan, join_work
+from executor.plan.plan import MODES, Plan
 from tests.executor.lockstep import run_ranks
 from tests.executor.plans import expected, small_plan, step_inputs
 from tests.executor.processes import run_processes

@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from executor.counting import count_plan, join_work
-from executor.plan_file import read_plan
-from executor.step import routed_steps
+from executor.layer.step import routed_steps
+from executor.measuring.counting import count_plan, join_work
+from executor.plan.plan_file import read_plan
 from moesim.analysis.counts import same_counts
-from moesim.execution.plan import write_plan
+from moesim.deployment.deployment import assemble
+from moesim.live.plan import write_plan
 from moesim.routing.replicas import REPLICA_CHOICES
-from moesim.simulation.deployment import assemble
 from moesim.simulation.run import run
 from moesim.spec.scenario import load_scenario
-from placement.placement import Placement
+from placement.problem.placement import Placement
 from tests.executor.lockstep import run_ranks
 from tests.moesim.tiny import tiny_scenario, write_scenario
 from traces.meta import TraceMeta

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from executor.progress import Progress
+from executor.ranks.progress import Progress
 
 ROOT = Path(__file__).parents[2]
 
 WRITER = """
 import sys
 from pathlib import Path
-from executor.progress import Progress
+from executor.ranks.progress import Progress
 mark = Progress(Path(sys.argv[1]), 0, 1).mark(0)
 print("ready", flush=True)
 for number in range(200_000):

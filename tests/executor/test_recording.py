@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from executor.recording import timeline
-from executor.spans import COLUMNS
-from moesim.simulation.deployment import deploy
+from executor.layer.spans import COLUMNS
+from executor.measuring.recording import timeline
+from moesim.deployment.deployment import deploy
 from moesim.simulation.run import run
 from moesim.spec.scenario import load_scenario
 from tests.moesim.tiny import TINY, tiny_scenario, write_scenario

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from executor.errors import PlanError
-from executor.routing import route
+from executor.dispatch.routing import route
+from executor.plan.errors import PlanError
+from moesim.dispatch.anchor import anchor_T
 from moesim.errors import PolicyError
-from moesim.routing.anchor import anchor_T
 from moesim.routing.drop import Drop
 from moesim.routing.policy import Batch
 from moesim.routing.replicas import round_robin

@@ -18,15 +18,15 @@ import torch
 from torch import Tensor
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
-import executor.patience
+import executor.ranks.patience
 from executor.__main__ import main
-from executor.errors import PlanError
 from executor.experts.loop import LoopExperts
-from executor.memory import check_memory, weight_bytes
-from executor.plan_file import read_plan
+from executor.plan.errors import PlanError
+from executor.plan.plan_file import read_plan
+from executor.ranks.memory import check_memory, weight_bytes
 from moesim.analysis.counts import same_counts
-from moesim.execution.plan import write_plan
-from moesim.simulation.deployment import Deployment, deploy
+from moesim.deployment.deployment import Deployment, deploy
+from moesim.live.plan import write_plan
 from moesim.simulation.run import run
 from moesim.spec.scenario import load_scenario
 from tests.executor.processes import torchrun_ranks
@@ -171,9 +171,9 @@ class _Greedy(_Faulty):
 
 def sabotage_rank_1(backend: type[LoopExperts], rank: int) -> None:
     """Rank 1 computes its experts with another back end; a hang is noticed after a second or so."""
-    executor.patience._LEAST_S = 1.0
+    executor.ranks.patience._LEAST_S = 1.0
     if rank == 1:
-        mock.patch("executor.moe_layer.BACKENDS", {"loop": backend}).start()
+        mock.patch("executor.layer.moe_layer.BACKENDS", {"loop": backend}).start()
 
 
 PLACE = "experts (layer 2, step 1, repeat 0)"

@@ -10,8 +10,8 @@ from unittest import mock
 import pytest
 import torch
 
-from executor import spans as module
-from executor.spans import COLUMNS, CudaSpans, HostSpans, Spans, Where, clock_on
+from executor.layer import spans as module
+from executor.layer.spans import COLUMNS, CudaSpans, HostSpans, Spans, Where, clock_on
 from traces.timeline import PHASES
 
 pytestmark = pytest.mark.executor

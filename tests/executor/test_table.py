@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from executor.table import table
+from executor.measuring.table import table
 from traces.timeline import PHASES, Timeline
 
 

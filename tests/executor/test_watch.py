@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from executor.progress import Progress, Record, State, progress_file
-from executor.watch import Watcher
+from executor.ranks.progress import Progress, Record, State, progress_file
+from executor.ranks.watch import Watcher
 
 pytestmark = pytest.mark.executor
 
@@ -166,7 +166,7 @@ def test_the_file_of_a_run_is_that_of_one_process() -> None:
 RANK = """
 import sys, time
 from pathlib import Path
-from executor.progress import Progress
+from executor.ranks.progress import Progress
 file, rank, does = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 progress = Progress(file, 0, 2)
 mark = progress.mark(rank)
@@ -211,7 +211,7 @@ def watched(
         time.sleep(0.01)
     words = [str(word) for word in (file, children[agent].pid, 0, 2, folder)]
     return subprocess.Popen(
-        [sys.executable, "-m", "executor.watch", *words], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "executor.ranks.watch", *words], stderr=subprocess.PIPE, text=True
     )
 
 
@@ -296,8 +296,8 @@ def test_ranks_end_with_the_process_that_started_them(
 def test_a_rank_on_its_own_says_itself_why_it_fails(tmp_path: Path) -> None:
     code = (
         "from pathlib import Path\n"
-        "from executor.errors import PlanError\n"
-        "from executor.supervised import supervised\n"
+        "from executor.plan.errors import PlanError\n"
+        "from executor.ranks.supervised import supervised\n"
         "def work(*_): raise PlanError('is missing', field='x')\n"
         f"supervised(Path({str(tmp_path)!r}), (), work)\n"
     )

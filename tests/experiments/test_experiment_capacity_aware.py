@@ -24,7 +24,7 @@ from experiments.capacity_aware.front import FAMILIES, Choice, draw_front, front
 from experiments.capacity_aware.layer import Assumed, expert_peak, layer_s, scenario_of, speedup
 from experiments.capacity_aware.routing import REQUESTS, SEQUENCE, routing
 from experiments.comparison import Comparison, Row
-from moesim.routing.catalogue import policies_from
+from moesim.routing.policies import policies_from
 from moesim.spec.model import Model
 from traces.statistics import expert_loads
 

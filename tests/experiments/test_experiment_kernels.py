@@ -15,8 +15,8 @@ from experiments.comparison import Comparison, summary
 from experiments.kernels import deepgemm, grouped_mm
 from experiments.kernels.experiment import kernels
 from moesim.hardware.gemm import Rates
-from moesim.hardware.profile import Profile, load_profile
 from moesim.spec.cluster import Gpu, load_cluster
+from moesim.spec.profile import Profile, load_profile
 from moesim.spec.yaml_source import Source
 from moesim.units import parse_bandwidth
 

@@ -19,8 +19,8 @@ from experiments.network.cases import (
     routing,
 )
 from experiments.network.experiment import network, seconds_G
-from moesim.hardware.profile import Links, load_profile
 from moesim.spec.cluster import Cluster, load_cluster
+from moesim.spec.profile import Links, load_profile
 from moesim.spec.yaml_source import Source
 from moesim.units import parse_bandwidth
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from experiments.placement.experiment import SETTINGS, compare
 from experiments.placement.loads import FAMILIES, family, windows_of
-from placement.problem import Problem
+from placement.problem.problem import Problem
 
 
 def test_swap_lies_between_the_balancer_and_its_bound() -> None:

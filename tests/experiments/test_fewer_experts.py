@@ -20,9 +20,9 @@ from experiments.fewer_experts.experiment import (
 )
 from experiments.fewer_experts.serving import Serving, serve
 from moesim.analysis.result import simulate_scenario
-from moesim.hardware.profile import Profile, load_profile
 from moesim.spec.model import Model
 from moesim.spec.presets import load_model
+from moesim.spec.profile import Profile, load_profile
 from moesim.spec.yaml_source import Source
 from moesim.units import parse_bandwidth
 

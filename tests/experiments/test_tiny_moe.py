@@ -24,8 +24,8 @@ from experiments.tiny_moe.model import Config, Experts, Routing, TinyMoe, balanc
 from experiments.tiny_moe.record import CANDIDATES, passages, record  # noqa: E402
 from experiments.tiny_moe.train import Recipe, held_out_loss, load_model, save_model, train  # noqa: E402
 from moesim.errors import MoesimError  # noqa: E402
-from moesim.routing.catalogue import policies_from  # noqa: E402
 from moesim.routing.none import NoPolicy  # noqa: E402
+from moesim.routing.policies import policies_from  # noqa: E402
 from moesim.routing.policy import Batch, Outcome  # noqa: E402
 
 pytestmark = pytest.mark.executor

@@ -9,11 +9,11 @@ torch = pytest.importorskip("torch", reason="the small model needs the extra exe
 
 from torch import Tensor  # noqa: E402 - after torch is known to be there
 
-from executor.modes.transport import Groups  # noqa: E402
+from executor.dispatch.transport import Groups  # noqa: E402
 from experiments.tiny_moe.model import Config, Layer, TinyMoe  # noqa: E402
 from experiments.tiny_moe.spread import moe_layers, spread  # noqa: E402
-from placement.placement import Placement  # noqa: E402
-from placement.solvers import solve  # noqa: E402
+from placement.problem.placement import Placement  # noqa: E402
+from placement.solvers.solvers import solve  # noqa: E402
 from tests.executor.lockstep import run_ranks  # noqa: E402
 
 pytestmark = pytest.mark.executor

@@ -13,12 +13,12 @@ import numpy as np
 
 from moesim.calibration.design import Settings, write_spec
 from moesim.calibration.observed import COLLECTIVES
-from moesim.execution.repeats import join_repeats
-from moesim.hardware.profile import DATA_SHEET, Links, Profile, Roof, Tile
-from moesim.simulation.deployment import Deployment
+from moesim.deployment.deployment import Deployment
+from moesim.live.repeats import join_repeats
 from moesim.simulation.run import run
 from moesim.spec.base import validate
 from moesim.spec.cluster import Cluster
+from moesim.spec.profile import DATA_SHEET, Links, Profile, Roof, Tile
 from traces.timeline import PHASES, Timeline, write_timeline
 
 FLOPS, BANDWIDTH, LAUNCH_S, LINK = 60e9, 8e9, 4e-6, 1e9

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
 
-from moesim.cli import main
+from moesim.commands.cli import main
 
 
 class Done(NamedTuple):

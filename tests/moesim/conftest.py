@@ -8,7 +8,7 @@ import pytest
 
 from tests.moesim.tiny import tiny_scenario, write_scenario
 from tests.traces.random_traces import random_trace
-from traces.routing import write_trace
+from traces.trace_writer import write_trace
 
 
 @pytest.fixture

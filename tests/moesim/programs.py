@@ -6,11 +6,12 @@ import numpy as np
 from hypothesis import strategies as st
 
 from moesim.hardware.network import Fabric, Ports
-from moesim.hardware.profile import Phase
+from moesim.hardware.transfer import Transfer
 from moesim.simulation.conditions import Conditions
-from moesim.simulation.engine import StepClock, simulate
-from moesim.simulation.operations import Operation, Transfer
+from moesim.simulation.event import StepClock, simulate
+from moesim.simulation.operations import Operation
 from moesim.simulation.program import in_sequence
+from moesim.spec.profile import Phase
 
 # 1 byte a second everywhere, no latency: times can be added up by hand.
 SLOW = Fabric(2, 1.0, 1.0, 0.0, 0.0)

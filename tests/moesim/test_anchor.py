@@ -14,13 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from moesim.deployment.batch import batches
+from moesim.deployment.deployment import Deployment, deploy
+from moesim.dispatch.anchor import anchor_T, path_XT
+from moesim.dispatch.work import Work, count_work
 from moesim.errors import SpecError
-from moesim.routing.anchor import anchor_T, path_XT
 from moesim.simulation import steps
-from moesim.simulation.batch import batches
-from moesim.simulation.deployment import Deployment, deploy
 from moesim.simulation.run import run
-from moesim.simulation.work import Work, count_work
 from moesim.spec.scenario import load_scenario
 from tests.moesim.command import moesim
 from tests.moesim.tiny import tiny_scenario, write_scenario

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moesim.errors import SpecError, TraceError
-from moesim.simulation.batch import (
+from moesim.deployment.batch import (
     FIRST_POSITION,
     batches,
     decode_rows,
@@ -18,6 +17,7 @@ from moesim.simulation.batch import (
     gather_weights,
     home_offsets,
 )
+from moesim.errors import SpecError, TraceError
 from moesim.spec.base import validate
 from moesim.spec.workload import Workload
 from traces.meta import TraceMeta

@@ -15,10 +15,10 @@ from moesim.calibration.design import LOADS, Load, Settings, calibrated_model, d
 from moesim.calibration.files import write_profile
 from moesim.calibration.machine import Machine
 from moesim.calibration.observed import Observed, standard_error
+from moesim.deployment.deployment import Deployment
 from moesim.errors import CalibrationError, SpecError
-from moesim.hardware.profile import Profile, load_profile
-from moesim.simulation.deployment import Deployment
 from moesim.simulation.run import run
+from moesim.spec.profile import Profile, load_profile
 from moesim.spec.yaml_source import Source
 from tests.moesim.calibrated_machine import FLOPS, LINK, TRUTH, as_truth, machine, measure
 from traces.timeline import read_timeline

@@ -7,13 +7,13 @@ import io
 import pytest
 from rich.console import Console
 
-from moesim.catalogue import catalogue
 from moesim.errors import SpecError
 from moesim.report.preset_table import preset_tables
-from moesim.routing.catalogue import POLICIES, PRESETS
+from moesim.routing.policies import POLICIES, PRESETS
 from moesim.spec.presets import load_model, preset_names
 from moesim.spec.yaml_source import Source
-from placement.solvers import SOLVERS
+from moesim.studies.presets import catalogue
+from placement.solvers.solvers import SOLVERS
 
 EVERYTHING = catalogue()
 

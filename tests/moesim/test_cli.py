@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 def test_help_needs_nothing_heavy() -> None:
     code = (
         "import sys; sys.argv[1:] = ['--help']\n"
-        "from moesim.cli import main\n"
+        "from moesim.commands.cli import main\n"
         "try: main()\n"
         "finally: print(*sys.modules, file=sys.stderr)"
     )
@@ -217,7 +217,7 @@ def test_demo_takes_no_arguments(monkeypatch: pytest.MonkeyPatch, here: Path) ->
         return load("s.yaml", [Override(("trace",), {"sample": True}), *fitting])
 
     monkeypatch.setattr("moesim.spec.scenario.load_scenario", tiny)
-    monkeypatch.setattr("moesim.analysis.whatif.load_scenario", tiny)
+    monkeypatch.setattr("moesim.studies.whatif.load_scenario", tiny)
     done = moesim("demo", "-o", "out")
     assert done.code == 0
     assert "step time" in done.out

@@ -13,7 +13,7 @@ from moesim.calibration import calibrate as calibration
 from moesim.calibration import files
 from moesim.calibration.calibrate import Calibration
 from moesim.calibration.design import Settings, read_settings
-from moesim.hardware.profile import load_profile
+from moesim.spec.profile import load_profile
 from moesim.spec.yaml_source import Source
 from tests.moesim.calibrated_machine import measure
 from tests.moesim.command import moesim, refused
@@ -67,7 +67,9 @@ def test_json_is_the_profile_and_how_sure_it_is(here: Path, measured: list[Setti
 
 def test_what_another_machine_measured_is_fitted_here(here: Path) -> None:
     said = moesim("calibrate", "--plan-only", "-o", "c", "--ranks", "1", "--seconds", "9")
-    expected = "torchrun --standalone --nproc-per-node 1 -m executor.microbench c/spec.json -o OUT\n"
+    expected = (
+        "torchrun --standalone --nproc-per-node 1 -m executor.measuring.microbench c/spec.json -o OUT\n"
+    )
     assert (said.code, said.out) == (0, expected)
     settings = read_settings(here / "c" / "spec.json")
     # The memory is that of the machine that planned, so that the same experts are meant elsewhere.

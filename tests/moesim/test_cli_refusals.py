@@ -17,7 +17,7 @@ import pytest
 from tests.moesim.command import refused
 from tests.moesim.tiny import tiny_scenario, write_scenario
 from tests.traces.random_traces import random_trace
-from traces.routing import write_trace
+from traces.trace_writer import write_trace
 
 pytestmark = pytest.mark.usefixtures("here")
 
@@ -290,7 +290,7 @@ def test_bad_input_is_refused_in_one_line(name: str) -> None:
 
 def test_a_scheduler_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("distributed")
-    monkeypatch.setattr("moesim.analysis.whatif._SCHEDULER_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("moesim.studies.whatif._SCHEDULER_TIMEOUT_S", 0.2)
     line = refused("whatif", "s.yaml", "--vary", "seed=[1]", "--scheduler", "tcp://127.0.0.1:1")
     assert line == "--scheduler: no dask scheduler answers there (got 'tcp://127.0.0.1:1')"
 

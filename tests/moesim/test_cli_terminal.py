@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def process(arguments: list[str], **options: Any) -> subprocess.Popen[bytes]:
-    code = "import sys; sys.path.insert(0, sys.argv.pop(1)); from moesim.cli import main; main()"
+    code = "import sys; sys.path.insert(0, sys.argv.pop(1)); from moesim.commands.cli import main; main()"
     return subprocess.Popen(
         [sys.executable, "-c", code, str(ROOT), *arguments],
         stdout=options.pop("stdout", subprocess.PIPE),
@@ -49,7 +49,7 @@ def test_json_is_ascii_whatever_the_names() -> None:
 def test_a_reader_that_stops_reading() -> None:
     code = (
         "import sys; sys.path.insert(0, sys.argv.pop(1)); sys.argv[1:] = ['presets']\n"
-        "from moesim.cli import main; main()"
+        "from moesim.commands.cli import main; main()"
     )
     shell = f'"{sys.executable}" -c "$CODE" "{ROOT}" | head -1'
     done = subprocess.run(

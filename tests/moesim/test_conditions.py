@@ -12,20 +12,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moesim.analysis.result import simulate_scenario
+from moesim.deployment.deployment import deploy
 from moesim.errors import SpecError
+from moesim.hardware.groups import attention_group_s
+from moesim.hardware.health import epochs, jitter_G
 from moesim.hardware.kernels import Kernels
 from moesim.hardware.network import Fabric, Ports, ports
-from moesim.hardware.profile import DATA_SHEET
-from moesim.simulation.conditions import Conditions, epochs, jitter_G
-from moesim.simulation.deployment import deploy
-from moesim.simulation.engine import simulate
-from moesim.simulation.operations import attention_group_s
+from moesim.simulation.conditions import Conditions
+from moesim.simulation.event import simulate
 from moesim.simulation.program import in_sequence
 from moesim.simulation.run import run
 from moesim.spec.base import validate
 from moesim.spec.cluster import Link, load_cluster
 from moesim.spec.fault import Fault
 from moesim.spec.presets import load_model
+from moesim.spec.profile import DATA_SHEET
 from moesim.spec.scenario import load_scenario
 from moesim.spec.yaml_source import Source
 from tests.moesim.programs import SLOW, collective, compute

@@ -13,14 +13,15 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from moesim.convert import convert_trace, named_hints
 from moesim.errors import MoesimError
+from moesim.studies.convert import convert_trace, named_hints
 from tests.moesim.command import files, moesim, refused
 from tests.moesim.tiny import tiny_scenario
 from tests.traces.random_traces import random_trace, same
 from traces.interop import IMPORTERS, load_any
 from traces.load_table_file import read_load_table
-from traces.routing import RoutingTrace, read_trace
+from traces.routing import RoutingTrace
+from traces.trace_file import read_trace
 
 pytestmark = pytest.mark.usefixtures("here")
 

@@ -11,7 +11,7 @@ from moesim.analysis.cube import Cube, max_over_mean
 from moesim.analysis.metrics import layer_times, step_times, timeline_metrics
 from moesim.simulation.operations import Operation
 from moesim.simulation.recording import Recording
-from placement.balancedness import sglang
+from placement.judging.balancedness import sglang
 from tests.moesim.programs import LAYERS, chains, run
 from traces.timeline import PHASES, Timeline
 

@@ -13,17 +13,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+from moesim.deployment.deployment import Deployment, deploy
+from moesim.deployment.reading import load_trace
 from moesim.errors import MemoryFitError, MoesimError, PolicyError, SpecError, TraceError
 from moesim.routing.masks import Listed
-from moesim.simulation.deployment import Deployment, deploy, load_trace
 from moesim.spec.override import Override
 from moesim.spec.scenario import Scenario, load_scenario
-from placement.placement import Placement
-from placement.placement_file import write_placement
+from placement.files.native import write_placement
+from placement.problem.placement import Placement
 from tests.moesim.tiny import TINY, tiny_scenario, write_scenario
 from tests.traces.random_traces import random_trace
-from traces.routing import write_trace
 from traces.statistics import expert_loads
+from traces.trace_writer import write_trace
 
 pytestmark = pytest.mark.usefixtures("here")
 
@@ -301,7 +302,7 @@ def test_what_does_not_fit_is_refused_by_one_byte() -> None:
 
 
 def test_tables_that_would_not_fit_this_machine_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("traces.memory.physical_memory", lambda: 10 << 20)
+    monkeypatch.setattr("traces.base.memory.physical_memory", lambda: 10 << 20)
     assert deployed("workload.steps=10").scenario.workload.steps == 10
     error = fault("workload.steps=100000")
     assert isinstance(error, SpecError)

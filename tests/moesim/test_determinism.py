@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from moesim.analysis.result import simulate_scenario
-from moesim.output import write_run
+from moesim.report.folder import write_run
 from moesim.spec.override import Override
 from moesim.spec.scenario import load_scenario
 from tests.moesim.command import files, moesim
@@ -40,7 +40,7 @@ def _without_wall(value: Any) -> Any:
 
 def elsewhere(*arguments: str, hash_seed: str) -> None:
     """``moesim ARGUMENTS`` in a process of its own, with another order of sets and no threads in common."""
-    code = "import sys; sys.path.insert(0, sys.argv.pop(1)); from moesim.cli import main; main()"
+    code = "import sys; sys.path.insert(0, sys.argv.pop(1)); from moesim.commands.cli import main; main()"
     environment = os.environ | {"PYTHONHASHSEED": hash_seed}
     subprocess.run(
         [sys.executable, "-c", code, str(ROOT), *arguments], env=environment, check=True, capture_output=True

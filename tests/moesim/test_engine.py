@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from moesim.hardware.network import Fabric, Ports
 from moesim.simulation.conditions import Conditions
-from moesim.simulation.engine import simulate
+from moesim.simulation.event import simulate
 from moesim.simulation.operations import Operation, even, even_seconds, without_network, without_overhead
 from moesim.simulation.program import in_sequence
 from moesim.simulation.recording import Recording

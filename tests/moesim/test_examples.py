@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from moesim.execution.scenario import executable, own_cluster
-from moesim.simulation.deployment import deploy
+from moesim.deployment.deployment import deploy
+from moesim.live.scenario import executable, own_cluster
 from moesim.spec.override import Override
 
 ROOT = Path(__file__).parents[2]

@@ -15,9 +15,9 @@ from unittest import mock
 
 import pytest
 
-from executor.plan_file import read_plan
-from executor.progress import Progress, Record
-from moesim.simulation.deployment import deploy
+from executor.plan.plan_file import read_plan
+from executor.ranks.progress import Progress, Record
+from moesim.deployment.deployment import deploy
 from moesim.spec.scenario import load_scenario
 from tests.moesim.command import files, moesim, refused
 from traces.timeline import read_timeline, read_work
@@ -125,7 +125,7 @@ class _Run:
         self.processes = 1 if "--serial" in options else 2
         command = ["execute", "s.yaml", "--ranks", "2", "--repeats", "1000000", "-o", "out", *FP32, *options]
         self.process = subprocess.Popen(
-            [sys.executable, "-c", "from moesim.cli import main; main()", *command],
+            [sys.executable, "-c", "from moesim.commands.cli import main; main()", *command],
             cwd=here,
             env=os.environ | {"TMPDIR": str(self.temporary), "PYTHONPATH": str(Path(__file__).parents[2])},
             stdout=subprocess.PIPE,

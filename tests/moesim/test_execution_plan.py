@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from executor.errors import PlanError
-from executor.plan import Plan
-from executor.plan_file import read_plan
-from moesim.execution.plan import write_plan
-from moesim.simulation.batch import batches, gather_ids, gather_weights
-from moesim.simulation.deployment import Deployment, deploy
+from executor.plan.errors import PlanError
+from executor.plan.plan import Plan
+from executor.plan.plan_file import read_plan
+from moesim.deployment.batch import batches, gather_ids, gather_weights
+from moesim.deployment.deployment import Deployment, deploy
+from moesim.live.plan import write_plan
 from moesim.spec.scenario import load_scenario
 from tests.moesim.command import files
 from tests.moesim.tiny import tiny_scenario, write_scenario
@@ -108,8 +108,8 @@ def test_a_plan_is_read_without_the_simulator(folder: Path) -> None:
     blocked = ("pydantic", "simpy", "pulp", "yaml", "networkx", "typer", "matplotlib")
     code = (
         f"import sys; sys.modules.update(dict.fromkeys({blocked}))\n"
-        "from pathlib import Path; from executor.plan_file import read_plan\n"
-        "import executor.__main__, executor.watch\n"
+        "from pathlib import Path; from executor.plan.plan_file import read_plan\n"
+        "import executor.__main__, executor.ranks.watch\n"
         "print(read_plan(Path(sys.argv[1])).steps)"
     )
     done = subprocess.run(

@@ -10,16 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from moesim.analysis.execution_file import read_execution
+from moesim.deployment.deployment import Deployment, deploy
 from moesim.errors import MoesimError
-from moesim.execution.execute import Execution
-from moesim.execution.files import write_execution
-from moesim.execution.measured import execution_result
-from moesim.execution.repeats import join_repeats
-from moesim.output import rebuild_report
-from moesim.report.execution_file import read_execution
+from moesim.live.execute import Execution
+from moesim.live.measured import execution_result
+from moesim.live.repeats import join_repeats
 from moesim.report.execution_page import execution_page
 from moesim.report.execution_table import execution_tables
-from moesim.simulation.deployment import Deployment, deploy
+from moesim.report.folder import rebuild_report, write_execution
 from moesim.simulation.run import run
 from moesim.spec.scenario import load_scenario
 from tests.moesim.command import moesim

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from moesim.deployment.deployment import deploy
 from moesim.errors import MemoryFitError, SpecError
-from moesim.execution.scenario import Executable, cpu_ranks, crowded, executable, local_gpus, own_cluster
-from moesim.simulation.deployment import deploy
+from moesim.live.scenario import Executable, cpu_ranks, crowded, executable, local_gpus, own_cluster
 from moesim.spec.override import Override
 from moesim.spec.presets import preset_names
 from moesim.spec.scenario import Scenario
 from tests.moesim.tiny import TINY, tiny_scenario, write_scenario
-from traces.memory import physical_memory
+from traces.base.memory import physical_memory
 
 MODEL = TINY["model"]
 # With multiprocessors to spare for overlapping transfers.

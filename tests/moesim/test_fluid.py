@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from moesim.hardware.catalogue import NETWORKS
+from moesim.deployment.deployment import deploy
 from moesim.hardware.fair_share import share_links
 from moesim.hardware.fluid import EPSILON, Fluid
 from moesim.hardware.network import Fabric, ports
+from moesim.hardware.networks import NETWORKS
 from moesim.hardware.routes import Routes, build_routes
 from moesim.hardware.topology import build_topology
-from moesim.simulation.deployment import deploy
 from moesim.simulation.run import run
 from moesim.spec.cluster import Cluster, load_cluster
 from moesim.spec.scenario import load_scenario

@@ -21,7 +21,8 @@ from tests.moesim.tiny import tiny_scenario
 from tests.traces.random_traces import random_trace
 from traces.full_statistics import full_statistics
 from traces.generator import generate
-from traces.routing import read_trace, write_trace
+from traces.trace_file import read_trace
+from traces.trace_writer import write_trace
 
 pytestmark = pytest.mark.usefixtures("here")
 

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from moesim.hardware.groups import group_share
-from moesim.simulation.deployment import deploy
-from moesim.simulation.operations import attention_group_s
+from moesim.deployment.deployment import deploy
+from moesim.hardware.groups import attention_group_s, group_share
 from moesim.spec.cluster import Cluster, load_cluster
 from moesim.spec.scenario import load_scenario
 from moesim.spec.yaml_source import Source

@@ -16,18 +16,18 @@ from hypothesis import strategies as st
 from moesim.analysis.cube import Cube
 from moesim.calibration.jitter import fit_jitter, jitter_of
 from moesim.calibration.observed import Observed
+from moesim.deployment.batch import Seeds
+from moesim.deployment.deployment import Deployment, deploy
 from moesim.errors import SpecError
-from moesim.execution.simulated import REPEATS, simulated_repeats
 from moesim.hardware.network import Ports
-from moesim.hardware.profile import Jitter, load_profile
-from moesim.simulation.batch import Seeds
+from moesim.live.simulated import REPEATS, simulated_repeats
 from moesim.simulation.conditions import Conditions
-from moesim.simulation.deployment import Deployment, deploy
 from moesim.simulation.jitter import jittered, ratios
 from moesim.simulation.operations import Operation
 from moesim.simulation.run import run as simulate_scenario
 from moesim.spec.base import validate
 from moesim.spec.presets import preset_source
+from moesim.spec.profile import Jitter, load_profile
 from moesim.spec.scenario import load_scenario
 from moesim.spec.yaml_source import Source
 from tests.moesim.programs import LAYERS, SLOW, collective, compute, run

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from moesim.errors import ExecutionError
-from moesim.execution import launch as module
-from moesim.execution.launch import launch, torchrun
+from moesim.live import launch as module
+from moesim.live.launch import launch, torchrun
 
 LOG = """
 W1122 api.py:1028] Sending process 7644 closing signal SIGTERM
@@ -74,7 +74,7 @@ def test_lines_to_be_typed() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="a signal for the death of a parent is Linux's")
 def test_what_was_started_ends_with_a_process_that_is_killed() -> None:
     code = (
-        "import subprocess; from moesim.execution.launch import _end_with_parent; "
+        "import subprocess; from moesim.live.launch import _end_with_parent; "
         "child = subprocess.Popen(['sleep', '60'], preexec_fn=_end_with_parent()); "
         "print(child.pid, flush=True); child.wait()"
     )

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from moesim.deployment.deployment import deploy
 from moesim.errors import MemoryFitError, SpecError
-from moesim.simulation.deployment import deploy
 from moesim.spec.override import Override
 from moesim.spec.scenario import Scenario, load_scenario
 from tests.moesim.tiny import tiny_scenario, write_scenario

@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moesim.hardware.network import Ports
+from moesim.hardware.transfer import Transfer
 from moesim.simulation.conditions import Conditions
-from moesim.simulation.engine import simulate
+from moesim.simulation.event import simulate
 from moesim.simulation.migration import Beside, Traffic, stall, transfer_s
-from moesim.simulation.operations import Operation, Transfer
+from moesim.simulation.operations import Operation
 from moesim.simulation.program import Program, in_sequence, two_batches
 from tests.moesim.programs import LAYERS, SLOW, chains, collective, compute
 

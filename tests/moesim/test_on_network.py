@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from moesim.analysis.cube import Cube
+from moesim.deployment.deployment import Deployment, deploy
 from moesim.errors import TimelineError
-from moesim.execution.on_network import on_simulated_network
-from moesim.execution.repeats import join_repeats
-from moesim.simulation.deployment import Deployment, deploy
+from moesim.live.on_network import on_simulated_network
+from moesim.live.repeats import join_repeats
 from moesim.simulation.run import run
 from moesim.spec.scenario import load_scenario
 from tests.moesim.moe_timelines import moe_timeline, noisy_seconds

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moesim.simulation.operations import Bytes, combine_transfer, dispatch_transfer
-from moesim.simulation.work import MODES, count_work
-from moesim.spec.workload import DispatchMode
+from moesim.dispatch.modes import MODES, DispatchMode
+from moesim.dispatch.work import count_work
+from moesim.hardware.transfer import Bytes, combine_transfer, dispatch_transfer
 
 
 @pytest.mark.parametrize("mode", MODES)

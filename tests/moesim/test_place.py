@@ -13,19 +13,19 @@ import pytest
 import yaml
 from rich.console import Console
 
+from moesim.deployment.deployment import deploy
 from moesim.report.place_table import place_tables
-from moesim.simulation.deployment import deploy
 from moesim.simulation.run import run
 from moesim.spec.override import Override
 from moesim.spec.scenario import load_scenario
-from placement.migration import plan_migration
-from placement.placement_file import read_placement
-from placement.problem import Problem
-from placement.rules import moves_L
-from placement.solvers import SOLVERS
+from placement.files.native import read_placement
+from placement.judging.migration import plan_migration
+from placement.problem.problem import Problem
+from placement.problem.rules import moves_L
+from placement.solvers.solvers import SOLVERS
 from tests.moesim.command import moesim
-from traces.routing import read_trace
 from traces.statistics import expert_loads
+from traces.trace_file import read_trace
 
 pytestmark = pytest.mark.usefixtures("here")
 
@@ -272,11 +272,11 @@ def test_an_interruption_is_called_one(monkeypatch: pytest.MonkeyPatch) -> None:
         raise KeyboardInterrupt
 
     asked = ("place", "t.parquet", "--gpus", 4, "--solver", "moetuner")
-    monkeypatch.setattr("placement.moetuner.cheapest_mapping", interrupted)
+    monkeypatch.setattr("placement.solvers.moetuner.cheapest_mapping", interrupted)
     done = moesim(*asked)
     assert done.code == 0
     assert "s, interrupted)" in " ".join(done.out.split())
-    monkeypatch.setattr("placement.moetuner._largest_first", interrupted)
+    monkeypatch.setattr("placement.solvers.moetuner._largest_first", interrupted)
     assert moesim(*asked, "-o", "p.json") == (130, "", "moesim: interrupted\n")
     assert not Path("p.json").exists()
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from placement.placement import Placement
-from placement.placement_file import write_placement
-from placement.solvers import solve
+from placement.files.native import write_placement
+from placement.problem.placement import Placement
+from placement.solvers.solvers import solve
 from tests.moesim.command import files, moesim, refused
 from tests.moesim.tiny import tiny_scenario, write_scenario
 

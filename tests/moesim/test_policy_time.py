@@ -7,11 +7,11 @@ import pytest
 
 from moesim.hardware.kernels import Kernels
 from moesim.hardware.network import Fabric
-from moesim.hardware.profile import DATA_SHEET, Profile, Roof
+from moesim.hardware.policy_time import exchange_seconds, launching, pass_seconds, total
 from moesim.routing.policy import Cost
-from moesim.simulation.policy_time import exchange_seconds, launching, pass_seconds, total
 from moesim.spec.cluster import load_cluster
 from moesim.spec.presets import load_model
+from moesim.spec.profile import DATA_SHEET, Profile, Roof
 from moesim.spec.yaml_source import Source
 
 NOWHERE = Source(None, None, {})

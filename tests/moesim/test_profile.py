@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from moesim.errors import SpecError
-from moesim.hardware.profile import DATA_SHEET, Profile, load_profile
 from moesim.spec.override import Override
 from moesim.spec.presets import preset_names
+from moesim.spec.profile import DATA_SHEET, Profile, load_profile
 from moesim.spec.scenario import load_scenario
 from moesim.spec.yaml_source import Source, read_yaml
 from tests.moesim.tiny import tiny_scenario, write_scenario

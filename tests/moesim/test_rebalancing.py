@@ -14,20 +14,20 @@ from hypothesis import strategies as st
 from moesim.analysis.rebalancing import payback_steps
 from moesim.analysis.result import result
 from moesim.analysis.stragglers import stragglers
-from moesim.analysis.whatif import Point, compare
+from moesim.deployment.deployment import Deployment, deploy
 from moesim.errors import PlacementError, SpecError
-from moesim.execution.scenario import executable, own_cluster
-from moesim.output import write_run
+from moesim.live.scenario import executable, own_cluster
+from moesim.report.folder import write_run
 from moesim.report.html import whatif_page
-from moesim.simulation.deployment import Deployment, deploy
 from moesim.simulation.rebalancing import NEVER, Move, expert_N, in_slots_of
 from moesim.simulation.run import Run, run
 from moesim.simulation.steps import Steps
 from moesim.spec.scenario import Scenario, load_scenario
-from placement.placement import Placement
-from placement.placement_file import read_placement
-from placement.problem import Problem
-from placement.solvers import solver_named
+from moesim.studies.whatif import Point, compare
+from placement.files.native import read_placement
+from placement.problem.placement import Placement
+from placement.problem.problem import Problem
+from placement.solvers.solvers import solver_named
 from tests.moesim.command import moesim
 from tests.moesim.tiny import tiny_scenario, write_scenario
 from tests.traces.random_traces import random_trace

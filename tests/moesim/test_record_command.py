@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from moesim.errors import TraceError
-from moesim.record import record_texts
+from moesim.studies.record import record_texts
 from tests.moesim.command import moesim
 from tests.traces.tiny_models import tiny_model
 from traces.record import record
-from traces.routing import read_trace
+from traces.trace_file import read_trace
 
 WORDS = [f"w{index}" for index in range(61)]
 

@@ -10,7 +10,7 @@ import pytest
 from moesim.analysis.culprit import culprit, lost_by_cause
 from moesim.report.breakdown import comparison_table
 from moesim.report.findings import advice, answer, percent, straggler_summary, vary, whatif_answer
-from moesim.report.question import question
+from moesim.spec.question import question
 from tests.moesim.report_example import example_comparison, example_run
 
 

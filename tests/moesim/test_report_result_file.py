@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from moesim.analysis.result_file import read_comparison, read_result
 from moesim.errors import MoesimError
 from moesim.report.console import run_tables, whatif_table
 from moesim.report.html import run_page, whatif_page
-from moesim.report.result_file import read_comparison, read_result
 from tests.moesim.report_example import example_comparison, example_run
 
 JUNK: list[Any] = [

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from moesim.errors import PolicyError
 from moesim.routing.balanced import ExpertChoice, UniformRandom
 from moesim.routing.base import Base
-from moesim.routing.catalogue import policy_from
 from moesim.routing.noise import noise
+from moesim.routing.policies import policy_from
 from moesim.routing.policy import Batch, Candidates, Outcome
 from tests.moesim.policy_batches import batches, scores_of, weight_in
 

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moesim.errors import PolicyError
-from moesim.routing.catalogue import POLICIES, PRESETS, policy_from, spec_of
 from moesim.routing.drop import Drop
 from moesim.routing.none import NoPolicy
+from moesim.routing.policies import POLICIES, PRESETS, policy_from, spec_of
 from moesim.routing.policy import Batch, Policy, outcome
 
 KNOWN = ", ".join((*POLICIES, *PRESETS))

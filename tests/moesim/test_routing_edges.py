@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moesim.routing.catalogue import POLICIES, policy_from
 from moesim.routing.counters import Counts, count
+from moesim.routing.policies import POLICIES, policy_from
 from moesim.routing.policy import Batch, Candidates, Held
 from moesim.routing.stages import apply_all
 from tests.moesim.routing_batches import full_batches

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moesim.errors import PolicyError
-from moesim.routing.catalogue import policy_from
 from moesim.routing.fewer import Fewer, Gap, Skip, Threshold, TopK, TopP
 from moesim.routing.important import Important, Uncertain
+from moesim.routing.policies import policy_from
 from moesim.routing.policy import Batch
 from tests.moesim.policy_batches import batches, chosen_of, next_best, weight_in
 

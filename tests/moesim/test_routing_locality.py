@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moesim.errors import PolicyError
-from moesim.routing.catalogue import policy_from
 from moesim.routing.locality import Limited
+from moesim.routing.policies import policy_from
 from moesim.routing.policy import Batch, Candidates, Held
 from tests.moesim.policy_batches import batches, chosen_of, next_best, scores_of, weight_in
 

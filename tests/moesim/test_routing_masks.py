@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moesim.errors import PolicyError
-from moesim.routing.catalogue import policy_from, spec_of
 from moesim.routing.masks import Mask, MaskLeast
+from moesim.routing.policies import policy_from, spec_of
 from moesim.routing.policy import Batch, Outcome, Policy
 from tests.moesim.policy_batches import batches, chosen_of, next_best, weight_in
 

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from moesim.errors import PolicyError
 from moesim.routing.candidates import are_logits, are_of_sigmoids, candidates
-from moesim.routing.catalogue import PRESETS, policies_from, policy_from, spec_of
 from moesim.routing.counters import count
 from moesim.routing.drop import Drop
 from moesim.routing.none import NoPolicy
+from moesim.routing.policies import PRESETS, policies_from, policy_from, spec_of
 from moesim.routing.policy import Batch, Policy
 from moesim.routing.reroute import Reroute
 from moesim.routing.stages import apply_all, route

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from moesim.routing.anchor import path_XT
-from moesim.routing.catalogue import policies_from
+from moesim.dispatch.anchor import path_XT
+from moesim.dispatch.work import count_work
+from moesim.routing.policies import policies_from
 from moesim.routing.policy import Batch, Candidates, Held
 from moesim.routing.stages import apply_all, route
-from moesim.simulation.work import count_work
-from traces.errors import TraceError
+from traces.base.errors import TraceError
 from traces.meta import TraceMeta
 from traces.routing import RoutingTrace
 

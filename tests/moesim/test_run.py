@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 
 from moesim.analysis.result import result
 from moesim.analysis.stragglers import stragglers
-from moesim.convert import convert_trace, named_hints
+from moesim.deployment.deployment import Deployment, deploy
+from moesim.dispatch.modes import MODES
 from moesim.errors import SpecError
-from moesim.simulation.deployment import Deployment, deploy
 from moesim.simulation.run import Run, run
-from moesim.simulation.work import MODES
 from moesim.spec.override import Override
 from moesim.spec.presets import preset_source
 from moesim.spec.scenario import Scenario, load_scenario
-from placement.placement import Placement
+from moesim.studies.convert import convert_trace, named_hints
+from placement.problem.placement import Placement
 from tests.moesim.tiny import tiny_scenario, write_scenario
 from traces.routing import RoutingTrace
 from traces.timeline import PHASES

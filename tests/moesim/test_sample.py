@@ -9,16 +9,19 @@ import numpy as np
 import pytest
 
 from moesim.analysis.result import trace_facts
-from moesim.simulation.deployment import deploy, load_trace
+from moesim.deployment.deployment import deploy
+from moesim.deployment.reading import load_trace
 from moesim.spec.generator_file import read_generator, shaped
 from moesim.spec.override import Override
 from moesim.spec.scenario import Scenario, load_scenario
 from tests.moesim.command import moesim
 from tests.traces.random_traces import random_trace
 from traces.generator import generate
-from traces.routing import RoutingTrace, read_trace, write_trace
+from traces.routing import RoutingTrace
 from traces.sample import SAMPLE_GENERATOR, SAMPLE_TRACE
 from traces.statistics import expert_loads
+from traces.trace_file import read_trace
+from traces.trace_writer import write_trace
 
 
 @pytest.fixture(scope="module")

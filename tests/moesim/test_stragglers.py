@@ -12,7 +12,7 @@ import pytest
 from moesim.analysis.stragglers import stragglers
 from moesim.simulation.operations import Operation
 from moesim.simulation.recording import Recording
-from placement.placement import Placement
+from placement.problem.placement import Placement
 from tests.moesim.programs import collective, compute, run
 from traces.timeline import PHASES, WorkTable
 

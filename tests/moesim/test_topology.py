@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moesim.errors import SpecError
-from moesim.hardware.catalogue import MAX_FLUID_GPUS, NETWORKS, network_name
+from moesim.hardware.networks import MAX_FLUID_GPUS, NETWORKS, network_name
 from moesim.hardware.routes import NO_LINK, build_routes
 from moesim.hardware.topology import Path, Topology, build_topology
 from moesim.spec.cluster import Cluster, load_cluster

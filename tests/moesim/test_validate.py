@@ -14,18 +14,18 @@ import yaml
 
 from executor import __main__ as executor
 from moesim.calibration.design import Settings
+from moesim.deployment.deployment import Deployment, deploy
 from moesim.errors import ExecutionError
-from moesim.execution import validation
-from moesim.execution.execute import USUAL, Execution, RunOptions
-from moesim.execution.on_network import on_simulated_network
-from moesim.execution.repeats import join_repeats
-from moesim.execution.scenario import executable
-from moesim.execution.validation import MOST_LAUNCHES, REPEATS, measured_machine
-from moesim.hardware.profile import Profile, load_profile
-from moesim.simulation.deployment import Deployment, deploy
+from moesim.live.execute import USUAL, Execution, RunOptions
+from moesim.live.on_network import on_simulated_network
+from moesim.live.repeats import join_repeats
+from moesim.live.scenario import executable
 from moesim.simulation.run import run
+from moesim.spec.profile import Profile, load_profile
 from moesim.spec.scenario import load_scenario
 from moesim.spec.yaml_source import Source
+from moesim.studies import validate as validation
+from moesim.studies.validate import MOST_LAUNCHES, REPEATS, measured_machine
 from tests.moesim.command import files, moesim, refused
 from tests.moesim.validation_scenario import write_profile, write_small
 from traces.timeline import PHASES, Timeline, read_timeline, write_timeline, write_work
@@ -255,7 +255,7 @@ def test_what_it_writes(stand_in: StandIn, tmp_path: Path) -> None:
 
 
 def run_of(file: str) -> Timeline:
-    from moesim.simulation.deployment import deploy
+    from moesim.deployment.deployment import deploy
 
     return run(deploy(load_scenario(file))).timeline
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from moesim.analysis.validation_file import read_validation
 from moesim.errors import MoesimError
-from moesim.output import rebuild_report
-from moesim.report.validation_file import read_validation
+from moesim.report.folder import rebuild_report
 from moesim.report.validation_page import validation_page
 from moesim.report.validation_table import validation_tables
 from tests.moesim.test_report_result_file import mutants

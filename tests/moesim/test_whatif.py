@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from moesim.analysis import whatif
 from moesim.analysis.result import simulate_scenario
-from moesim.analysis.store import Store
-from moesim.analysis.whatif import Point, Vary, compare, demo_points, label, plan
 from moesim.errors import MemoryFitError, OutputError, SpecError
 from moesim.spec.override import Override
 from moesim.spec.scenario import Scenario
+from moesim.studies import whatif
+from moesim.studies.store import Store
+from moesim.studies.whatif import Point, Vary, compare, demo_points, label, plan
 from tests.moesim.command import files
 from tests.traces.random_traces import random_trace
-from traces.routing import write_trace
+from traces.trace_writer import write_trace
 
 pytestmark = pytest.mark.usefixtures("here")
 
@@ -241,7 +241,7 @@ def test_a_point_is_known_by_all_that_determines_it(here: Path, monkeypatch: pyt
     assert store.find(base) is None
     store.keep(base, result)
     assert len(files(folder)) == 2
-    monkeypatch.setattr("moesim.analysis.store.__version__", "9.9.9")
+    monkeypatch.setattr("moesim.studies.store.__version__", "9.9.9")
     assert store.find(base) is None
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from tests.moesim.command import moesim, refused
 from tests.traces.random_traces import random_trace, same
-from traces.routing import read_trace, write_trace
+from traces.trace_file import read_trace
+from traces.trace_writer import write_trace
 
 pytestmark = pytest.mark.usefixtures("here")
 

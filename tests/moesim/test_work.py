@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from moesim.simulation.work import MODES, Work, count_work
-from moesim.spec.workload import DispatchMode
+from moesim.dispatch.modes import MODES, DispatchMode
+from moesim.dispatch.work import Work, count_work
 
 
 def naive(

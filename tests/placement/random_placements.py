@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import strategies as st
 
-from placement.placement import EMPTY, Placement
+from placement.problem.placement import EMPTY, Placement
 
 
 @st.composite

@@ -7,13 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from placement.auto import portfolio
-from placement.errors import PlacementError
-from placement.one_pass import greedy, linear
-from placement.problem import Problem
-from placement.solution import NO_CLOCK, Limits, Report, Solution
-from placement.solvers import SOLVERS
-from placement.swap import swap
+from placement.problem.errors import PlacementError
+from placement.problem.problem import Problem
+from placement.solvers.auto import portfolio
+from placement.solvers.one_pass import greedy, linear
+from placement.solvers.solution import NO_CLOCK, Limits, Report, Solution
+from placement.solvers.solvers import SOLVERS
+from placement.solvers.swap import swap
 
 PROBLEM = Problem.of(np.random.default_rng(0).lognormal(size=(2, 32)), 4, 40)
 

@@ -9,18 +9,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from placement.blended import blended_bound, sharpened
-from placement.bounds import bound_L, window_loads
-from placement.companions import Loads
-from placement.errors import PlacementError
-from placement.evaluation import cost_L
-from placement.objective import Objective
-from placement.pairs import ruled_out
-from placement.placement import Placement
-from placement.problem import Problem
-from placement.programme import Effort
-from placement.rules import check_obeys
-from placement.swap import swap
+from placement.judging.bounds import bound_L, window_loads
+from placement.judging.companions import Loads
+from placement.judging.evaluation import cost_L
+from placement.problem.errors import PlacementError
+from placement.problem.objective import Objective
+from placement.problem.placement import Placement
+from placement.problem.problem import Problem
+from placement.problem.rules import check_obeys
+from placement.solvers.blended import blended_bound, sharpened
+from placement.solvers.pairs import ruled_out
+from placement.solvers.programme import Effort
+from placement.solvers.swap import swap
 from tests.placement.tiny_problems import every_placement, naive_cost, problems
 
 

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from placement.bounds import bound_L
-from placement.evaluation import cost_L
-from placement.objective import Objective
-from placement.placement import Placement
-from placement.problem import Problem
+from placement.judging.bounds import bound_L
+from placement.judging.evaluation import cost_L
+from placement.problem.objective import Objective
+from placement.problem.placement import Placement
+from placement.problem.problem import Problem
 
 
 def cheapest(problem: Problem) -> float:

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from placement.eplb import eplb
-from placement.errors import PlacementError
-from placement.problem import Problem
-from placement.rules import check_obeys
-from placement.solution import Solution
+from placement.problem.errors import PlacementError
+from placement.problem.problem import Problem
+from placement.problem.rules import check_obeys
+from placement.solvers.eplb import eplb
+from placement.solvers.solution import Solution
 
 
 def naive_pack(weights: list[float], packs: int) -> list[list[int]]:

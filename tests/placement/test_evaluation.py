@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from placement.evaluation import copies_WL, cost_L, foreign_nodes_T
-from placement.objective import Objective
-from placement.placement import EMPTY, Placement
-from placement.problem import Problem
+from placement.judging.evaluation import copies_WL, cost_L, foreign_nodes_T
+from placement.problem.objective import Objective
+from placement.problem.placement import EMPTY, Placement
+from placement.problem.problem import Problem
 from tests.placement.tiny_problems import every_placement, naive_cost, problems
 
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import yaml
 
-from placement.errors import PlacementError
-from placement.export.catalogue import EXPORTERS, FORMATS, check_export, export
-from placement.placement import Placement
-from placement.placement_file import read_placement
+from placement.files.native import read_placement
+from placement.files.writing import EXPORTERS, FORMATS, check_export, export
+from placement.problem.errors import PlacementError
+from placement.problem.placement import Placement
 
 # Layer 1 of a model of 4 is dense.
 ROWS = [[0, 1, 2, 3, 4, 0], [4, 3, 2, 1, 0, 4], [2, 2, 1, 0, 4, 3]]

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from placement.fitting import Fitting, Patterns, fit
-from placement.programme import BACKENDS, Effort
+from placement.solvers.fitting import Fitting, Patterns, fit
+from placement.solvers.programme import BACKENDS, Effort
 
 PLENTY = Effort(10_000)
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from placement.heuristics import greedy, linear, round_robin
+from placement.solvers.heuristics import greedy, linear, round_robin
 
 
 @dataclass(frozen=True)

@@ -12,19 +12,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from placement import ilp as module
-from placement.errors import PlacementError
-from placement.evaluation import cost_L
-from placement.fitting import Fitted
-from placement.ilp import ilp
-from placement.objective import Objective
-from placement.one_pass import linear
-from placement.placement import EMPTY, Placement
-from placement.problem import Problem
-from placement.programme import BACKENDS, Effort
-from placement.rules import Position, check_obeys
-from placement.solution import Limits
-from placement.swap import swap
+from placement.judging.evaluation import cost_L
+from placement.problem.asked import Position
+from placement.problem.errors import PlacementError
+from placement.problem.objective import Objective
+from placement.problem.placement import EMPTY, Placement
+from placement.problem.problem import Problem
+from placement.problem.rules import check_obeys
+from placement.solvers import ilp as module
+from placement.solvers.fitting import Fitted
+from placement.solvers.ilp import ilp
+from placement.solvers.one_pass import linear
+from placement.solvers.programme import BACKENDS, Effort
+from placement.solvers.solution import Limits
+from placement.solvers.swap import swap
 
 
 def fillings(experts: int, slots: int) -> Iterator[tuple[int, ...]]:

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from placement.balancedness import FORMULAS, gpu_load_WLG, slot_load_WLS
-from placement.judge import judge
-from placement.objective import Objective
-from placement.placement import EMPTY, Placement
-from placement.problem import Problem
+from placement.judging.balancedness import FORMULAS, gpu_load_WLG, slot_load_WLS
+from placement.judging.judge import judge
+from placement.problem.objective import Objective
+from placement.problem.placement import EMPTY, Placement
+from placement.problem.problem import Problem
 from tests.placement.random_placements import placements
 
 

@@ -10,16 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from placement import locality as module
-from placement.errors import PlacementError
-from placement.evaluation import foreign_nodes_T, gpu_cost_WLG
-from placement.gathering import Layer, gather
-from placement.locality import locality
-from placement.placement import Placement
-from placement.problem import Problem
-from placement.rules import Position, check_obeys, moves_L
-from placement.solution import Limits, Solution
-from placement.swap import swap
+from placement.judging.evaluation import foreign_nodes_T, gpu_cost_WLG
+from placement.problem.asked import Position
+from placement.problem.errors import PlacementError
+from placement.problem.placement import Placement
+from placement.problem.problem import Problem
+from placement.problem.rules import check_obeys, moves_L
+from placement.solvers import locality as module
+from placement.solvers.gathering import Layer, gather
+from placement.solvers.locality import locality
+from placement.solvers.solution import Limits, Solution
+from placement.solvers.swap import swap
 
 Ints = npt.NDArray[np.int64]
 

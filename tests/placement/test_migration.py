@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from placement.errors import PlacementError
-from placement.migration import plan_migration
-from placement.placement import Placement
-from placement.rules import held_EG
+from placement.judging.migration import plan_migration
+from placement.problem.errors import PlacementError
+from placement.problem.placement import Placement
+from placement.problem.rules import held_EG
 
 
 @st.composite

@@ -11,16 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from placement import mapping
-from placement import moetuner as module
-from placement.errors import PlacementError
-from placement.mapping import ACROSS, cheapest_mapping, mapping_cost, wires
-from placement.moetuner import balanced_clusters, between_clusters, moetuner, unevenness
-from placement.placement import EMPTY
-from placement.problem import Problem
-from placement.programme import BACKENDS, Effort
-from placement.rules import Position
-from placement.solution import Limits
+from placement.problem.asked import Position
+from placement.problem.errors import PlacementError
+from placement.problem.placement import EMPTY
+from placement.problem.problem import Problem
+from placement.solvers import mapping
+from placement.solvers import moetuner as module
+from placement.solvers.mapping import ACROSS, cheapest_mapping, mapping_cost, wires
+from placement.solvers.moetuner import balanced_clusters, between_clusters, moetuner, unevenness
+from placement.solvers.programme import BACKENDS, Effort
+from placement.solvers.solution import Limits
 from traces.co_activation import transitions
 
 PLENTY = Effort(10_000)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from placement.errors import PlacementError
-from placement.placement import EMPTY, MAX_TABLE, Placement
+from placement.problem.errors import PlacementError
+from placement.problem.placement import EMPTY, MAX_TABLE, Placement
 from tests.placement.random_placements import placements
 
 

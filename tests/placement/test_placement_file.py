@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from placement import placement_file
-from placement.errors import PlacementError
-from placement.placement import Placement
-from placement.placement_file import read_placement, write_placement
-from placement.reading.text import MAX_BYTES
+from placement.files import native as placement_file
+from placement.files.native import read_placement, write_placement
+from placement.files.text import MAX_BYTES
+from placement.problem.errors import PlacementError
+from placement.problem.placement import Placement
 from tests.placement.mutation import mutated_bytes
 from tests.placement.random_placements import placements
-from traces.errors import MoesimError, OutputError
+from traces.base.errors import MoesimError, OutputError
 
 EXAMPLE = """\
 {"format": "moesim.placement/1",

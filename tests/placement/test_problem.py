@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from placement.errors import PlacementError
-from placement.objective import Objective
-from placement.placement import Placement
-from placement.problem import Problem
+from placement.problem.errors import PlacementError
+from placement.problem.objective import Objective
+from placement.problem.placement import Placement
+from placement.problem.problem import Problem
 
 LOAD = [[4.0, 3.0, 2.0, 1.0], [1.0, 1.0, 1.0, 9.0]]
 

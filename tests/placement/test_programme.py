@@ -10,9 +10,9 @@ import numpy as np
 import pulp
 import pytest
 
-from placement import programme as module
-from placement.errors import PlacementError
-from placement.programme import (
+from placement.problem.errors import PlacementError
+from placement.solvers import programme as module
+from placement.solvers.programme import (
     BACKENDS,
     Effort,
     Outcome,
@@ -22,7 +22,7 @@ from placement.programme import (
     solve_programme,
     values,
 )
-from placement.solution import Limits
+from placement.solvers.solution import Limits
 
 PRICE, WEIGHT = [3.0, 4.0, 5.0], [2.0, 3.0, 4.0]
 

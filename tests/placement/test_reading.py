@@ -13,10 +13,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from placement.export.catalogue import EXPORTERS, FORMATS, export
-from placement.placement import Placement
-from placement.reading.catalogue import load_placement
-from placement.reading.target import Target
+from placement.files.reading import load_placement
+from placement.files.target import Target
+from placement.files.writing import EXPORTERS, FORMATS, export
+from placement.problem.placement import Placement
 from tests.placement.random_placements import placements
 
 # Two MoE layers behind a dense one, three experts on two GPUs with two slots each.

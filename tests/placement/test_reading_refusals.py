@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from placement.errors import PlacementError
-from placement.reading.catalogue import load_placement
-from placement.reading.target import Target
-from placement.reading.yaml_values import MAX_DEPTH
+from placement.files.reading import load_placement
+from placement.files.target import Target
+from placement.files.yaml_values import MAX_DEPTH
+from placement.problem.errors import PlacementError
 from tests.placement.mutation import mutated_bytes
 from tests.placement.test_reading import BY_HAND, TARGET
-from traces.errors import MoesimError
+from traces.base.errors import MoesimError
 
 MAP, ASSIGNMENTS = "physical_to_logical_map", "initial_global_assignments"
 
@@ -179,9 +179,9 @@ def test_one_line_says_what_is_wrong(tmp_path: Path, text: str, message: str) ->
 def test_yaml_of_too_many_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two mappings, five keys, two lists, eight experts and two numbers: 19."""
     (tmp_path / "p").write_text(BY_HAND["trtllm"], encoding="utf-8")
-    monkeypatch.setattr("placement.reading.yaml_values.MAX_VALUES", 19)
+    monkeypatch.setattr("placement.files.yaml_values.MAX_VALUES", 19)
     load_placement(tmp_path / "p", TARGET)
-    monkeypatch.setattr("placement.reading.yaml_values.MAX_VALUES", 18)
+    monkeypatch.setattr("placement.files.yaml_values.MAX_VALUES", 18)
     with pytest.raises(PlacementError, match=r"p:5: holds more than 18 values"):
         load_placement(tmp_path / "p", TARGET)
 

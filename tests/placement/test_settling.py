@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from placement.evaluation import cost_L
-from placement.objective import Objective
-from placement.placement import Placement
-from placement.problem import Problem
-from placement.rules import Position, moves_L
-from placement.settling import settled
+from placement.judging.evaluation import cost_L
+from placement.problem.asked import Position
+from placement.problem.objective import Objective
+from placement.problem.placement import Placement
+from placement.problem.problem import Problem
+from placement.problem.rules import moves_L
+from placement.solvers.settling import settled
 
 
 @st.composite

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from placement.errors import PlacementError
-from placement.solvers import SOLVERS, solve
+from placement.problem.errors import PlacementError
+from placement.solvers.solvers import SOLVERS, solve
 
 FOUR: dict[str, Any] = {"experts": 4, "gpus": 2, "layers": (3, 5)}
 NAMES = ["linear", "round_robin", "greedy", "eplb", "swap", "ilp", "moetuner", "locality", "auto"]

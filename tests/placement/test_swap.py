@@ -9,17 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from placement.eplb import eplb
-from placement.errors import PlacementError
-from placement.evaluation import cost_L
-from placement.objective import Objective
-from placement.one_pass import greedy, linear
-from placement.placement import EMPTY, Placement
-from placement.problem import Problem
-from placement.rules import FREE, check_obeys, held_EG, moves_L
-from placement.search import from_scratch, layer_pack
-from placement.solution import Limits
-from placement.swap import swap
+from placement.judging.evaluation import cost_L
+from placement.problem.errors import PlacementError
+from placement.problem.objective import Objective
+from placement.problem.placement import EMPTY, Placement
+from placement.problem.problem import Problem
+from placement.problem.rules import FREE, check_obeys, held_EG, moves_L
+from placement.solvers.eplb import eplb
+from placement.solvers.one_pass import greedy, linear
+from placement.solvers.search import from_scratch, layer_pack
+from placement.solvers.solution import Limits
+from placement.solvers.swap import swap
 from tests.placement.tiny_problems import every_placement, naive_cost, problems
 
 

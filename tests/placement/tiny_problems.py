@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from placement.objective import Objective
-from placement.placement import EMPTY, Placement
-from placement.problem import Problem
+from placement.problem.objective import Objective
+from placement.problem.placement import EMPTY, Placement
+from placement.problem.problem import Problem
 
 
 @st.composite

@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from traces.errors import MoesimError, TraceError
+from traces.base.errors import MoesimError, TraceError
 
 
 @pytest.mark.parametrize(

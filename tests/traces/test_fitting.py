@@ -12,8 +12,8 @@ from hypothesis import given, settings
 import traces.fitting
 from tests.traces.random_traces import any_trace, random_trace
 from tests.traces.test_generator import generator, overlap
+from traces.base.errors import TraceError
 from traces.co_activation import co_activations, pair_excess
-from traces.errors import TraceError
 from traces.fitting import fitted
 from traces.generator import Generator, generate
 from traces.routing import RoutingTrace

@@ -15,14 +15,15 @@ from hypothesis import strategies as st
 
 import traces.trace_writer
 from tests.traces.random_traces import any_trace, random_trace
-from traces.errors import TraceError
+from traces.base.errors import TraceError
 from traces.full_statistics import FullStatistics, full_statistics
 from traces.interop import load_any
 from traces.interop.hints import Hints
 from traces.locality import LAGS, STRETCHES, Locality
 from traces.meta import TraceMeta
-from traces.routing import RoutingTrace, write_trace
+from traces.routing import RoutingTrace
 from traces.trace_file import TraceFile
+from traces.trace_writer import write_trace
 
 
 def trace_of(ids: list[list[list[int]]], experts: int, **optional: object) -> RoutingTrace:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from traces.errors import TraceError
+from traces.base.errors import TraceError
 from traces.generator import Generator, _draw, _take_back, generate
 from traces.locality import LAGS, Locality
 from traces.meta import TraceMeta

@@ -15,11 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.traces.random_traces import random_trace, same
-from traces.errors import TraceError
+from traces.base.errors import TraceError
 from traces.interop import IMPORTERS, LOAD_IMPORTERS, detect, importer, load_any, open_source
 from traces.interop.hints import Hints
-from traces.routing import RoutingTrace, read_trace, write_trace
-from traces.trace_file import TraceFile
+from traces.routing import RoutingTrace
+from traces.trace_file import TraceFile, read_trace
+from traces.trace_writer import write_trace
 
 
 def save(path: Path, trace: RoutingTrace, **change: Any) -> Path:
@@ -239,7 +240,7 @@ def test_an_array_that_lies_is_refused_before_it_is_allocated(
 
 
 def test_a_claimed_size_beyond_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("traces.memory.physical_memory", lambda: 100)
+    monkeypatch.setattr("traces.base.memory.physical_memory", lambda: 100)
     with pytest.raises(TraceError, match=r"array topk_ids needs 0\.0 GiB"):
         load_any(save(tmp_path / "t.npz", random_trace()), Hints(experts=8))
 

@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 from tests.traces.mutations import damaged_bytes
 from tests.traces.random_traces import random_trace
-from traces.errors import MoesimError
+from traces.base.errors import MoesimError
 from traces.interop import IMPORTERS, LOAD_IMPORTERS, detect, importer
 from traces.interop.hints import Hints
 from traces.interop.recording import Recording
@@ -191,7 +191,7 @@ def test_a_huge_file_of_something_else_is_refused_early(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """A terabyte of zeros, of which no importer may read much."""
-    monkeypatch.setattr("traces.memory.physical_memory", lambda: 2**33)
+    monkeypatch.setattr("traces.base.memory.physical_memory", lambda: 2**33)
     path = tmp_path / "huge"
     with path.open("wb") as file:
         file.truncate(2**40)

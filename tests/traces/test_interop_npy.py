@@ -10,11 +10,11 @@ import pytest
 
 import traces.interop.npy as module
 from tests.traces.random_traces import random_trace, same
-from traces.errors import TraceError
+from traces.base.errors import TraceError
 from traces.interop import IMPORTERS, detect, load_any
 from traces.interop.hints import Hints
 from traces.interop.recording import moe_rows
-from traces.routing import read_trace
+from traces.trace_file import read_trace
 
 KNOWN = Hints(model="tiny", experts=8, layers=(1, 3), origin="a test", licence="CC0-1.0")
 TRACE = random_trace(weights=None)

@@ -13,7 +13,7 @@ import pytest
 
 import traces.interop.responses as module
 from tests.traces.random_traces import random_trace, same
-from traces.errors import TraceError
+from traces.base.errors import TraceError
 from traces.interop import IMPORTERS, detect, load_any
 from traces.interop.hints import Hints
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.traces.random_traces import any_trace, random_trace, same
-from traces.errors import TraceError
+from traces.base.errors import TraceError
 from traces.interop import IMPORTERS, detect, load_any
 from traces.interop.hints import Hints
 from traces.routing import RoutingTrace
@@ -182,6 +182,6 @@ def test_what_does_not_fit_the_model_is_refused(tmp_path: Path) -> None:
 
 def test_a_file_beyond_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_csv(tmp_path / "t.csv", rows(TRACE))
-    monkeypatch.setattr("traces.memory.physical_memory", lambda: 100)
+    monkeypatch.setattr("traces.base.memory.physical_memory", lambda: 100)
     with pytest.raises(TraceError, match=r"CSV of \d+ bytes needs"):
         load_any(path, KNOWN)

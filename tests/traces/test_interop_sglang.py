@@ -16,7 +16,7 @@ from tests.traces.sglang_files import (
     save,
     stat,
 )
-from traces.errors import LoadTableError
+from traces.base.errors import LoadTableError
 from traces.interop import LOAD_IMPORTERS, detect, open_source
 from traces.interop.hints import Hints
 from traces.load_table import LoadTable

@@ -18,7 +18,7 @@ from tests.traces.sglang_files import (
     token_record,
     topk,
 )
-from traces.errors import TraceError
+from traces.base.errors import TraceError
 from traces.interop import IMPORTERS, detect, load_any
 from traces.interop.hints import Hints
 from traces.meta import TraceMeta

@@ -18,7 +18,7 @@ from tests.traces.sglang_files import (
     stat,
     token_record,
 )
-from traces.errors import LoadTableError, MoesimError
+from traces.base.errors import LoadTableError, MoesimError
 from traces.interop import LOAD_IMPORTERS, detect, importer, open_source
 from traces.interop.hints import Hints
 
@@ -62,7 +62,7 @@ def test_a_zip_bomb_is_refused_unread(tmp_path: Path) -> None:
 
 def test_a_file_beyond_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(tmp_path / "t.pt", stat([[[1] * 4]]))
-    monkeypatch.setattr("traces.memory.physical_memory", lambda: 100)
+    monkeypatch.setattr("traces.base.memory.physical_memory", lambda: 100)
     with pytest.raises(LoadTableError, match="the file with its numbers as int64 needs"):
         open_source(path)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from traces.errors import LoadTableError, MoesimError, TraceError
+from traces.base.errors import LoadTableError, MoesimError, TraceError
 from traces.interop import IMPORTERS, LOAD_IMPORTERS, detect, load_any, open_source
 from traces.interop.hints import Hints
 from traces.load_table import LoadTable

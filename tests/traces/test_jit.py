@@ -8,7 +8,7 @@ from pathlib import Path
 import numba
 import pytest
 
-from traces import jit
+from traces.base import jit
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from traces.errors import LoadTableError, OutputError, TraceError
+from traces.base.errors import LoadTableError, OutputError, TraceError
 from traces.interop import load_any, open_source
 from traces.load_table import LoadTable
 from traces.load_table_file import is_load_table, read_load_table, write_load_table
@@ -215,6 +215,6 @@ def test_json_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     write_load_table(small(), tmp_path / "t.parquet")
     monkeypatch.undo()
     write_load_table(small(), tmp_path / "t.json")
-    monkeypatch.setattr("traces.input_file.MAX_JSON_BYTES", 50)
+    monkeypatch.setattr("traces.base.input_file.MAX_JSON_BYTES", 50)
     with pytest.raises(LoadTableError, match="must be at most 50 bytes of JSON"):
         read_load_table(tmp_path / "t.json")

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 
 from tests.traces.example_timelines import timeline_of, timelines
-from traces.errors import OutputError
+from traces.base.errors import OutputError
 from traces.perfetto import write_perfetto
 from traces.timeline import PHASES, STREAMS, Timeline
 

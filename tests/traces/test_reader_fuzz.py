@@ -15,13 +15,14 @@ import pytest
 
 from tests.traces.mutations import damaged_bytes, damaged_fields
 from tests.traces.random_traces import random_trace
-from traces.errors import MoesimError
+from traces.base.errors import MoesimError
 from traces.interop import IMPORTERS, detect, open_source
 from traces.interop.hints import Hints
 from traces.load_table import LoadTable
 from traces.load_table_file import read_load_table, write_load_table
-from traces.routing import RoutingTrace, read_trace, write_trace
-from traces.trace_file import TraceFile
+from traces.routing import RoutingTrace
+from traces.trace_file import TraceFile, read_trace
+from traces.trace_writer import write_trace
 
 MUTATIONS = 2_000
 

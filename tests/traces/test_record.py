@@ -10,9 +10,9 @@ import pytest
 
 from tests.traces.random_traces import same
 from tests.traces.tiny_models import EXPERTS, FAMILIES, TOP_K, VOCABULARY, tiny_model
-from traces.errors import TraceError
+from traces.base.errors import TraceError
 from traces.record import find_routers, record
-from traces.routing import read_trace
+from traces.trace_file import read_trace
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.traces.random_traces import any_trace, random_trace, same
-from traces.errors import TraceError
+from traces.base.errors import TraceError
 from traces.meta import TraceMeta
 from traces.routing import RoutingTrace, join
 
@@ -222,6 +222,6 @@ def test_joining_refuses_other_columns_and_counts() -> None:
 
 
 def test_what_memory_cannot_hold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("traces.memory.physical_memory", lambda: 100)
+    monkeypatch.setattr("traces.base.memory.physical_memory", lambda: 100)
     with pytest.raises(TraceError, match=r"needs 0\.0 GiB of memory.*read a window"):
         join([random_trace()], 8)

@@ -15,15 +15,16 @@ from hypothesis import strategies as st
 import traces.statistics
 import traces.trace_writer
 from tests.traces.random_traces import any_trace, random_trace
+from traces.base.errors import TraceError
 from traces.counting import Sample
-from traces.errors import TraceError
 from traces.interop import load_any
 from traces.interop.hints import Hints
 from traces.load_table import LoadTable
 from traces.meta import TraceMeta
-from traces.routing import RoutingTrace, write_trace
+from traces.routing import RoutingTrace
 from traces.statistics import expert_loads, gini, gpu_statistics, table_statistics, trace_statistics
 from traces.trace_file import TraceFile
+from traces.trace_writer import write_trace
 
 
 def by_hand() -> RoutingTrace:

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from traces.base.errors import TraceError
 from traces.draws import choose
-from traces.errors import TraceError
 from traces.statistics import trace_statistics
 from traces.synthesis import SynthSpec, _draw, synthesize
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 
 from tests.traces.example_timelines import timeline_of, timelines
-from traces.errors import MoesimError, TimelineError
+from traces.base.errors import MoesimError, TimelineError
 from traces.timeline import (
     HOPS,
     PHASES,

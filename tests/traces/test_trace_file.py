@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 
 import traces.trace_writer
 from tests.traces.random_traces import any_trace, random_trace, same
-from traces.errors import MoesimError, OutputError, TraceError
+from traces.base.errors import MoesimError, OutputError, TraceError
 from traces.meta import TraceMeta
-from traces.routing import RoutingTrace, read_trace, write_trace
-from traces.trace_file import TraceFile
-from traces.trace_writer import trace_writer
+from traces.routing import RoutingTrace
+from traces.trace_file import TraceFile, read_trace
+from traces.trace_writer import trace_writer, write_trace
 
 FULL: dict[str, Any] = {"candidates": 4, "steps": True, "ranks": True, "categories": ("a", "b", "never")}
 

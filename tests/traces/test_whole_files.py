@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from traces.errors import OutputError
-from traces.files import whole_file, write_text
+from traces.base.errors import OutputError
+from traces.base.files import whole_file, write_text
 
 
 def test_what_breaks_off_leaves_the_old_file(tmp_path: Path) -> None:

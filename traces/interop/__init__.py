@@ -10,8 +10,9 @@ import zipfile
 from pathlib import Path
 from typing import ClassVar, Protocol
 
-from traces.errors import TraceError
-from traces.input_file import require_file
+from traces.base.errors import TraceError
+from traces.base.input_file import require_file
+from traces.base.parquet import MAGIC, is_parquet
 from traces.interop.hints import Hints
 from traces.interop.logical_count import LogicalCount
 from traces.interop.npy import NpyRequests
@@ -25,7 +26,6 @@ from traces.interop.table import ParquetTable
 from traces.interop.trtllm import TrtllmCounts, TrtllmTokens
 from traces.load_table import LoadTable
 from traces.load_table_file import is_load_table, read_load_table
-from traces.parquet import MAGIC, is_parquet
 from traces.routing import RoutingTrace
 from traces.trace_file import TraceFile
 

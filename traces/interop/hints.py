@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from traces.errors import TraceError
+from traces.base.errors import TraceError
 from traces.meta import TraceMeta, in_file
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from traces.errors import LoadTableError
+from traces.base.errors import LoadTableError
 from traces.interop.hints import Hints
 from traces.load_table import Loads, LoadTable, drop_idle_layers
 

@@ -15,8 +15,8 @@ from typing import IO, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from traces.errors import TraceError
-from traces.input_file import require_file
+from traces.base.errors import TraceError
+from traces.base.input_file import require_file
 from traces.interop.hints import Hints
 from traces.interop.recording import Part, Recording, from_requests, to_int32
 from traces.routing import WINDOW_TOKENS

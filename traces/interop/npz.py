@@ -18,12 +18,12 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from traces.errors import TraceError
-from traces.input_file import require_file
+from traces.base.errors import TraceError
+from traces.base.input_file import require_file
+from traces.base.memory import require_memory
 from traces.interop.hints import Hints
 from traces.interop.npy import DAMAGED, read_header
 from traces.interop.recording import Part, Recording, count_up, from_requests, to_ids, to_int32
-from traces.memory import require_memory
 from traces.routing import RoutingTrace
 
 Array = npt.NDArray[Any]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from traces.errors import TraceError
+from traces.base.errors import TraceError
 from traces.interop.hints import Hints
 from traces.meta import TraceMeta, in_file
 from traces.routing import RoutingTrace, join

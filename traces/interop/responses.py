@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from traces.errors import TraceError
-from traces.input_file import require_file
+from traces.base.errors import TraceError
+from traces.base.input_file import require_file
 from traces.interop import npy
 from traces.interop.hints import Hints
 from traces.interop.recording import Part, Recording, from_requests

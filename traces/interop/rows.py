@@ -15,11 +15,11 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.json
 
-from traces.errors import TraceError
-from traces.input_file import require_file
+from traces.base.errors import TraceError
+from traces.base.input_file import require_file
+from traces.base.memory import require_memory
 from traces.interop.hints import Hints
 from traces.interop.recording import MAX_LAYERS, Recording, to_ids, to_int32
-from traces.memory import require_memory
 from traces.routing import RoutingTrace
 
 Array = npt.NDArray[Any]

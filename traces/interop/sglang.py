@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from traces.errors import LoadTableError, MoesimError
+from traces.base.errors import LoadTableError, MoesimError
 from traces.interop.hints import Hints
 from traces.interop.loads import to_table
 from traces.interop.torch_file import Array, load_pt, pickled_keys, tensor, whole_number

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from traces.errors import TraceError
+from traces.base.errors import TraceError
 from traces.interop.hints import Hints
 from traces.interop.recording import Recording, to_int32
 from traces.interop.sglang import Record, read_records, recorder_mode

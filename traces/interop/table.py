@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
-from traces import parquet
-from traces.errors import TraceError
+from traces.base import parquet
+from traces.base.errors import TraceError
 from traces.interop.hints import Hints
 from traces.interop.recording import Recording
 from traces.meta import TraceMeta

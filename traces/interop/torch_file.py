@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from traces.errors import MoesimError
-from traces.input_file import require_file
-from traces.memory import require_memory
+from traces.base.errors import MoesimError
+from traces.base.input_file import require_file
+from traces.base.memory import require_memory
 
 Array = npt.NDArray[Any]
 

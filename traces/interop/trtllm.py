@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from traces.errors import LoadTableError, MoesimError, TraceError
-from traces.input_file import read_json, require_file
+from traces.base.errors import LoadTableError, MoesimError, TraceError
+from traces.base.input_file import read_json, require_file
 from traces.interop.hints import Hints
 from traces.interop.loads import to_table
 from traces.interop.recording import Recording, to_ids

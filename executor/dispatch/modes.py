@@ -1,0 +1,56 @@
+"""The modes by name."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from executor.dispatch.contract import Dispatcher, Local
+from executor.dispatch.hop import Peers
+from executor.dispatch.moving import Moving
+from executor.dispatch.stage import Pick, Stage, one_for_each_member, one_for_each_slot, one_for_everybody
+from executor.dispatch.staged import Staged
+from executor.dispatch.transport import Groups, Transport
+
+
+def dispatcher(
+    mode: str,
+    groups: Groups,
+    slot_gpu_S: npt.NDArray[np.int32],
+    transport: Transport,
+    *,
+    padded: bool = False,
+    device: torch.device | str = "cpu",
+) -> Dispatcher:
+    """What sends tokens to slots and back in a mode of ``executor.plan.plan.MODES``; serves every layer.
+
+    Args:
+        groups: made by all ranks at once.
+        slot_gpu_S: the rank of each slot.
+        transport: moves the rows.
+        padded: whether all pairs exchange as many copies as the fullest pair of two.
+        device: of the rows.
+    """
+
+    def stage(peers: Peers, pick: Pick) -> Stage:
+        """Slot → member: on a rail the one in the slot's node, elsewhere the slot's own rank."""
+        leads_to = {rank: place for place, rank in enumerate(peers.ranks)}
+        ranks = slot_gpu_S
+        if peers is groups.rail and peers is not groups.world:
+            per_node = len(groups.node)
+            ranks = slot_gpu_S // per_node * per_node + groups.rank % per_node
+        members = [leads_to.get(int(rank), len(peers)) for rank in ranks]
+        return Stage(peers, torch.tensor([*members, len(peers)], device=device), pick, transport, padded)
+
+    local = Local.of(slot_gpu_S, groups.rank, device)
+    if mode == "per_expert":
+        return Staged([stage(groups.world, one_for_each_slot)], local, transport)
+    if mode == "per_gpu":
+        return Staged([stage(groups.world, one_for_each_member)], local, transport)
+    if mode == "expert_to_expert":
+        return Moving(stage(groups.world, one_for_each_member), local)
+    # A hop inside a group of one would move nothing.
+    ways = [peers for peers in (groups.rail, groups.node) if len(peers) > 1] or [groups.node]
+    pick = one_for_each_member if mode == "per_node" else one_for_everybody
+    return Staged([stage(way, pick) for way in ways], local, transport, mode == "all_reduce")

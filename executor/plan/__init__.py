@@ -1,0 +1,1 @@
+"""What a real run is told: its plan and its options."""

@@ -1,0 +1,89 @@
+"""Bytes of a collective on the wires: what a copy of a token weighs, and the hops that copies take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moesim.spec.model import DTYPE_BYTES
+
+FloatArray = NDArray[np.float64]
+
+# One fp32 scale for each 128 values of an fp8 vector (DeepSeek-V3 technical report, section 3.3.2).
+_FP8_BLOCK, _FP8_SCALE_BYTES = 128, 4
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Bytes of a collective's two hops, GPU (row) to GPU (column); the second relays the first."""
+
+    first_GG: FloatArray
+    second_GG: FloatArray
+
+    def then(self, other: Transfer) -> Transfer:
+        """Both, pipelined: their bytes share the ports."""
+        return Transfer(self.first_GG + other.first_GG, self.second_GG + other.second_GG)
+
+    @property
+    def received_G(self) -> FloatArray:
+        """Bytes that enter each GPU, those it relays included."""
+        return (self.first_GG + self.second_GG).sum(axis=0)  # type: ignore[no-any-return]
+
+    def cross_node_bytes(self, gpus_per_node: int) -> float:
+        """Bytes that cross a NIC."""
+        across_GG = _across_nodes(len(self.first_GG), gpus_per_node)
+        return float((self.first_GG + self.second_GG)[across_GG].sum())
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """Bytes of one copy of a token, out and back."""
+
+    dispatch: float
+    combine: float
+
+    @classmethod
+    def of(cls, hidden: int, dtype: str, combine_dtype: str) -> Bytes:
+        """A copy is the hidden vector; fp8 adds its scales.
+
+        >>> Bytes.of(7168, "fp8", "bf16")
+        Bytes(dispatch=7392.0, combine=14336.0)
+        """
+        return cls(_vector_bytes(hidden, dtype), _vector_bytes(hidden, combine_dtype))
+
+
+def dispatch_transfer(sent_GG: FloatArray, relayed_GG: FloatArray, copy_bytes: float) -> Transfer:
+    """Home GPUs send; entry GPUs relay what came over their NIC."""
+    return Transfer(sent_GG * copy_bytes, relayed_GG * copy_bytes)
+
+
+def combine_transfer(
+    sent_GG: FloatArray, relayed_GG: FloatArray, copy_bytes: float, gpus_per_node: int
+) -> Transfer:
+    """The way back: what was relayed is summed at the entry GPU first, and crosses the NIC once.
+
+    Without relays every copy goes straight back in the first hop.
+    """
+    back_GG = sent_GG.T * copy_bytes
+    if not relayed_GG.any():
+        return Transfer(back_GG, np.zeros_like(back_GG))
+    across_GG = _across_nodes(len(sent_GG), gpus_per_node)
+    inside_GG = np.where(across_GG, 0.0, back_GG) + relayed_GG.T * copy_bytes
+    return Transfer(inside_GG, np.where(across_GG, back_GG, 0.0))
+
+
+@lru_cache(maxsize=4)
+def _across_nodes(gpus: int, gpus_per_node: int) -> NDArray[np.bool_]:
+    """[G, G]: whether two GPUs stand in different nodes; asked for in every collective, so kept."""
+    node_G = np.arange(gpus) // gpus_per_node
+    across_GG: NDArray[np.bool_] = node_G[:, None] != node_G[None, :]
+    across_GG.flags.writeable = False
+    return across_GG
+
+
+def _vector_bytes(hidden: int, dtype: str) -> float:
+    scales = -(-hidden // _FP8_BLOCK) * _FP8_SCALE_BYTES if dtype == "fp8" else 0
+    return hidden * DTYPE_BYTES[dtype] + scales

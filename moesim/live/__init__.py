@@ -1,0 +1,1 @@
+"""Real runs: their plans, the processes that run them, and what these measured."""

@@ -1,0 +1,147 @@
+"""The folders of runs, what-ifs and real runs, page included: all files appear, or none."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from moesim.analysis.execution_file import read_execution
+from moesim.analysis.result_file import read_comparison, read_result
+from moesim.analysis.validation_file import read_validation
+from moesim.calibration.files import write_profile
+from moesim.deployment.deployment import Deployment
+from moesim.errors import OutputError
+from moesim.live.execute import Execution
+from moesim.live.plan import write_plan
+from moesim.output import to_json, whole_folder
+from moesim.report.execution_page import execution_page
+from moesim.report.html import run_page, whatif_page
+from moesim.report.validation_page import validation_page
+from moesim.simulation.run import Run
+from moesim.studies.validate import Validated
+from placement.files.native import write_placement
+from traces.base.files import write_text
+from traces.perfetto import write_perfetto
+from traces.timeline import read_timeline, read_work, write_timeline, write_work
+
+
+def write_run(
+    folder: Path, run: Run, result: dict[str, Any], comparison: dict[str, Any] | None = None
+) -> None:
+    """Write what ``moesim run -o`` promises, and the comparison where there is one.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    work = run.work()
+    with whole_folder(folder) as part:
+        write_text(part / "scenario.yaml", run.deployment.scenario.to_yaml())
+        write_text(part / "result.json", to_json(result))
+        write_timeline(run.timeline, part / "timeline.parquet")
+        write_work(work, part / "work.parquet")
+        write_perfetto(run.timeline, part / "timeline.json.gz")
+        write_placement(run.deployment.placement, part / "placement.json")
+        if run.moves:
+            (part / "placements").mkdir()
+        for move in run.moves:
+            write_placement(move.placement, part / "placements" / f"step-{move.step}.json")
+        if comparison is not None:
+            write_text(part / "whatif.json", to_json(comparison))
+        write_text(part / "report.html", run_page(result, run.timeline, work, comparison))
+
+
+def write_comparison(folder: Path, comparison: dict[str, Any]) -> None:
+    """Write what ``moesim whatif -o`` promises.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    with whole_folder(folder) as part:
+        write_text(part / "whatif.json", to_json(comparison))
+        write_text(part / "report.html", whatif_page(comparison))
+
+
+def rebuild_report(folder: Path) -> list[Path]:
+    """Write ``report.html`` anew from the other files of a run, a what-if, a validation or a real run.
+
+    Beside a run the what-if of another scenario has a page of its own, ``whatif.html``.
+
+    Returns:
+        the pages that were written.
+
+    Raises:
+        MoesimError: the folder holds none of them, or a file in it breaks its format.
+    """
+    pages = {}
+    compared = folder / "whatif.json"
+    comparison = read_comparison(compared) if compared.exists() else None
+    if (folder / "result.json").exists():
+        result = read_result(folder / "result.json")
+        timeline, work = read_timeline(folder / "timeline.parquet"), read_work(folder / "work.parquet")
+        if comparison is not None and comparison["baseline"]["scenario"] != result["scenario"]:
+            pages["whatif.html"] = whatif_page(comparison)
+            comparison = None
+        page = run_page(result, timeline, work, comparison)
+    elif comparison is not None:
+        page = whatif_page(comparison)
+    elif (folder / "validation.json").exists():
+        validation = read_validation(folder / "validation.json")
+        page = validation_page(
+            validation,
+            *(read_timeline(folder / f"{name}.parquet") for name in ("measured", "simulated")),
+        )
+    elif (folder / "execution.json").exists():
+        execution = read_execution(folder / "execution.json")
+        page = execution_page(execution, read_timeline(folder / "timeline.parquet"))
+    else:
+        raise OutputError("holds no result.json, whatif.json, validation.json or execution.json", file=folder)
+    pages["report.html"] = page
+    for name, text in pages.items():
+        write_text(folder / name, text)
+    return [folder / name for name in pages]
+
+
+@contextmanager
+def execution_folder(out: Path | None) -> Iterator[Path]:
+    """An empty folder that becomes ``out`` if the block succeeds, or is thrown away where there is none."""
+    if out is None:
+        with tempfile.TemporaryDirectory(prefix="moesim-") as folder:
+            yield Path(folder)
+    else:
+        with whole_folder(out) as part:
+            yield part
+
+
+def write_execution(
+    folder: Path, deployment: Deployment, execution: Execution, result: dict[str, Any]
+) -> None:
+    """Add what ``moesim execute -o`` promises to the plan, timeline and counts that lie there.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    write_text(folder / "scenario.yaml", deployment.scenario.to_yaml())
+    write_text(folder / "execution.json", to_json(result))
+    write_perfetto(execution.timeline, folder / "timeline.json.gz")
+    write_text(folder / "report.html", execution_page(result, execution.timeline))
+
+
+def write_validation(folder: Path, validated: Validated, result: dict[str, Any]) -> None:
+    """Write what ``moesim validate -o`` promises.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    deployment = validated.simulation.deployment
+    simulated = validated.simulated
+    with whole_folder(folder) as part:
+        write_text(part / "scenario.yaml", deployment.scenario.to_yaml())
+        write_profile(deployment.scenario.profile, part / "profile.yaml")
+        write_text(part / "validation.json", to_json(result))
+        write_timeline(validated.measured, part / "measured.parquet")
+        write_timeline(simulated, part / "simulated.parquet")
+        write_plan(deployment, part / "plan")
+        write_text(part / "report.html", validation_page(result, validated.measured, simulated))

@@ -1,0 +1,225 @@
+"""A profile: how close kernels and links come to the data sheet. Schema ``moesim.profile/1``.
+
+A profile is all that a calibration measures and all that a cost model assumes; everything else comes
+from the model, the cluster and the counted work. Fractions are of the data-sheet peak.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from moesim.dispatch.modes import DispatchMode
+from moesim.errors import SpecError
+from moesim.spec.base import Count, Flag, Index, Strict, fault, validate
+from moesim.spec.cluster import Cluster
+from moesim.spec.model import DTYPE_BYTES, Dtype
+from moesim.spec.presets import preset_names, preset_source
+from moesim.spec.yaml_source import Loc, Source, read_yaml
+from moesim.units import Seconds
+from traces.base.files import check_format
+
+Share = Annotated[float, Field(gt=0, le=1)]
+
+_MAX_SHAPES = 64
+"""Tile heights, and widths: every GEMM of a step is tried with each pair."""
+
+Phase = Literal["attention", "router", "dispatch", "experts", "shared_expert", "combine", "dense", "other"]
+
+
+class Roof(Strict):
+    """How close one family of kernels comes to the two roofs.
+
+    A kernel that needs c seconds of arithmetic and m seconds of memory traffic at these rates takes
+    max(c, m) + (1 - overlap) · min(c, m): overlap 1 is the roofline, overlap 0 adds the two. To fill and
+    drain its pipeline, a tile of a GEMM takes as long as ``drain`` more bytes of its depth would.
+    """
+
+    compute: Share
+    memory: Share
+    overlap: Annotated[float, Field(ge=0, le=1)] = 1.0
+    drain: Annotated[float, Field(ge=0)] = 0.0
+
+
+class Tile(Strict):
+    """A tile height of GEMMs, and the share of ``compute`` that such tiles reach.
+
+    Before its first tile each group of rows costs as much as ``start`` rows more: on a CPU a GEMM packs its
+    operands first, which few rows do not repay.
+    """
+
+    rows: Count
+    efficiency: Share
+    start: Annotated[float, Field(ge=0)] = 0.0
+
+
+class Links(Strict):
+    """What the transfer kernels of one dispatch mode reach.
+
+    Attributes:
+        nvlink, nic: shares of the links' bandwidths.
+        fixed: seconds of each dispatch and each combine that no byte explains.
+        counts: further seconds of each dispatch, in which counts are exchanged before rows.
+        arrange: share of the memory bandwidth at which served rows are read and written once more: after a
+            dispatch into expert order, before a combine back. None where the transfer kernels hide it.
+        align: rows to which each slot's are padded for the experts' grouped GEMMs: 128 in the contiguous
+            layout of DeepGEMM, for which high-throughput kernels can lay tokens out; 1 in its masked layout,
+            that of low-latency kernels, where tiles without a row are skipped.
+        sms: multiprocessors that the transfer kernels occupy, which others beside them lack.
+        fitted_tokens: tokens a GPU at which these were fitted; far from it they are extrapolated.
+    """
+
+    nvlink: Share
+    nic: Share
+    fixed: Seconds = 0.0
+    counts: Seconds = 0.0
+    arrange: Share | None = None
+    align: Count = 1
+    sms: Index = 0
+    fitted_tokens: Count | None = None
+
+
+class Jitter(Strict):
+    """How long a phase takes on one rank, over its median, from one time to the next.
+
+    Attributes:
+        ratios: quantiles, ascending. Of n values the i-th, counted from 0, is not exceeded with probability
+            (i + ½) / n; between two of them the quantile is linear, and nothing lies beyond the ends.
+        together: how far what slows one rank slows all: the correlation of two ranks' normal scores.
+    """
+
+    ratios: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=2, max_length=_MAX_SHAPES)]
+    together: Annotated[float, Field(ge=0, le=1)]
+
+    @model_validator(mode="after")
+    def _ascends(self) -> Self:
+        if list(self.ratios) != sorted(self.ratios):
+            raise fault("must ascend", "ratios", got=self.ratios)
+        return self
+
+
+class Profile(Strict):
+    """Efficiencies and fixed costs of one machine, with where they come from.
+
+    Attributes:
+        gpu: the GPU they were measured on; ``any`` for assumptions that fit several.
+        fitted_gpus: beginnings of the names of GPUs that they were fitted on, where ``gpu`` is ``any``.
+        dtypes: weight dtypes that they hold for; none named for all.
+        gemm, grouped_gemm, attention: roofs of dense GEMMs, expert GEMMs, and attention scores.
+        router: roof of the gate with all else that a router does row by row; that of ``gemm`` without it.
+        tiles: heights a GEMM can use. Rows are padded to whole tiles, and a launch uses the height that
+            takes it the least time.
+        widths: widths a tile can have. A wave of tiles, one for each multiprocessor, counts whole however
+            few it has, and a launch uses the best width; without any, work spreads evenly.
+        loop: whether the experts' GEMMs are launched slot by slot, so that each takes the height that suits
+            its own rows, and arithmetic overlaps with the streaming of its own weights only.
+        inputs: by dtype of weights, the dtype to which what they multiply is quantised, on GPUs with figures
+            for both. Other weights narrower than fp8, and those of other GPUs, are widened to the dtype of
+            the activations.
+        fused_activation: whether the experts' first GEMM applies the activation before it writes.
+        launch: seconds per kernel launch, replayed from a CUDA graph where the server uses one.
+        kernels: launches in each phase of a layer (``other``: of a step).
+        nvlink, nic: share of the links' bandwidths that transfer kernels reach, unless ``dispatch`` names
+            their mode.
+        dispatch: what the transfer kernels of a mode reach. Inside one node ``per_node`` relays nothing
+            and is ``per_gpu``; ``expert_to_expert`` uses its kernels unless it is named itself.
+        step: seconds of host work per step that no GPU work hides.
+        memory: share of GPU memory that weights, KV cache and buffers may take.
+        jitter: how durations of a phase spread; a phase that is not named always takes its median.
+        machine: the cluster that was measured, where a calibration wrote the profile; a scenario that names
+            no cluster runs on it.
+        residuals: relative errors of the fit, by quantity; empty where nothing was fitted.
+        sources: for each figure, where it comes from.
+    """
+
+    format: Literal["moesim.profile/1"]
+    name: str
+    origin: str
+    date: str
+    gpu: str = "any"
+    fitted_gpus: tuple[str, ...] = ()
+    dtypes: tuple[Dtype, ...] = ()
+    gemm: Roof
+    grouped_gemm: Roof
+    attention: Roof
+    router: Roof | None = None
+    tiles: Annotated[tuple[Tile, ...], Field(min_length=1, max_length=_MAX_SHAPES)]
+    widths: Annotated[tuple[Count, ...], Field(max_length=_MAX_SHAPES)] = ()
+    loop: Flag = False
+    inputs: dict[Dtype, Dtype] = Field(default_factory=dict)
+    fused_activation: Flag = False
+    launch: Seconds
+    kernels: dict[Phase, Annotated[int, Field(ge=0)]]
+    nvlink: Share
+    nic: Share
+    dispatch: dict[DispatchMode, Links] = Field(default_factory=dict)
+    step: Seconds
+    memory: Share
+    jitter: dict[Phase, Jitter] = Field(default_factory=dict)
+    machine: Cluster | None = None
+    residuals: dict[str, float] = Field(default_factory=dict)
+    sources: dict[str, str]
+
+    @model_validator(mode="after")
+    def _is_of_its_machine(self) -> Self:
+        if self.machine is not None and self.machine.gpu.name != self.gpu:
+            raise fault(f"must be that of machine.gpu, {self.machine.gpu.name}", "gpu", got=self.gpu)
+        return self
+
+    @model_validator(mode="after")
+    def _inputs_are_no_narrower(self) -> Self:
+        for weights, inputs in self.inputs.items():
+            if DTYPE_BYTES[inputs] < DTYPE_BYTES[weights]:
+                raise fault("must not be narrower than the weights", "inputs", weights, got=inputs)
+        return self
+
+    def links(self, mode: DispatchMode, nodes: int) -> Links:
+        """What a group that dispatches by ``mode`` over ``nodes`` nodes reaches."""
+        unnamed = mode == "expert_to_expert" and mode not in self.dispatch
+        if unnamed or (mode == "per_node" and nodes == 1):
+            mode = "per_gpu"
+        return self.dispatch.get(mode, Links(nvlink=self.nvlink, nic=self.nic))
+
+
+DATA_SHEET = Profile(
+    format="moesim.profile/1",
+    name="data sheet",
+    origin="every rate at its peak, no fixed cost: the lower bound beside each result",
+    date="",
+    gemm=Roof(compute=1, memory=1),
+    grouped_gemm=Roof(compute=1, memory=1),
+    attention=Roof(compute=1, memory=1),
+    tiles=(Tile(rows=1, efficiency=1),),
+    inputs={"mxfp4": "mxfp4", "nvfp4": "nvfp4", "int8": "int8"},
+    fused_activation=True,
+    launch=0.0,
+    kernels={},
+    nvlink=1,
+    nic=1,
+    step=0.0,
+    memory=1,
+    sources={},
+)
+
+
+def load_profile(value: Any, source: Source, at: Loc) -> Profile:
+    """A profile from a preset's name, a YAML file, or an inline mapping; None is the preset ``generic``.
+
+    Raises:
+        SpecError: unknown preset, missing file, or a field that breaks the schema.
+    """
+    if value is None:
+        value = "generic"
+    if isinstance(value, str):
+        if value in preset_names("profiles"):
+            source, at = preset_source("profiles", value), ()
+        elif value.endswith((".yaml", ".yml")):
+            source, at = read_yaml(source.path(value)), ()
+        else:
+            known = ", ".join(preset_names("profiles"))
+            raise source.error(f"must be a .yaml file or one of: {known}", at, got=value)
+        value = source.value
+    if isinstance(value, dict) and "format" in value:
+        check_format(value["format"], "profile", 1, file=source.file or "profile", error=SpecError)
+    return validate(Profile, value, source=source, at=at)

@@ -1,0 +1,1 @@
+"""What a command does, callable: what-ifs, placements, validations, conversions."""

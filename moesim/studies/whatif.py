@@ -1,0 +1,257 @@
+"""What if: every combination of some values, each simulated and laid beside the scenario itself."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from joblib import Parallel, delayed, parallel_config
+
+from moesim.analysis.culprit import culprit
+from moesim.analysis.rebalancing import payback_steps
+from moesim.analysis.result import Result, simulate_scenario
+from moesim.errors import MoesimError, SpecError
+from moesim.spec.override import Override
+from moesim.spec.scenario import Scenario, load_scenario
+from moesim.spec.yaml_source import parse_yaml, show_loc
+from moesim.studies.store import Store
+
+MAX_POINTS = 10_000
+_SCHEDULER_TIMEOUT_S = 10
+
+
+@dataclass(frozen=True)
+class Vary:
+    """One ``--vary KEY=[V1, V2]``: a key and the values that it takes in turn."""
+
+    key: str
+    values: tuple[Any, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Vary:
+        """From ``KEY=[V1, V2, …]``, the list in YAML.
+
+        >>> Vary.parse("routing.capacity_factor=[1.0, 1.5]")
+        Vary(key='routing.capacity_factor', values=(1.0, 1.5))
+        """
+        key, equals, values = text.partition("=")
+        loc = tuple(key.split("."))
+        if not equals or not all(loc):
+            raise SpecError("must read KEY=[V1, V2, …]", file="--vary", got=text)
+        option = f"--vary {show_loc(loc)}"
+        found = parse_yaml(values, option).value
+        if not isinstance(found, list) or not found:
+            raise SpecError("must be a list of values, such as [1.0, 1.5]", file=option, got=values)
+        return cls(key, tuple(found))
+
+
+@dataclass(frozen=True)
+class Point:
+    """One combination: what was varied, and the scenario that it makes."""
+
+    vary: dict[str, Any]
+    scenario: Scenario
+
+
+def plan(name: str, overrides: Sequence[Override], varied: Sequence[Vary]) -> tuple[Scenario, list[Point]]:
+    """The scenario itself and every combination; all are checked before any is run.
+
+    Raises:
+        MoesimError: a combination breaks a rule, or there are too many.
+    """
+    keys = [vary.key for vary in varied]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise SpecError("is varied more than once: put all values into one list", file=f"--vary {key}")
+    count = math.prod(len(vary.values) for vary in varied)
+    if count > MAX_POINTS:
+        raise SpecError(f"more than {MAX_POINTS} combinations", file="--vary", got=count)
+    base = load_scenario(name, overrides)
+    points = []
+    for values in itertools.product(*(vary.values for vary in varied)):
+        chosen = {each.key: value for each, value in zip(varied, values, strict=True)}
+        settings = [Override(tuple(key.split(".")), value, "--vary") for key, value in chosen.items()]
+        points.append(Point(chosen, load_scenario(name, [*overrides, *settings])))
+    return base, points
+
+
+def compare(
+    base: Scenario,
+    points: Sequence[Point],
+    *,
+    jobs: int = 1,
+    scheduler: str | None = None,
+    store: Store | None = None,
+    baseline: Result | None = None,
+    progress: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """Simulate the base and all points; format ``moesim.whatif/1``.
+
+    Args:
+        jobs: worker processes; the result does not depend on it.
+        scheduler: address of a dask scheduler whose workers simulate instead; they must reach the files
+            that the scenario names.
+        store: where finished points survive an interruption; what it holds is not run again.
+        baseline: the result of the base, where it is known already.
+        progress: called once for the base and for each point, when its result is there.
+
+    Raises:
+        MoesimError: a point cannot be simulated; the message names it.
+    """
+    # The base runs here and first: it compiles, and the workers find everything in the cache.
+    if baseline is None:
+        baseline = _stored(base, store) or _kept(base, simulate_scenario(base)[1], store)
+    progress()
+    results = _results(base, baseline, points, store, _workers(jobs, scheduler), progress)
+    tokens_per_s = baseline["metrics"]["tokens_per_s"]
+    scenarios = [point.scenario for point in points]
+    _, *paybacks = _paybacks([base, *scenarios], [baseline, *results])
+    asked = _name(base)
+    rows = [
+        {
+            "vary": point.vary,
+            "metrics": result["metrics"],
+            "attribution": result["attribution"],
+            "culprit": culprit(result["stragglers"]),
+            "gpus": point.scenario.parallelism.ep,
+            # Points may differ in tokens a step, so what counts is tokens a second.
+            "speedup": result["metrics"]["tokens_per_s"] / tokens_per_s,
+            "payback_steps": payback,
+            # Combinations of values that the scenario has anyway.
+            "as_asked": _name(point.scenario) == asked,
+            "notes": result["notes"],
+        }
+        for point, result, payback in zip(points, results, paybacks, strict=True)
+    ]
+    return {"format": "moesim.whatif/1", "baseline": baseline, "points": rows}
+
+
+def _results(
+    base: Scenario,
+    baseline: Result,
+    points: Sequence[Point],
+    store: Store | None,
+    workers: AbstractContextManager[Any],
+    progress: Callable[[], None],
+) -> list[Result]:
+    """The result of each point. Points that are equal, or equal to the base, are simulated once."""
+    names = [_name(point.scenario) for point in points]
+    copies = Counter(names)
+    known = {_name(base): baseline}
+    missing: dict[str, Point] = {}
+    for name, point in zip(names, points, strict=True):
+        if name not in known and (found := _stored(point.scenario, store)) is not None:
+            known[name] = found
+        if name in known:
+            progress()
+        else:
+            missing[name] = point
+    work = (delayed(_simulate)(name, point) for name, point in missing.items())
+    with workers:
+        for name, result in Parallel(return_as="generator_unordered")(work):
+            known[name] = _kept(missing[name].scenario, result, store)
+            for _ in range(copies[name]):
+                progress()
+    return [known[name] for name in names]
+
+
+def _paybacks(scenarios: Sequence[Scenario], results: Sequence[Result]) -> list[float | None]:
+    """Steps after which a rebalance is won back; None without a run that differs only in that it has none."""
+    names = [_name(each.model_copy(update={"rebalance": None})) for each in scenarios]
+    never = {
+        name: result["metrics"]
+        for name, each, result in zip(names, scenarios, results, strict=True)
+        if each.rebalance is None or each.rebalance.every_steps is None
+    }
+    return [
+        payback_steps(result["metrics"], never[name], each.workload.steps, each.rebalance.every_steps)
+        if name in never and each.rebalance is not None and each.rebalance.every_steps is not None
+        else None
+        for name, each, result in zip(names, scenarios, results, strict=True)
+    ]
+
+
+def _name(scenario: Scenario) -> str:
+    """Equal for equal scenarios."""
+    return json.dumps(scenario.resolved(), sort_keys=True)
+
+
+def _simulate(name: str, point: Point) -> tuple[str, Result]:
+    """In a worker: one point, with the name it was sent under."""
+    try:
+        return name, simulate_scenario(point.scenario)[1]
+    except MoesimError as error:
+        # Which of many points it was, where no file is at fault.
+        error.file = error.file or f"--vary {label(point.vary)}"
+        raise
+
+
+def _workers(jobs: int, scheduler: str | None) -> AbstractContextManager[Any]:
+    """Where points are simulated: in processes here, or on the workers of a dask cluster.
+
+    Raises:
+        SpecError: no scheduler answers at the address, or the package for it is not installed.
+    """
+    if scheduler is None:
+        return _in_processes(jobs)
+    try:
+        from distributed import Client
+    except ImportError as error:
+        rule = "needs the package distributed: pip install 'moesim[cluster]'"
+        raise SpecError(rule, file="--scheduler", got=scheduler) from error
+    try:
+        client: Any = Client(scheduler, timeout=_SCHEDULER_TIMEOUT_S)  # type: ignore[no-untyped-call]
+    except (OSError, ValueError) as error:  # no answer in time is an OSError, too
+        raise SpecError("no dask scheduler answers there", file="--scheduler", got=scheduler) from error
+    return _on_cluster(client)
+
+
+@contextmanager
+def _in_processes(jobs: int) -> Iterator[None]:
+    with parallel_config(n_jobs=jobs):
+        yield
+
+
+@contextmanager
+def _on_cluster(client: Any) -> Iterator[None]:
+    with client, parallel_config(backend="dask", n_jobs=-1):
+        yield
+
+
+def _stored(scenario: Scenario, store: Store | None) -> Result | None:
+    return None if store is None else store.find(scenario)
+
+
+def _kept(scenario: Scenario, result: Result, store: Store | None) -> Result:
+    if store is not None:
+        store.keep(scenario, result)
+    return result
+
+
+def label(vary: Mapping[str, Any]) -> str:
+    """A combination as text: ``placement greedy, routing.capacity_factor 1.5``."""
+    return ", ".join(f"{show_loc(tuple(key.split('.')))} {value}" for key, value in vary.items())
+
+
+def demo_points() -> list[Point]:
+    """What the demo lays beside its scenario: drop, reroute, placements within and across nodes, copies."""
+    drop, reroute = ({"policy": policy, "capacity_factor": 1.5} for policy in ("drop", "reroute"))
+    hierarchical = {"solver": "eplb", "hierarchical": True}
+    varies: list[dict[str, Any]] = [
+        {"routing": drop},
+        {"routing": reroute},
+        {"placement": "eplb"},
+        {"placement": {"solver": "eplb", "slots": 288}},
+        {"placement": hierarchical},
+        {"placement": hierarchical, "routing": reroute},
+    ]
+    return [
+        Point(vary, load_scenario("demo", [Override((key,), value) for key, value in vary.items()]))
+        for vary in varies
+    ]

@@ -1,0 +1,1 @@
+"""Placements in files: our own form, and the forms of serving systems, read and written."""

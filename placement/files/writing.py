@@ -1,0 +1,105 @@
+"""The forms in which a placement can be written, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from placement.files.native import write_placement
+from placement.files.write_sglang import sglang
+from placement.files.write_trtllm import trtllm
+from placement.files.write_vllm import PROPOSAL, vllm
+from placement.files.write_vllm_ascend import vllm_ascend
+from placement.problem.errors import PlacementError
+from placement.problem.placement import Placement
+from traces.base.files import write_text
+
+
+@dataclass(frozen=True)
+class Exporter:
+    """A serving system's form.
+
+    Attributes:
+        system: what messages call it.
+        suffixes: of the files that it reads.
+        text: from a placement, and the number of all layers of the model where it is known, to the file.
+        note: what the reader of the file should know.
+    """
+
+    system: str
+    suffixes: tuple[str, ...]
+    text: Callable[[Placement, int | None], str]
+    note: str = ""
+
+
+EXPORTERS: Mapping[str, Exporter] = MappingProxyType(
+    {
+        "sglang": Exporter("SGLang", (".json",), sglang),
+        "trtllm": Exporter("TensorRT-LLM", (".yaml", ".yml"), trtllm),
+        "vllm-ascend": Exporter("vllm-ascend", (".json",), vllm_ascend),
+        "vllm": Exporter(
+            "vLLM", (".json",), vllm, f"no release of vLLM reads this; it follows the proposal {PROPOSAL}"
+        ),
+    }
+)
+
+NATIVE = "native"
+FORMATS = (NATIVE, *EXPORTERS)
+
+
+def check_export(placement: Placement, name: str, *, hidden_layers: int | None = None) -> None:
+    """Refuse what :func:`export` would.
+
+    Raises:
+        PlacementError: the format is unknown or cannot hold the placement.
+    """
+    _check_known(name)
+    if name != NATIVE:
+        EXPORTERS[name].text(placement, hidden_layers)
+
+
+def check_suffix(path: str | Path, name: str) -> None:
+    """Refuse a file that the system would take for something else, or not at all.
+
+    Raises:
+        PlacementError: the format is unknown, or the file's name ends otherwise than in its suffixes.
+    """
+    _check_known(name)
+    if name != NATIVE and Path(path).suffix not in EXPORTERS[name].suffixes:
+        exporter = EXPORTERS[name]
+        rule = f"must end in {' or '.join(exporter.suffixes)} for {exporter.system}"
+        raise PlacementError(rule, file=path, got=Path(path).suffix)
+
+
+def _check_known(name: str) -> None:
+    if name not in FORMATS:
+        raise PlacementError(f"no such format; known: {', '.join(FORMATS)}", field="format", got=name)
+
+
+def export(
+    placement: Placement, path: str | Path, name: str = NATIVE, *, hidden_layers: int | None = None
+) -> str:
+    """Write ``placement``, whole or not at all; equal placements give equal bytes.
+
+    Args:
+        name: one of ``FORMATS``.
+        hidden_layers: all layers of the model, dense ones included; SGLang's form needs it.
+
+    Returns:
+        what the reader of the file should know; mostly nothing.
+
+    Raises:
+        PlacementError: the format is unknown or cannot hold the placement, or the file's name ends otherwise
+            than it should.
+        OutputError: the file cannot be written.
+    """
+    if name == NATIVE:
+        write_placement(placement, path)
+        return ""
+    check_suffix(path, name)
+    check_export(placement, name, hidden_layers=hidden_layers)
+    exporter = EXPORTERS[name]
+    write_text(path, exporter.text(placement, hidden_layers))
+    return exporter.note

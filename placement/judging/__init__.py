@@ -1,0 +1,1 @@
+"""What a placement is worth: its cost, what none can go below, what it takes to get there."""

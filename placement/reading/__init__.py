@@ -1,1 +1,0 @@
-"""Placements out of files: our own form, and the forms of serving systems (``docs/placement-format.md``)."""

@@ -1,0 +1,116 @@
+"""``eplb``: the balancer of DeepSeek, as published, for comparison.
+
+Written anew from its description (https://github.com/deepseek-ai/EPLB): where the expert groups divide over
+the nodes, groups are packed onto nodes in equal numbers, then inside each node the spare slots go one by one
+to the expert with the largest load per copy, and the copies are packed onto the node's GPUs in equal numbers;
+otherwise all GPUs are one node. Packing takes the largest first and gives it to the least loaded that has
+room; with room for one each it keeps the order. It looks at loads alone: not at where experts are now, nor
+whether a GPU gets two copies of one expert.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import numpy.typing as npt
+
+from placement.problem.errors import PlacementError
+from placement.problem.placement import Placement
+from placement.problem.problem import Problem
+from placement.solvers.packing import largest_first
+from placement.solvers.solution import NO_CLOCK, Limits, Report, Solution, solution
+from traces.base.jit import jit, jit_inside
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+
+def eplb(
+    problem: Problem, *, seed: int = 0, limits: Limits = NO_CLOCK, report: Report | None = None
+) -> Solution:
+    """Hierarchical where the problem has groups, else global; sees the loads' mean over windows.
+
+    Raises:
+        PlacementError: GPUs have unequal numbers of slots or nodes unequal numbers of GPUs, or a rule of the
+            problem is broken.
+    """
+    started = time.perf_counter()
+    nodes = problem.nodes if problem.groups > 1 else 1
+    if problem.slots_G.min() != problem.slots_G.max():
+        raise PlacementError("eplb needs equally many slots on each GPU", field="slots")
+    gpus_N = np.bincount(problem.node_G)
+    if nodes > 1 and gpus_N.min() != gpus_N.max():
+        raise PlacementError("eplb needs equally many GPUs on each node", field="node")
+    load_LE = problem.load_WLE.mean(axis=0)
+    slot_expert_LS = _balance(load_LE, problem.slots, problem.gpus, nodes, problem.groups)
+    # Its GPUs are counted node by node.
+    gpu_order_G = np.argsort(problem.node_G, kind="stable") if nodes > 1 else np.arange(problem.gpus)
+    slot_gpu_S = np.repeat(gpu_order_G, problem.slots // problem.gpus).astype(np.int32)
+    placement = Placement(
+        slot_expert_LS, slot_gpu_S, problem.experts, problem.gpus, problem.layers, origin="eplb"
+    )
+    return solution(problem, placement, "eplb", started)
+
+
+@jit
+def _balance(load_LE: Floats, slots: int, gpus: int, nodes: int, groups: int) -> npt.NDArray[np.int16]:
+    """int16 [L, S], slots in order of nodes and their GPUs."""
+    layers, experts = load_LE.shape
+    size, each, first = experts // groups, slots // nodes, experts // nodes
+    slot_expert_LS = np.empty((layers, slots), np.int16)
+    expert_M = np.empty(experts, np.int64)
+    for layer in range(layers):
+        load_P = np.zeros(groups)
+        for expert in range(experts):
+            load_P[expert // size] += load_LE[layer, expert]
+        place_P = _pack(load_P, nodes)
+        for group in range(groups):
+            for expert in range(size):
+                expert_M[place_P[group] * size + expert] = group * size + expert
+        for node in range(nodes):
+            here_M = expert_M[node * first : (node + 1) * first]
+            copy_C, share_C = _replicate(load_LE[layer][here_M], each)
+            place_C = _pack(share_C, gpus // nodes)
+            for copy in range(each):
+                slot_expert_LS[layer, node * each + place_C[copy]] = here_M[copy_C[copy]]
+    return slot_expert_LS
+
+
+@jit_inside
+def _pack(weight_I: Floats, packs: int) -> Ints:
+    """int64 [I], a place for each item: largest first, the next place of the lightest pack that has room.
+
+    Packs have equally many places, one after another. With one place each, items stay in their order.
+    """
+    room = len(weight_I) // packs
+    if room == 1:
+        return np.arange(packs)
+    place_I = np.empty(len(weight_I), np.int64)
+    weight_P, used_P = np.zeros(packs), np.zeros(packs, np.int64)
+    for item in largest_first(weight_I):
+        best = -1
+        for pack in range(packs):
+            if used_P[pack] < room and (best < 0 or weight_P[pack] < weight_P[best]):
+                best = pack
+        place_I[item] = best * room + used_P[best]
+        weight_P[best] += weight_I[item]
+        used_P[best] += 1
+    return place_I
+
+
+@jit_inside
+def _replicate(load_E: Floats, slots: int) -> tuple[Ints, Floats]:
+    """int64 [S] the expert of each copy, float64 [S] its load; spare slots go where a copy has most."""
+    experts = len(load_E)
+    expert_S, copies_E = np.empty(slots, np.int64), np.ones(experts, np.int64)
+    for expert in range(experts):
+        expert_S[expert] = expert
+    for slot in range(experts, slots):
+        largest = np.argmax(load_E / copies_E)
+        expert_S[slot] = largest
+        copies_E[largest] += 1
+    share_S = np.empty(slots)
+    for slot in range(slots):
+        share_S[slot] = load_E[expert_S[slot]] / copies_E[expert_S[slot]]
+    return expert_S, share_S

@@ -1,0 +1,70 @@
+"""Opening what a user names: regular files only, and JSON that is strict and bounded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NoReturn
+
+from traces.base.errors import MoesimError
+
+MAX_JSON_BYTES = 32 << 20  # decoded, the worst such text takes about 700 MB
+
+
+def require_file(path: Path, what: str, error: type[MoesimError]) -> int:
+    """The size in bytes of ``path``, which must be a regular file with something in it.
+
+    A pipe or device is refused: it has no size to check, and may never end.
+    """
+    try:
+        if path.is_dir():
+            raise error(f"is a folder, {what} was expected", file=path)
+        if not path.is_file():
+            raise error("is not a file" if path.exists() else "there is no such file", file=path)
+        size = path.stat().st_size
+    except (OSError, ValueError) as fault:  # ValueError: a null byte in the name
+        raise error(f"cannot be read: {fault}", file=path) from fault
+    if size == 0:
+        raise error("is empty", file=path)
+    return size
+
+
+def read_json(path: Path, what: str, error: type[MoesimError]) -> dict[str, Any]:
+    """The JSON object in ``path``; a key that stands twice, NaN and infinity are refused.
+
+    Args:
+        what: what was expected, for messages: ``a load table``.
+    """
+    size = require_file(path, what, error)
+    if size > MAX_JSON_BYTES:
+        raise error(f"must be at most {MAX_JSON_BYTES} bytes of JSON", file=path, got=f"{size} bytes")
+
+    def no_constant(name: str) -> NoReturn:
+        raise error("is not a JSON number", file=path, got=name)
+
+    def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        content = dict(pairs)
+        if len(content) != len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise error("the key stands twice", file=path, field=repr(twice))
+        return content
+
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text, parse_constant=no_constant, object_pairs_hook=no_duplicates)
+    except MoesimError:
+        raise
+    except OSError as fault:
+        raise error(f"cannot be read: {fault.strerror or fault}", file=path) from fault
+    except UnicodeDecodeError as fault:
+        raise error(f"is not UTF-8 text: byte {fault.start}", file=path) from fault
+    except json.JSONDecodeError as fault:
+        raise error(f"is not JSON: {fault.msg}", file=path, line=fault.lineno) from fault
+    except ValueError as fault:  # an integer of thousands of digits
+        raise error("is not JSON: a number is too long", file=path) from fault
+    except RecursionError as fault:
+        raise error(f"is not {what}: nested too deeply", file=path) from fault
+    if not isinstance(content, dict):
+        raise error(f"is not {what}: must be a JSON object", file=path)
+    return content
