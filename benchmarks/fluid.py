@@ -24,9 +24,9 @@ from moesim.hardware.networks import NETWORKS
 from moesim.hardware.routes import NO_LINK
 from moesim.hardware.transfer import Transfer
 from moesim.simulation.conditions import Conditions
-from moesim.simulation.event import simulate
+from moesim.simulation.loop import simulate
+from moesim.simulation.price import priced
 from moesim.simulation.run import run
-from moesim.simulation.steps import Steps
 from moesim.spec.override import Override
 from moesim.spec.scenario import load_scenario
 
@@ -73,14 +73,16 @@ def _deploy(ep: int, mode: DispatchMode, tokens: int = 128, **fields: Any) -> De
 
 def collectives(deployment: Deployment) -> list[Transfer]:
     """All transfers of the step."""
-    (program,) = Steps(deployment)
-    return [operation.transfer for operation in program.operations if operation.transfer is not None]
+    (step,) = priced(deployment)
+    return [operation.transfer for operation in step.program.operations if operation.transfer is not None]
 
 
 def build(name: str, deployment: Deployment) -> Network:
     """A network model on the links of the deployment."""
     scenario = deployment.scenario
-    return NETWORKS[name](scenario.cluster, deployment.fabric(scenario.profile), scenario.parallelism.ep)
+    return NETWORKS[name](
+        scenario.cluster, deployment.pricing.fabric(scenario.profile), scenario.parallelism.ep
+    )
 
 
 def makespans(network: Network, transfers: list[Transfer]) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -194,10 +196,10 @@ def micro_batches() -> Table:
                 )
                 scenario = deployment.scenario
                 _, (state,) = epochs(scenario.faults, 32)
-                fluid = deployment.network(scenario.profile, state)
+                fluid = deployment.pricing.network(scenario.profile, state)
                 assert isinstance(fluid, Fluid)
                 watched = Watched(fluid.routes)
-                list(simulate(Steps(deployment), 32, Conditions([watched])))
+                simulate([step.program for step in priced(deployment)], 32, Conditions([watched]))
                 cells += [f"{watched.beside().mean():.3%}", f"{watched.beside().max():.1%}"]
             table.add_row(name, mode, *cells)
     return table

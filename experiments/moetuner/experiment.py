@@ -10,10 +10,9 @@ from typing import NamedTuple
 
 from experiments.comparison import Comparison, Row
 from experiments.moetuner.routing import REQUESTS, Dependence, routing
-from moesim.analysis.result import result
+from moesim.analysis.result import simulate_deployment
 from moesim.deployment.deployment import assemble
 from moesim.dispatch.modes import DispatchMode
-from moesim.simulation.run import run
 from moesim.spec.model import DTYPE_BYTES
 from moesim.spec.override import Override
 from moesim.spec.scenario import Scenario, load_scenario
@@ -116,7 +115,8 @@ def times(
     scenario = scenario_of(setting, mode)
     trace = routing(scenario.model, assumed)
     unseen = trace.select_requests(REQUESTS // 2, REQUESTS)
-    done = result(run(assemble(scenario, trace, _placement(setting, assumed, solver), unseen)))["metrics"]
+    deployment = assemble(scenario, trace, _placement(setting, assumed, solver), unseen)
+    done = simulate_deployment(deployment)[1]["metrics"]
     phases = done["phase_time_s"]
     step = done["step_time_s"]["mean"] + tensor_parallel_s(scenario, setting.tp)
     return Times(step, phases["experts"], phases["dispatch"] + phases["combine"])

@@ -9,7 +9,8 @@ import numba
 import numpy as np
 
 from moesim import __version__
-from moesim.analysis.attribution import attribution
+from moesim.analysis.attribution import Attribution
+from moesim.analysis.bounds import Bounds
 from moesim.analysis.metrics import timeline_metrics
 from moesim.analysis.notes import notes
 from moesim.analysis.rebalancing import rebalance_rows, rebalancing_metrics
@@ -27,13 +28,19 @@ Result = dict[str, Any]
 def simulate_scenario(scenario: Scenario) -> tuple[Run, Result]:
     """Run a scenario and say what it showed."""
     began = time.perf_counter()
-    done = run(deploy(scenario))
-    outcome = result(done)
+    done, outcome = simulate_deployment(deploy(scenario))
     outcome["provenance"]["wall_s"] = time.perf_counter() - began
     return done, outcome
 
 
-def result(done: Run) -> Result:
+def simulate_deployment(deployment: Deployment) -> tuple[Run, Result]:
+    """The same of what is deployed already; ``provenance.wall_s`` is left at 0."""
+    attribution, bounds = Attribution(deployment), Bounds(deployment)
+    done = run(deployment, attribution.observe, bounds.observe)
+    return done, result(done, attribution, bounds)
+
+
+def result(done: Run, attribution: Attribution, bounds: Bounds) -> Result:
     """The content of ``result.json``; ``provenance.wall_s`` is left at 0."""
     deployment = done.deployment
     scenario, steps = deployment.scenario, deployment.scenario.workload.steps
@@ -50,16 +57,16 @@ def result(done: Run) -> Result:
         "max": float(deployment.memory.total_G.max()),
         "mean": float(deployment.memory.total_G.mean()),
     }
-    metrics["rebalancing"] = rebalancing_metrics(done)
+    metrics["rebalancing"] = rebalancing_metrics(done, attribution.migration_s)
     return {
         "format": "moesim.result/1",
         "scenario": scenario.resolved(),
         "metrics": metrics,
-        "attribution": attribution(step_s, done.totals, steps),
-        "data_parallel_imbalance_s": done.totals.data_parallel / steps,
+        "attribution": attribution.terms(step_s, steps),
+        "data_parallel_imbalance_s": attribution.data_parallel_s / steps,
         "rebalances": rebalance_rows(done.moves, deployment.placement),
         "notes": notes(deployment, step_s * steps, done.tokens / steps, done.moves),
-        "bounds": done.bounds_s,
+        "bounds": bounds.per_step(),
         "stragglers": stragglers(
             done.timeline,
             done.slots,
@@ -76,7 +83,7 @@ def result(done: Run) -> Result:
             "trace_sha256": deployment.trace.digest(),
             "profile": f"{scenario.profile.name}: {scenario.profile.origin}",
             "resolution": "event",
-            "network": deployment.network_name,
+            "network": deployment.pricing.network_name,
             "placement": deployment.placement.origin,
             "wall_s": 0.0,
         },

@@ -130,7 +130,7 @@ def fit_transfers(
 
 
 def _collectives(plan: Observed, phase: str) -> list[_Collective]:
-    mode, copy = plan.deployment.scenario.dispatch.mode, plan.deployment.copy_bytes()
+    mode, copy = plan.deployment.scenario.dispatch.mode, plan.deployment.pricing.copy_bytes()
     row_bytes = copy.dispatch if phase == "dispatch" else copy.combine
     cells = zip(plan.transfers[phase], plan.entered[phase], plan.work.served_LG, strict=True)
     return [

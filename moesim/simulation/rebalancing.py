@@ -97,7 +97,7 @@ class Rebalancing:
     def _decide(self, step: int) -> None:
         spec, scenario = self._spec, self._deployment.scenario
         assert spec is not None  # it says every how many steps
-        fabric = self._deployment.fabric(scenario.profile)
+        fabric = self._deployment.pricing.fabric(scenario.profile)
         problem = Problem.of(
             np.sum(self._loads, axis=0),
             self.placement.gpus,
@@ -119,7 +119,7 @@ class Rebalancing:
         from_L = np.full(len(target.layers), NEVER)
         self.moves.append(Move(step, target, plan.moves, float(bytes_LGG.sum()), from_L))
         if spec.mode == "layerwise":
-            network = self._deployment.network(scenario.profile)
+            network = self._deployment.pricing.network(scenario.profile)
             self._beside = Beside(bytes_LGG, spec.solve, network)
             return
         self._change_over(range(len(from_L)), step)

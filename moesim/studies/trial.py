@@ -72,7 +72,7 @@ class Trial:
             copies_GG: experts from each GPU to each.
         """
         bytes_GG = copies_GG.astype(np.float64) * self.scenario.model.expert_bytes
-        network = self._linear().network(self.scenario.profile)
+        network = self._linear().pricing.network(self.scenario.profile)
         end_G = network.collective(np.zeros(len(bytes_GG)), bytes_GG, np.zeros_like(bytes_GG))
         return float(end_G.max())
 
@@ -90,7 +90,7 @@ class Trial:
         tokens_LS = np.full((3, slots), each, np.int32)
         tokens_LS[1] *= 2
         tokens_LS[2, slots // 2 :] = 0
-        kernels = self._linear().kernels(scenario.profile)
+        kernels = self._linear().pricing.kernels(scenario.profile)
         seconds = kernels.experts(tokens_LS, np.zeros(slots, np.int32), 1)[:, 0]
         per_token = (seconds[1] - seconds[0]) / (slots * each)
         per_active = (seconds[0] - seconds[2]) / (slots - slots // 2) - per_token * each

@@ -227,7 +227,7 @@ def validation_result(validated: Validated, asked: Executable, options: RunOptio
             "seed": scenario.seed,
             "trace_sha256": deployment.trace.digest(),
             "profile": f"{scenario.profile.name}: {scenario.profile.origin}",
-            "network": deployment.network_name,
+            "network": deployment.pricing.network_name,
             "placement": deployment.placement.origin,
         },
     }

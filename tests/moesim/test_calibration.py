@@ -130,7 +130,7 @@ def test_what_was_observed_is_what_was_simulated(tmp_path: Path) -> None:
     assert max(error.max() for error in observed.error.values()) == pytest.approx(0, abs=1e-9)
     for phase in ("dispatch", "combine"):
         assert observed.entered[phase].max(axis=1) == pytest.approx(0, abs=1e-12)
-    kernels = as_truth(chosen).kernels(TRUTH)
+    kernels = as_truth(chosen).pricing.kernels(TRUTH)
     experts_CG = kernels.experts(observed.work.tokens_LS, chosen.placement.slot_gpu_S, 2)
     np.testing.assert_allclose(observed.seconds["experts"], experts_CG, rtol=1e-9, atol=1e-12)
     entered_C = np.abs(observed.entered["combine"]).max(axis=1)

@@ -19,7 +19,7 @@ from moesim.hardware.health import epochs, jitter_G
 from moesim.hardware.kernels import Kernels
 from moesim.hardware.network import Fabric, Ports, ports
 from moesim.simulation.conditions import Conditions
-from moesim.simulation.event import simulate
+from moesim.simulation.loop import simulate
 from moesim.simulation.program import in_sequence
 from moesim.simulation.run import run
 from moesim.spec.base import validate

@@ -13,7 +13,7 @@ from moesim.analysis.metrics import step_times, timeline_metrics
 from moesim.analysis.result import routing_metrics
 from moesim.hardware.network import Ports
 from moesim.simulation.conditions import Conditions
-from moesim.simulation.event import simulate
+from moesim.simulation.loop import simulate
 from moesim.simulation.program import in_sequence
 from moesim.simulation.recording import Recording
 from moesim.simulation.tally import Tally

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moesim.analysis.result import result
+from moesim.analysis.result import simulate_scenario
 from moesim.analysis.stragglers import stragglers
 from moesim.deployment.deployment import Deployment, deploy
 from moesim.dispatch.modes import MODES
@@ -122,8 +122,7 @@ def _relabel(deployment: Deployment, new_E: np.ndarray) -> Deployment:
 
 
 def done(folder: Any, **changes: Any) -> tuple[Run, dict[str, Any]]:
-    finished = run(deploy(scenario(folder, **changes)))
-    return finished, result(finished)
+    return simulate_scenario(scenario(folder, **changes))
 
 
 def test_attribution_adds_up(folder: Any) -> None:
@@ -152,7 +151,7 @@ def test_what_ranks_tell_each_other_for_a_policy_is_network(folder: Any, overlap
     for scope in ("source", "global"):
         routing = DROP | {"capacity_factor": 1e6, "scope": scope}
         finished, found[scope] = done(folder, routing=routing, cluster=cluster, overlap=overlap)
-    links = finished.deployment.links(finished.deployment.scenario.profile)
+    links = finished.deployment.pricing.links(finished.deployment.scenario.profile)
     more = {
         term: found["global"]["attribution"][term] - found["source"]["attribution"][term]
         for term in found["source"]["attribution"]
@@ -217,7 +216,7 @@ def test_gpt_oss_balancedness_by_hand(shared: Any, folder: Any) -> None:
         "trace": {"file": str(trace)},
         "workload": {"tokens_per_gpu": 64, "context": 1024, "steps": 10},
     }
-    found = result(run(deploy(load_scenario(str(write_scenario(folder, asked, "gptoss.yaml"))))))
+    _, found = simulate_scenario(load_scenario(str(write_scenario(folder, asked, "gptoss.yaml"))))
     assert 0.66 <= found["metrics"]["balancedness"] <= 0.695
     assert found["trace"]["generated"] is False
 
