@@ -116,9 +116,9 @@ def times(
     trace = routing(scenario.model, assumed)
     unseen = trace.select_requests(REQUESTS // 2, REQUESTS)
     deployment = assemble(scenario, trace, _placement(setting, assumed, solver), unseen)
-    done = simulate_deployment(deployment)[1]["metrics"]
-    phases = done["phase_time_s"]
-    step = done["step_time_s"]["mean"] + tensor_parallel_s(scenario, setting.tp)
+    done = simulate_deployment(deployment)[1].metrics
+    phases = done.phase_time_s
+    step = done.step_time_s.mean + tensor_parallel_s(scenario, setting.tp)
     return Times(step, phases["experts"], phases["dispatch"] + phases["combine"])
 
 

@@ -13,6 +13,7 @@ from moesim.analysis.counterfactuals import (
     without_network,
     without_overhead,
 )
+from moesim.analysis.result_file import Attribution
 from moesim.deployment.deployment import Deployment
 from moesim.simulation.busy import Busy
 from moesim.simulation.conditions import Conditions
@@ -23,7 +24,7 @@ from moesim.simulation.price import Step
 from moesim.simulation.program import Program
 
 
-class Attribution:
+class Counterfactuals:
     """Seconds of all steps with less and less in their way; told of each step as it ends.
 
     Attributes:
@@ -65,7 +66,7 @@ class Attribution:
         )
         self._add_even(step.healthy, alone)
 
-    def terms(self, step_s: float, steps: int) -> dict[str, float]:
+    def terms(self, step_s: float, steps: int) -> Attribution:
         """Seconds of a step by cause; they sum to ``step_s``.
 
         T0 is the run as asked; T1 with healthy hardware; T2 with, in each
@@ -80,13 +81,9 @@ class Attribution:
             total / steps
             for total in (self.healthy_s, self.balanced_s, self.no_network_s, self.no_overhead_s)
         )
-        return {
-            "hardware_s": step_s - t1,
-            "imbalance_s": t1 - t2,
-            "network_s": t2 - t3,
-            "overhead_s": t3 - t4,
-            "ideal_s": t4,
-        }
+        return Attribution(
+            hardware_s=step_s - t1, imbalance_s=t1 - t2, network_s=t2 - t3, overhead_s=t3 - t4, ideal_s=t4
+        )
 
     def _add_even(self, program: Program, alone: Sequence[Busy]) -> None:
         """Add the seconds of an evened step, then without network, then without fixed costs too.

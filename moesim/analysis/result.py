@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import numba
 import numpy as np
 
 from moesim import __version__
-from moesim.analysis.attribution import Attribution
+from moesim.analysis.attribution import Counterfactuals
 from moesim.analysis.bounds import Bounds
 from moesim.analysis.metrics import timeline_metrics
 from moesim.analysis.notes import notes
 from moesim.analysis.rebalancing import rebalance_rows, rebalancing_metrics
+from moesim.analysis.result_file import Metrics, Result
+from moesim.analysis.scenario_facts import TraceFacts
 from moesim.analysis.stragglers import stragglers
 from moesim.deployment.deployment import Deployment, deploy
 from moesim.deployment.reading import replays_sample
@@ -22,25 +23,22 @@ from moesim.simulation.tally import Tally
 from moesim.spec.scenario import Scenario
 from traces.statistics import expert_loads
 
-Result = dict[str, Any]
-
 
 def simulate_scenario(scenario: Scenario) -> tuple[Run, Result]:
     """Run a scenario and say what it showed."""
     began = time.perf_counter()
-    done, outcome = simulate_deployment(deploy(scenario))
-    outcome["provenance"]["wall_s"] = time.perf_counter() - began
-    return done, outcome
+    done, found = simulate_deployment(deploy(scenario))
+    return done, found.made(wall_s=time.perf_counter() - began)
 
 
 def simulate_deployment(deployment: Deployment) -> tuple[Run, Result]:
     """The same of what is deployed already; ``provenance.wall_s`` is left at 0."""
-    attribution, bounds = Attribution(deployment), Bounds(deployment)
-    done = run(deployment, attribution.observe, bounds.observe)
-    return done, result(done, attribution, bounds)
+    without, bounds = Counterfactuals(deployment), Bounds(deployment)
+    done = run(deployment, without.observe, bounds.observe)
+    return done, result(done, without, bounds)
 
 
-def result(done: Run, attribution: Attribution, bounds: Bounds) -> Result:
+def result(done: Run, without: Counterfactuals, bounds: Bounds) -> Result:
     """The content of ``result.json``; ``provenance.wall_s`` is left at 0."""
     deployment = done.deployment
     scenario, steps = deployment.scenario, deployment.scenario.workload.steps
@@ -57,25 +55,25 @@ def result(done: Run, attribution: Attribution, bounds: Bounds) -> Result:
         "max": float(deployment.memory.total_G.max()),
         "mean": float(deployment.memory.total_G.mean()),
     }
-    metrics["rebalancing"] = rebalancing_metrics(done, attribution.migration_s)
-    return {
-        "format": "moesim.result/1",
-        "scenario": scenario.resolved(),
-        "metrics": metrics,
-        "attribution": attribution.terms(step_s, steps),
-        "data_parallel_imbalance_s": attribution.data_parallel_s / steps,
-        "rebalances": rebalance_rows(done.moves, deployment.placement),
-        "notes": notes(deployment, step_s * steps, done.tokens / steps, done.moves),
-        "bounds": bounds.per_step(),
-        "stragglers": stragglers(
+    metrics["rebalancing"] = rebalancing_metrics(done, without.migration_s)
+    return Result(
+        format="moesim.result/1",
+        scenario=scenario.resolved(),
+        metrics=Metrics.model_validate(metrics),
+        attribution=without.terms(step_s, steps),
+        data_parallel_imbalance_s=without.data_parallel_s / steps,
+        rebalances=rebalance_rows(done.moves, deployment.placement),
+        notes=notes(deployment, step_s * steps, done.tokens / steps, done.moves),
+        bounds=bounds.per_step(),
+        stragglers=stragglers(
             done.timeline,
             done.slots,
             deployment.placement,
             {fault.device for fault in scenario.faults if fault.device is not None},
             done.moves,
         ),
-        "trace": trace_facts(deployment),
-        "provenance": {
+        trace=trace_facts(deployment),
+        provenance={
             "moesim": __version__,
             "numpy": np.__version__,
             "numba": numba.__version__,
@@ -83,11 +81,11 @@ def result(done: Run, attribution: Attribution, bounds: Bounds) -> Result:
             "trace_sha256": deployment.trace.digest(),
             "profile": f"{scenario.profile.name}: {scenario.profile.origin}",
             "resolution": "event",
-            "network": deployment.pricing.network_name,
+            "network": deployment.network_name,
             "placement": deployment.placement.origin,
             "wall_s": 0.0,
         },
-    }
+    )
 
 
 def routing_metrics(tally: Tally) -> dict[str, float | None]:
@@ -104,7 +102,7 @@ def routing_metrics(tally: Tally) -> dict[str, float | None]:
     return shares
 
 
-def trace_facts(deployment: Deployment) -> dict[str, Any]:
+def trace_facts(deployment: Deployment) -> TraceFacts:
     """What the reader should know of the routing that was replayed."""
     replayed, meta = deployment.replayed, deployment.trace.meta
     load_LE = expert_loads(replayed)
@@ -115,11 +113,11 @@ def trace_facts(deployment: Deployment) -> dict[str, Any]:
         name = (
             f"like the built-in sample, in the shape of {model.name}" if generated else "the built-in sample"
         )
-    return {
-        "name": name,
-        "origin": meta.origin,
-        "tokens": replayed.tokens,
-        "requests": len(replayed.request_offsets) - 1,
-        "skew": float((load_LE.max(axis=1) / load_LE.mean(axis=1)).mean()),
-        "generated": generated,
-    }
+    return TraceFacts(
+        name=name,
+        origin=meta.origin,
+        tokens=replayed.tokens,
+        requests=len(replayed.request_offsets) - 1,
+        skew=float((load_LE.max(axis=1) / load_LE.mean(axis=1)).mean()),
+        generated=generated,
+    )

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from moesim.analysis.validation import compare
+from moesim.analysis.validation_file import ValidationResult
 from moesim.report.breakdown import table
-from moesim.report.findings import percent
 from moesim.report.markup import Markup, tag
 from moesim.report.page import facts_table, figures_list, opening, page, resolved, section, trace_note
 from moesim.report.validation_figures import both_timelines, error_map, scatter
@@ -16,6 +15,7 @@ from moesim.report.validation_table import (
     RANK_HEAD,
     answer,
     asked,
+    cells,
     quantity_rows,
     rank_rows,
     remarks,
@@ -25,7 +25,7 @@ from moesim.units import format_seconds
 from traces.timeline import Timeline
 
 
-def validation_page(result: Mapping[str, Any], measured: Timeline, simulated: Timeline) -> str:
+def validation_page(result: ValidationResult, measured: Timeline, simulated: Timeline) -> str:
     """The page.
 
     Args:
@@ -37,7 +37,7 @@ def validation_page(result: Mapping[str, Any], measured: Timeline, simulated: Ti
     """
     found = compare(measured, simulated)
     sections = [
-        opening(asked(result), answer(result), trace_note(result["trace"])),
+        opening(asked(result), answer(result), trace_note(result.trace)),
         _key_figures(result),
         section(
             "How far off: phases, layers and steps",
@@ -60,44 +60,41 @@ def validation_page(result: Mapping[str, Any], measured: Timeline, simulated: Ti
         section("Mind", tag("ul", *(tag("li", line) for line in remarks(result)))),
         _provenance(result),
     ]
-    return page(f"{result['scenario']['name']}: validation", sections)
+    return page(f"{result.scenario['name']}: validation", sections)
 
 
-def _key_figures(result: Mapping[str, Any]) -> Markup:
-    error, ratio, tau = result["error"], result["straggler_ratio"], result["rank_order_tau"]
+def _key_figures(result: ValidationResult) -> Markup:
+    error, ratio, tau = result.error, result.straggler_ratio, result.rank_order_tau
     names = {"experts": "of a rank's experts", "layer": "of a layer", "step": "of a step"}
     figures = [
         (
             f"error {what}",
-            "–" if error[name] is None else percent(error[name]["median"]),
-            "" if error[name] is None else f"median; 95th percentile {percent(error[name]['p95'])}",
+            cells(error[name], ("median",))[0],
+            "" if error[name] is None else f"median; 95th percentile {cells(error[name], ('p95',))[0]}",
         )
         for name, what in names.items()
     ]
     figures += [
         (
             "straggler ratio",
-            f"{ratio['simulated']:.3f}",
-            f"max / mean of expert time; measured {ratio['measured']:.3f}",
+            f"{ratio.simulated:.3f}",
+            f"max / mean of expert time; measured {ratio.measured:.3f}",
         ),
         ("order of ranks", "–" if tau is None else f"{tau:.3f}", "Kendall's tau-b; 1 is the same order"),
-        ("measurement", result["verdict"], f"{result['repeats']} repeats"),
+        ("measurement", result.verdict, f"{result.repeats} repeats"),
     ]
     return figures_list(figures)
 
 
-def _layers(result: Mapping[str, Any]) -> Markup:
+def _layers(result: ValidationResult) -> Markup:
     rows = [
         [
-            str(row["layer"]),
-            format_seconds(row["seconds"]["measured"]),
-            format_seconds(row["seconds"]["simulated"]),
-            *(
-                "–" if row["error"][name] is None else percent(row["error"][name]["median"])
-                for name in ("layer", "experts", "dispatch", "combine")
-            ),
+            str(row.layer),
+            format_seconds(row.seconds.measured),
+            format_seconds(row.seconds.simulated),
+            *(cells(row.error[name], ("median",))[0] for name in ("layer", "experts", "dispatch", "combine")),
         ]
-        for row in result["per_layer"]
+        for row in result.per_layer
     ]
     head = ("measured", "simulated", "error", "of experts", "of dispatch", "of combine")
     return tag("details", tag("summary", "the layers as a table"), _rows("layer", head, rows))
@@ -108,6 +105,6 @@ def _rows(first: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> Mar
     return table([first], head, lines)
 
 
-def _provenance(result: Mapping[str, Any]) -> Markup:
-    facts = [(key.replace("_", " "), brief(value)) for key, value in result["provenance"].items()]
-    return section("Where the numbers come from", facts_table(facts), resolved(result["scenario"]))
+def _provenance(result: ValidationResult) -> Markup:
+    facts = [(key.replace("_", " "), brief(value)) for key, value in result.provenance.items()]
+    return section("Where the numbers come from", facts_table(facts), resolved(result.scenario))

@@ -2,49 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from moesim.analysis.validation_file import Spread, ValidationResult
 from moesim.report.findings import percent
 from moesim.spec.question import placement, plural, policy
 from moesim.units import format_seconds
 
 
-def asked(result: Mapping[str, Any]) -> str:
+def asked(result: ValidationResult) -> str:
     """What was compared, as a question."""
-    scenario = result["scenario"]
+    scenario = result.scenario
     return (
         f"How close to a real run is the simulation of {scenario['model']['name']} on "
-        f"{plural(result['ranks'], result['device'] + ' rank')}, {placement(scenario['placement'])}, "
+        f"{plural(result.ranks, result.device + ' rank')}, {placement(scenario['placement'])}, "
         f"{policy(scenario['routing'])} and {scenario['dispatch']['mode'].replace('_', ' ')} dispatch?"
     )
 
 
-def answer(result: Mapping[str, Any]) -> str:
+def answer(result: ValidationResult) -> str:
     """How far off the simulation is, and whether the measurement can be trusted."""
-    ratio, error = result["straggler_ratio"], result["error"]
-    experts, layer = (_cells(error[quantity], ("median", "p95")) for quantity in ("experts", "layer"))
+    ratio, error = result.straggler_ratio, result.error
+    experts, layer = (cells(error[quantity], ("median", "p95")) for quantity in ("experts", "layer"))
     sentence = (
         f"A rank's expert time is {experts[0]} off in the median cell and a layer {layer[0]}, at the 95th "
-        f"percentile {experts[1]} and {layer[1]}; the straggler ratio is {ratio['measured']:.3f} measured "
-        f"and {ratio['simulated']:.3f} simulated."
+        f"percentile {experts[1]} and {layer[1]}; the straggler ratio is {ratio.measured:.3f} measured "
+        f"and {ratio.simulated:.3f} simulated."
     )
-    return sentence if result["verdict"] == "ok" else f"{_told_apart(result)} {sentence}"
+    return sentence if result.verdict == "ok" else f"{_told_apart(result)} {sentence}"
 
 
-def _told_apart(result: Mapping[str, Any]) -> str:
+def _told_apart(result: ValidationResult) -> str:
     """Of a noisy measurement, which errors are larger than its noise all the same."""
-    if not result["noise"]:
+    if not result.noise:
         return "How noisy the measurement is cannot be told from one repeat."
     errors = {
-        quantity.replace("_", " "): (error["median"], result["noise"][quantity]["median"])
-        for quantity, error in result["error"].items()
-        if error is not None
+        quantity.replace("_", " "): (error.median, noise.median)
+        for quantity, error in result.error.items()
+        if error is not None and (noise := result.noise.get(quantity)) is not None
     }
     beyond = [
         f"{quantity} ({percent(error)} against {percent(noise)})"
@@ -58,33 +56,33 @@ def _told_apart(result: Mapping[str, Any]) -> str:
     return f"The measurement is noisy, yet errors are larger than its noise: {', '.join(beyond)}{rest}."
 
 
-def remarks(result: Mapping[str, Any]) -> list[str]:
+def remarks(result: ValidationResult) -> list[str]:
     """What the tables do not say: order of ranks, counts, what was simulated, notes."""
-    pairs, tau = result["rank_order_pairs"], result["rank_order_tau"]
-    within = f"{plural(pairs['left_out'], 'pair')} of ranks within the noise"
+    pairs, tau = result.rank_order_pairs, result.rank_order_tau
+    within = f"{plural(pairs.left_out, 'pair')} of ranks within the noise"
     if tau is None:
         lines = [f"The order of the ranks by expert time says nothing here: {within}, none beyond it."]
     else:
         lines = [
             f"Order of the ranks by expert time, Kendall's tau-b: {tau:.3f} over "
-            f"{plural(pairs['compared'], 'pair')}; left out: {within}."
+            f"{plural(pairs.compared, 'pair')}; left out: {within}."
         ]
-    counted = result["counts_equal"]
+    counted = result.counts_equal
     if counted is None:
         lines.append("Nothing was sent, so no counts were compared.")
     else:
         said = "are exactly" if counted else "are NOT"
         lines.append(f"Tokens and copies counted on their receivers {said} those of the simulation.")
-    if result["simulated_phases"]:
-        named = " and ".join(result["simulated_phases"])
+    if result.simulated_phases:
+        named = " and ".join(result.simulated_phases)
         lines.append(
             f"Ranks ran one after another: their kernels are measured, {named} and the waiting are simulated "
             "on both sides."
         )
-    return [*lines, *result["notes"]]
+    return [*lines, *result.notes]
 
 
-def validation_tables(result: Mapping[str, Any]) -> list[RenderableType]:
+def validation_tables(result: ValidationResult) -> list[RenderableType]:
     """What ``moesim validate`` prints."""
     bullets = (Padding(Text(f"- {line}"), (0, 1)) for line in remarks(result))
     parts: list[RenderableType] = [
@@ -97,30 +95,30 @@ def validation_tables(result: Mapping[str, Any]) -> list[RenderableType]:
     return [Padding(part, (0, 0, 1, 0)) for part in parts]
 
 
-def quantity_rows(result: Mapping[str, Any]) -> list[list[str]]:
+def quantity_rows(result: ValidationResult) -> list[list[str]]:
     """Name, measured, simulated, median error, 95th percentile, bias and noise of each quantity."""
     return [
         [
             quantity.replace("_", " "),
-            format_seconds(seconds["measured"]),
-            format_seconds(seconds["simulated"]),
-            *_cells(result["error"].get(quantity), ("median", "p95", "bias")),
-            *_cells(result["noise"].get(quantity), ("median",)),
+            format_seconds(seconds.measured),
+            format_seconds(seconds.simulated),
+            *cells(result.error.get(quantity), ("median", "p95", "bias")),
+            *cells(result.noise.get(quantity), ("median",)),
         ]
-        for quantity, seconds in result["seconds"].items()
+        for quantity, seconds in result.seconds.items()
     ]
 
 
-def rank_rows(result: Mapping[str, Any]) -> list[list[str]]:
+def rank_rows(result: ValidationResult) -> list[list[str]]:
     """Rank, measured and simulated expert time, and its errors."""
     return [
         [
-            str(row["rank"]),
-            format_seconds(row["seconds"]["experts"]["measured"]),
-            format_seconds(row["seconds"]["experts"]["simulated"]),
-            *_cells(row["error"]["experts"], ("median", "p95", "bias")),
+            str(row.rank),
+            format_seconds(row.seconds["experts"].measured),
+            format_seconds(row.seconds["experts"].simulated),
+            *cells(row.error["experts"], ("median", "p95", "bias")),
         ]
-        for row in result["per_rank"]
+        for row in result.per_rank
     ]
 
 
@@ -128,10 +126,10 @@ QUANTITY_HEAD = ("measured", "simulated", "error", "p95", "bias", "noise")
 RANK_HEAD = ("measured", "simulated", "error", "p95", "bias")
 
 
-def _quantities(result: Mapping[str, Any]) -> Table:
+def _quantities(result: ValidationResult) -> Table:
     table = _table("", QUANTITY_HEAD)
     table.caption = (
-        f"means over cells of the median of {plural(result['repeats'], 'repeat')}; error: median of "
+        f"means over cells of the median of {plural(result.repeats, 'repeat')}; error: median of "
         "|simulated - measured| / measured over steps, layers and ranks; noise: how uncertain the measured "
         "median is, by the halves of the repeats"
     )
@@ -140,7 +138,7 @@ def _quantities(result: Mapping[str, Any]) -> Table:
     return table
 
 
-def _ranks(result: Mapping[str, Any]) -> Table:
+def _ranks(result: ValidationResult) -> Table:
     table = _table("rank", RANK_HEAD)
     table.caption = "expert time of a layer"
     for row in rank_rows(result):
@@ -156,5 +154,6 @@ def _table(first: str, numbers: tuple[str, ...]) -> Table:
     return table
 
 
-def _cells(spread: Mapping[str, float] | None, names: tuple[str, ...]) -> list[str]:
-    return ["–" if spread is None else percent(spread[name]) for name in names]
+def cells(spread: Spread | None, names: tuple[str, ...]) -> list[str]:
+    """Fields of a spread, as per cent."""
+    return ["–" if spread is None else percent(getattr(spread, name)) for name in names]

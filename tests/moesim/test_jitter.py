@@ -184,7 +184,7 @@ def test_a_run_draws_it_seeded_and_blames_the_hardware(tmp_path: Path) -> None:
     stretch = cubes[0].seconds("experts") / cubes[1].seconds("experts")
     assert 0.5 <= stretch.min() < stretch.max() <= 3.0 + 1e-9
     np.testing.assert_allclose(cubes[0].seconds("router"), cubes[1].seconds("router"))
-    terms = [simulate_deployment(each)[1]["attribution"] for each in deployments]
+    terms = [simulate_deployment(each)[1].attribution.plain() for each in deployments]
     assert terms[0]["hardware_s"] > 0 == terms[1]["hardware_s"]
     assert {**terms[0], "hardware_s": 0} == pytest.approx({**terms[1], "hardware_s": 0})
 
