@@ -81,7 +81,7 @@ def result(done: Run, without: Counterfactuals, bounds: Bounds) -> Result:
             "trace_sha256": deployment.trace.digest(),
             "profile": f"{scenario.profile.name}: {scenario.profile.origin}",
             "resolution": "event",
-            "network": deployment.network_name,
+            "network": deployment.pricing.network_name,
             "placement": deployment.placement.origin,
             "wall_s": 0.0,
         },
