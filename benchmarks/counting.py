@@ -8,7 +8,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from moesim.dispatch.work import Work, count_work
+from moesim.dispatch.count import count_work
+from moesim.dispatch.work import Work
 
 T, K, E, G, P, LAYERS = 16_384, 8, 256, 128, 8, 8
 

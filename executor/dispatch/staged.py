@@ -1,4 +1,4 @@
-"""The modes in which a token returns to where it came from, by the way that its copies took."""
+"""Outputs return by the way that the copies of a token took, to where it came from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from executor.dispatch.gather import sum_rows
 from executor.dispatch.hop import Rows
 from executor.dispatch.routing import LayerRouting
 from executor.dispatch.stage import Packed, Stage
-from executor.dispatch.transport import Transport
 
 
 @dataclass(frozen=True)
@@ -22,13 +21,11 @@ class Staged:
     Attributes:
         stages: in the order of dispatch.
         local: which slots are this rank's.
-        transport: that of the stages.
         sums_for_all: whether the sums go out again, to every rank that got a copy, as after an all-reduce.
     """
 
     stages: Sequence[Stage]
     local: Local
-    transport: Transport
     sums_for_all: bool = False
 
     def pack(self, x_TH: Tensor, routing: LayerRouting) -> Packed:
@@ -50,6 +47,6 @@ class Staged:
             y_BH = stage.back(y_BH, hop)
         if self.sums_for_all:
             rows_BH = y_BH
-            for hop in hops:
-                rows_BH = self.transport.there(hop, rows_BH.index_select(0, hop.row_C))
+            for stage, hop in zip(self.stages, hops, strict=True):
+                rows_BH = stage.transport.there(hop, rows_BH.index_select(0, hop.row_C))
         return y_BH if shared_TH is None else y_BH.add_(shared_TH)

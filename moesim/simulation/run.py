@@ -75,7 +75,7 @@ class Run:
 
     def work(self) -> WorkTable:
         """Everything counted, as ``work.parquet`` holds it."""
-        everywhere = self.deployment.scenario.dispatch.mode == "all_reduce"
+        everywhere = self.deployment.scenario.dispatch.record.returns == "everywhere"
         return self.recording.work(self.deployment.copy_bytes(), reduces_to_all=everywhere)
 
 

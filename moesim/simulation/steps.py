@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from moesim.deployment.batch import Seeds, StepTokens, batches, gather_ids, gather_weights
 from moesim.deployment.deployment import Deployment
 from moesim.dispatch.anchor import path_XT
-from moesim.dispatch.work import Work, count_work
+from moesim.dispatch.count import count_work
+from moesim.dispatch.work import Work
 from moesim.hardware.groups import attention_group_s
 from moesim.hardware.health import Health, epochs, jitter_G
 from moesim.hardware.policy_time import exchange_seconds, pass_seconds
@@ -166,7 +167,7 @@ class Steps:
                 part.tokens,
                 deployment.copy_bytes(),
                 exchange_s=exchange_s,
-                reduces_to_all=scenario.dispatch.mode == "all_reduce",
+                reduces_to_all=scenario.dispatch.record.returns == "everywhere",
                 ends_step=part is parts[-1],
             )
             for part in parts
@@ -195,10 +196,9 @@ class Steps:
             layers = slice(first, first + depth)
             ids_LTJ, weights_LTJ = self._route(tokens, layers, copies.of(layers))
             slot_LTJ = choose(ids_LTJ, tokens.offsets_G, copies.of(layers))
-            if scenario.dispatch.mode == "expert_to_expert":
-                path = path_XT(slot_LTJ, weights_LTJ, here_T, slot_gpu_S)
-                if first + depth >= L:
-                    path[-1] = home_T
+            if scenario.dispatch.record.returns == "anchor":
+                last = first + depth >= L
+                path = path_XT(slot_LTJ, weights_LTJ, here_T, slot_gpu_S, home_T if last else None)
                 here_T = path[-1]
             blocks.append(
                 count_work(
