@@ -6,11 +6,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from executor.dispatch.contract import Dispatcher, Local
+from executor.dispatch.dispatcher import Dispatcher, Local
 from executor.dispatch.hop import Peers
 from executor.dispatch.moving import Moving
 from executor.dispatch.stage import PICKS, Pick, Stage
-from executor.dispatch.staged import Staged
 from executor.dispatch.transport import Groups, Transport
 from executor.plan.errors import PlanError
 from moesim.dispatch.modes import MODES
@@ -58,4 +57,4 @@ def dispatcher(
     stages = [stage(way, PICKS[record.count]) for way in ways]
     if record.returns == "anchor":
         return Moving(stages, local)
-    return Staged(stages, local, sums_for_all=record.returns == "everywhere")
+    return Dispatcher(stages, local, sums_for_all=record.returns == "everywhere")

@@ -10,26 +10,25 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from executor.dispatch.contract import Arrived
+from executor.dispatch.dispatcher import Arrived, Dispatcher
 from executor.dispatch.gather import sum_rows, tally
 from executor.dispatch.hop import Hop, Rows
 from executor.dispatch.routing import LayerRouting
 from executor.dispatch.stage import Packed
-from executor.dispatch.staged import Staged
 
 
-class Moving(Staged):
+class Moving(Dispatcher):
     """Dispatch in one stage from where a token is; its outputs are summed on the rank where it goes.
 
     Each copy carries that rank and the token's number, by which the outputs find each other there.
     """
 
     def pack(self, x_TH: Tensor, routing: LayerRouting) -> Packed:
-        """See :class:`executor.dispatch.contract.Dispatcher`."""
+        """See :class:`executor.dispatch.dispatcher.Dispatcher`."""
         return self.stages[0].pack(Rows.of(x_TH, routing, routing.goes_T, routing.token_T))
 
     def combine(self, out_AH: Tensor, arrived: Arrived, shared_TH: Tensor | None) -> Tensor:
-        """See :class:`executor.dispatch.contract.Dispatcher`."""
+        """See :class:`executor.dispatch.dispatcher.Dispatcher`."""
         (stage,), meta_CX = self.stages, arrived.meta_CX
         peers, transport = stage.peers, stage.transport
         (hop,) = arrived.hops

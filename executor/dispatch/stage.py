@@ -57,10 +57,7 @@ def one_for_each_member(rows: Rows, member_BK: Tensor, reached_BM: Tensor) -> Pi
 
 def one_for_everybody(rows: Rows, member_BK: Tensor, reached_BM: Tensor) -> Picked:
     """A copy for each member, wherever the slots are."""
-    B, members = reached_BM.shape
-    row_C = torch.arange(B, device=member_BK.device).repeat(members)
-    copies_M = torch.full((members,), B, device=member_BK.device)
-    return Picked(row_C, rows.meta_BX.repeat(members, 1), rows.choices, copies_M)
+    return one_for_each_member(rows, member_BK, torch.ones_like(reached_BM))
 
 
 PICKS: dict[Rule, Pick] = {

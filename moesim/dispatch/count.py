@@ -20,17 +20,13 @@ def count_work(
     pad: bool = False,
     path: NDArray[np.int32] | None = None,
 ) -> Work:
-    """Count the work of the chosen slots. Axes: as in :mod:`moesim.dispatch.work`.
+    """Count the work of the chosen slots; axes and the first arguments as in :class:`Routed`.
 
     Args:
-        slot_LTK: the slot that serves each assignment; -1 where it was dropped.
-        offsets_G: [G + 1]; tokens offsets_G[g] to offsets_G[g + 1] have their home on GPU g.
-        slot_gpu_S: the GPU of each slot.
-        gpus_per_node: P; it divides G.
-        mode: of ``MODES``, what counts as a copy.
+        mode: a name of ``MODES``.
         pad: whether each pair of GPUs sends as many copies as the pair of its layer that needs most.
-        path: [L + 1, T] where tokens return to anchors: the GPU on which each token is before each layer and
-            after the last; by default it follows anchors without weights, from home and back.
+        path: ``path_XT`` where outputs go to anchors; by default it follows anchors without weights, from
+            home and back.
 
     Example: one node of two GPUs, one slot each, one token at home on GPU 0 that visits both slots:
     ``tokens`` is [1, 1] and one copy goes 0 → 1.
