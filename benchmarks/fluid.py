@@ -16,7 +16,6 @@ from rich.console import Console
 from rich.table import Table
 
 from moesim.deployment.deployment import Deployment, deploy
-from moesim.dispatch.modes import DispatchMode
 from moesim.hardware.fluid import EPSILON, Flows, Fluid
 from moesim.hardware.health import epochs
 from moesim.hardware.network import Network
@@ -41,15 +40,15 @@ SHARING: dict[str, Any] = {
     "others' cards": {"base": "h800-4x8", "cross_rail": "nvlink"},
     "mesh": "mi300x-4x8",
 }
-MODES: tuple[DispatchMode, ...] = ("per_node", "per_gpu", "per_expert")
+MODES: tuple[str, ...] = ("per_node", "per_gpu", "per_expert")
 
 
-def deepseek(nodes: int, mode: DispatchMode, network: str) -> Deployment:
+def deepseek(nodes: int, mode: str, network: str) -> Deployment:
     """DeepSeek-V3, 128 tokens on each of 8 GPUs a node."""
     return _deploy(cluster=f"h800-{nodes}x8", ep=8 * nodes, mode=mode, network=network)
 
 
-def gpt_oss(nodes: int, mode: DispatchMode, routing: str | None) -> Deployment:
+def gpt_oss(nodes: int, mode: str, routing: str | None) -> Deployment:
     """gpt-oss-20b, 128 tokens on each of 8 GPUs a node; routing of its skew, unless there is a better."""
     synth: dict[str, Any] = {"requests": 128, "tokens_per_request": 48}
     trace: dict[str, Any] = {"synth": synth | ({"file": routing} if routing else {"skew": SKEW})}
@@ -58,7 +57,7 @@ def gpt_oss(nodes: int, mode: DispatchMode, routing: str | None) -> Deployment:
     return _deploy(model="gpt-oss-20b", cluster=f"h100-{nodes}x8", ep=8 * nodes, mode=mode, trace=trace)
 
 
-def _deploy(ep: int, mode: DispatchMode, tokens: int = 128, **fields: Any) -> Deployment:
+def _deploy(ep: int, mode: str, tokens: int = 128, **fields: Any) -> Deployment:
     """The demo with other fields, one step."""
     overrides = [Override((key,), value) for key, value in fields.items()]
     for section, key, value in (

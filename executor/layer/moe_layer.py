@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from executor.dispatch.contract import Arrived, Dispatcher
+from executor.dispatch.dispatcher import Arrived, Dispatcher
 from executor.dispatch.modes import dispatcher
 from executor.dispatch.routing import LayerRouting
 from executor.dispatch.stage import Packed

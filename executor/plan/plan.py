@@ -18,7 +18,6 @@ from moesim.routing.copies import Copies
 from moesim.routing.halves import first_half_T
 from moesim.routing.policy import Batch, Candidates
 
-MODES = ("per_expert", "per_gpu", "per_node", "all_gather", "all_reduce", "expert_to_expert")
 DTYPES = ("fp32", "bf16", "fp16")
 OVERLAPS = ("shared_expert", "two_batch")
 

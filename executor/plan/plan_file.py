@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from executor.plan.errors import PlanError
-from executor.plan.plan import DTYPES, MODES, OVERLAPS, MoeShape, Others, Plan
+from executor.plan.plan import DTYPES, OVERLAPS, MoeShape, Others, Plan
+from moesim.dispatch.modes import MODES
 from moesim.routing.policies import policies_from
 from moesim.routing.policy import check_needs, known_needs
 from moesim.routing.replicas import REPLICA_CHOICES
@@ -222,7 +223,7 @@ class _Head:
             raise self.error(field, "must be ascending integers from 0 on", got=value)
         return [int(x) for x in value]
 
-    def choice(self, field: str, known: tuple[str, ...]) -> str:
+    def choice(self, field: str, known: Collection[str]) -> str:
         value = self.text(field)
         if value not in known:
             raise self.error(field, f"must be one of: {', '.join(known)}", got=value)

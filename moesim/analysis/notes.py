@@ -86,7 +86,7 @@ def _extrapolated(deployment: Deployment, tokens_per_gpu: float) -> list[str]:
 
 
 def _moving(deployment: Deployment) -> list[str]:
-    if deployment.scenario.dispatch.mode != "expert_to_expert":
+    if deployment.scenario.dispatch.record.returns != "anchor":
         return []
     return [
         "Tokens stay where their experts were, but attention is costed at home and nothing carries tokens to "

@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import TypeAdapter
 
 from moesim.deployment.deployment import Deployment, deploy
-from moesim.dispatch.modes import DispatchMode
+from moesim.dispatch.modes import DEFAULT, MODES
 from moesim.errors import SpecError
 from moesim.live.plan import write_plan
 from moesim.output import to_json
@@ -71,7 +71,7 @@ class Settings:
 class Load:
     """One plan: tokens of each rank and the skew of their routing, with a dispatch mode."""
 
-    mode: DispatchMode
+    mode: str
     tokens: int
     skew: float
 
@@ -86,12 +86,13 @@ class Load:
 
 
 # Single tokens to a prefill chunk; even routing, a usual one, and one that leaves few slots active.
-LOADS = tuple(
-    Load("per_gpu", tokens, skew) for tokens in (1, 4, 16, 64, 128, 256) for skew in (0.3, 1.0, 2.5)
-)
-# The other modes differ in what they send, not in what they compute.
+LOADS = tuple(Load(DEFAULT, tokens, skew) for tokens in (1, 4, 16, 64, 128, 256) for skew in (0.3, 1.0, 2.5))
+# The other modes that have links of their own in one node differ in what they send, not in what they compute.
 OTHER_LOADS = tuple(
-    Load(mode, tokens, 1.0) for mode in ("per_expert", "all_gather", "all_reduce") for tokens in (4, 64, 256)
+    Load(name, tokens, 1.0)
+    for name, mode in MODES.items()
+    if name != DEFAULT and not (mode.in_one_node or mode.links)
+    for tokens in (4, 64, 256)
 )
 
 

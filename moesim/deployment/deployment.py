@@ -54,7 +54,7 @@ class Deployment:
         """What policies and dispatch look at: gate weights wherever assignments may be lost."""
         needs = frozenset[Need]().union(*(policy.needs for policy in self.policies))
         idle = all(isinstance(policy, NoPolicy) for policy in self.policies)
-        if idle and self.scenario.dispatch.mode != "expert_to_expert":
+        if idle and self.scenario.dispatch.record.returns != "anchor":
             return needs
         return needs | {"weights"}
 
@@ -113,7 +113,7 @@ def check_size(scenario: Scenario) -> None:
     slots = scenario.placement.slots or scenario.model.experts.count
     operations = 2 * scenario.model.layers + 4 * L + 1
     # Kept for each step: int32 counts of slots, GPUs and GPU pairs; a span and a wait for each operation.
-    pairs = 3 if scenario.dispatch.mode == "expert_to_expert" else 2
+    pairs = 3 if scenario.dispatch.record.returns == "anchor" else 2
     kept = 4 * L * (slots + G + pairs * G * G) + 2 * _SPAN_BYTES * operations * G
     if scenario.rebalance is not None:  # int64 loads for the solver
         kept += 8 * L * scenario.model.experts.count

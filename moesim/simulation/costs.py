@@ -107,7 +107,7 @@ class Costs:
                 part.tokens,
                 pricing.copy_bytes(),
                 exchange_s=exchange_s,
-                reduces_to_all=scenario.dispatch.mode == "all_reduce",
+                reduces_to_all=scenario.dispatch.record.returns == "everywhere",
                 ends_step=part is parts[-1],
             )
             for part in parts

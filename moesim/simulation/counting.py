@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from moesim.deployment.batch import StepTokens, gather_ids, gather_weights
 from moesim.deployment.deployment import Deployment
 from moesim.dispatch.anchor import path_XT
-from moesim.dispatch.work import Work, count_work
+from moesim.dispatch.count import count_work
+from moesim.dispatch.work import Work
 from moesim.routing.candidates import candidates
 from moesim.routing.copies import Copies
 from moesim.routing.policy import Batch
@@ -60,10 +61,9 @@ class Counter:
             layers = slice(first, first + depth)
             ids_LTJ, weights_LTJ = self._route(tokens, layers, copies.of(layers))
             slot_LTJ = choose(ids_LTJ, tokens.offsets_G, copies.of(layers))
-            if scenario.dispatch.mode == "expert_to_expert":
-                path = path_XT(slot_LTJ, weights_LTJ, here_T, slot_gpu_S)
-                if first + depth >= L:
-                    path[-1] = home_T
+            if scenario.dispatch.record.returns == "anchor":
+                last = first + depth >= L
+                path = path_XT(slot_LTJ, weights_LTJ, here_T, slot_gpu_S, home_T if last else None)
                 here_T = path[-1]
             blocks.append(
                 count_work(

@@ -43,7 +43,7 @@ class Run:
 
     def work(self) -> WorkTable:
         """Everything counted, as ``work.parquet`` holds it."""
-        everywhere = self.deployment.scenario.dispatch.mode == "all_reduce"
+        everywhere = self.deployment.scenario.dispatch.record.returns == "everywhere"
         return self.recording.work(self.deployment.pricing.copy_bytes(), reduces_to_all=everywhere)
 
 

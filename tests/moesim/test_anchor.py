@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from moesim.deployment.batch import batches
 from moesim.deployment.deployment import Deployment, deploy
 from moesim.dispatch.anchor import anchor_T, path_XT
-from moesim.dispatch.work import Work, count_work
+from moesim.dispatch.count import count_work
+from moesim.dispatch.work import Work
 from moesim.errors import SpecError
 from moesim.simulation import counting
 from moesim.simulation.run import run

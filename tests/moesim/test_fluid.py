@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from moesim.deployment.deployment import deploy
 from moesim.hardware.fair_share import share_links
 from moesim.hardware.fluid import EPSILON, Fluid
-from moesim.hardware.network import Fabric, ports
+from moesim.hardware.network import Fabric
 from moesim.hardware.networks import NETWORKS
 from moesim.hardware.routes import Routes, build_routes
 from moesim.hardware.topology import build_topology
@@ -23,7 +23,7 @@ from moesim.simulation.run import run
 from moesim.spec.cluster import Cluster, load_cluster
 from moesim.spec.scenario import load_scenario
 from moesim.spec.yaml_source import Source
-from tests.moesim.flows import Traffic, clusters, collectives, fabric_of, naive_ends, traffics
+from tests.moesim.flows import Traffic, clusters, collectives, fabric_of, naive_ends, ports, traffics
 from tests.moesim.tiny import TINY, tiny_scenario, write_scenario
 
 FloatArray = NDArray[np.float64]
