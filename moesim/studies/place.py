@@ -18,7 +18,7 @@ from placement.judging.judge import judge
 from placement.judging.migration import MigrationPlan, plan_migration
 from placement.problem.placement import Placement
 from placement.problem.problem import Problem
-from placement.solvers.settling import settled
+from placement.solvers.relabelling import relabelled
 from placement.solvers.solution import NO_CLOCK, Limits, Report, Solution
 from placement.solvers.solvers import solver_named
 
@@ -97,7 +97,7 @@ def search(
     limits = NO_CLOCK if seconds is None else Limits(seconds=seconds)
     found = solver_named(name).solve(problem, seed=seed, limits=limits, report=report)
     origin = f"{found.placement.origin}, fitted on {fitted_on}"
-    placement = replace(settled(problem, found.placement), origin=origin)
+    placement = replace(relabelled(problem, found.placement), origin=origin)
     return replace(found, placement=placement, cost_L=cost_L(problem, placement))
 
 

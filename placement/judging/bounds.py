@@ -10,9 +10,9 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from placement.judging.companions import Loads, companion_bound
 from placement.judging.divisions import best_division
 from placement.judging.evaluation import copy_cost
+from placement.judging.packing_bound import Loads, packing_bound
 from placement.problem.problem import Problem
 from placement.problem.rules import FORBIDDEN, rule_EG
 
@@ -94,7 +94,7 @@ def _window_bound(problem: Problem, loads: Loads, least: float) -> float:
     spare_N = np.bincount(problem.node_G, problem.slots_G) - problem.experts // problem.nodes
     spare = int(spare_N.max()) if problem.groups > 1 else problem.slots - problem.experts
     most_E = np.full(problem.experts, spare + 1)
-    bound = companion_bound(loads, problem.slots_G, problem.speed_G, most_E, least)
+    bound = packing_bound(loads, problem.slots_G, problem.speed_G, most_E, least)
     return max(bound, _group_bound(problem, loads, bound)) if problem.groups > 1 else bound
 
 
@@ -110,7 +110,7 @@ def _group_bound(problem: Problem, loads: Loads, least: float) -> float:
     speed_N = np.bincount(problem.node_G, problem.speed_G).astype(np.float64)
     seats_N = np.full(problem.nodes, problem.groups // problem.nodes)
     items = Loads(load_P, np.zeros(problem.groups), 0.0)
-    return float(companion_bound(items, seats_N, speed_N, np.ones(problem.groups, np.int64), least))
+    return float(packing_bound(items, seats_N, speed_N, np.ones(problem.groups, np.int64), least))
 
 
 def _copies_WL(problem: Problem) -> Floats:

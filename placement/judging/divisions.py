@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from placement.judging.companions import Loads, companion_bound
+from placement.judging.packing_bound import Loads, packing_bound
 from placement.problem.problem import Problem
 
 Floats = npt.NDArray[np.float64]
@@ -103,4 +103,4 @@ def node_bound(loads: Loads, slots_G: Ints, speed_G: Floats, least: float) -> fl
         return math.inf
     most_E = np.full(len(loads.token_E), spare + 1)
     even = float(loads.token_E.sum() / speed_G.sum())
-    return float(companion_bound(loads, slots_G, speed_G, most_E, max(least, even)))
+    return float(packing_bound(loads, slots_G, speed_G, most_E, max(least, even)))

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.judging.bounds import window_loads
-from placement.judging.companions import Loads
 from placement.judging.divisions import best_division, experts_of, node_bound
+from placement.judging.packing_bound import Loads
 from placement.problem.placement import EMPTY
 from placement.problem.problem import Problem
 from placement.problem.rules import FREE

@@ -20,7 +20,7 @@ from placement.problem.objective import Objective
 from placement.problem.placement import EMPTY, Placement
 from placement.problem.problem import Problem
 from placement.problem.rules import FIXED, FORBIDDEN, held_EG, moves_L, rule_EG
-from placement.solvers.gathering import NO_LIMIT, Layer, anneal, gather, loads
+from placement.solvers.hypergraph import NO_LIMIT, Layer, anneal, loads, refine
 from placement.solvers.solution import NO_CLOCK, Limits, Report, Solution, solution
 from placement.solvers.swap import swap
 
@@ -82,9 +82,9 @@ def locality(
                 break
             # What one layer leaves of its part, the next ones share.
             budget = spare if problem.max_moves is None else spare // (len(slot_expert_LS) - row)
-            gathering = _Gathering(problem, base.placement, row, tables, balance_lost)
+            refinement = _Refinement(problem, base.placement, row, tables, balance_lost)
             lucks = (_Luck.of(rng_L[row], problem, tables, limits.effort) for _ in _NODE_FILLS)
-            gpu_C, spent = gathering.run(budget, lucks)
+            gpu_C, spent = refinement.run(budget, lucks)
             slot_expert_LS[row] = _into_slots(slot_expert_LS[row], base.placement.slot_gpu_S, gpu_C)
             spare -= spent
             done += 1
@@ -98,7 +98,7 @@ def locality(
 
 
 def _balanced(problem: Problem, seed: int, limits: Limits) -> Solution:
-    """``swap``, with half of the moves where they are limited, so that some are left to gather with."""
+    """``swap``, with half of the moves where they are limited, so that some are left for locality."""
     if problem.max_moves is not None:
         try:
             return swap(replace(problem, max_moves=problem.max_moves // 2), seed=seed, limits=limits)
@@ -162,7 +162,7 @@ class _Luck:
         return cls(rng.integers(0, problem.slots, (steps, 2)), heat_S)
 
 
-class _Gathering:
+class _Refinement:
     """One layer: its copies, one in each slot, and what they may do."""
 
     def __init__(
@@ -202,11 +202,11 @@ class _Gathering:
             gpu_C = self._by_node(lucks) if self.by_node else None
             if gpu_C is None:
                 gpu_C, everywhere_G = self.gpu_C.copy(), np.zeros_like(node_G)
-                spent = gather(self.layer, gpu_C, node_G, everywhere_G, self.home_T, budget, _SWEEPS)
+                spent = refine(self.layer, gpu_C, node_G, everywhere_G, self.home_T, budget, _SWEEPS)
         if gpu_C is None:
             gpu_C = self.gpu_C.copy()
         each_G, no_home_T = np.arange(problem.gpus), np.full_like(self.home_T, _NO_HOME)
-        spent += gather(self.layer, gpu_C, each_G, node_G, no_home_T, budget - spent, _SWEEPS)
+        spent += refine(self.layer, gpu_C, each_G, node_G, no_home_T, budget - spent, _SWEEPS)
         return gpu_C, spent
 
     def _by_node(self, lucks: Iterable[_Luck]) -> Ints | None:
@@ -236,7 +236,7 @@ class _Gathering:
         each_N = np.arange(problem.nodes)
         node_C, everywhere_N = node_G[self.gpu_C], np.zeros_like(each_N)
         anneal(of_nodes, node_C, each_N, everywhere_N, self.home_T, luck.pair_S2, luck.heat_S)
-        gather(of_nodes, node_C, each_N, everywhere_N, self.home_T, NO_LIMIT, _SWEEPS)
+        refine(of_nodes, node_C, each_N, everywhere_N, self.home_T, NO_LIMIT, _SWEEPS)
         return node_C
 
     def _nodes_needed(self, gpu_C: Ints) -> int:

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from placement.judging.companions import Loads, cost_of_copy
+from placement.judging.packing_bound import Loads, cost_of_copy
 from placement.solvers.programme import TOLERANCE, Effort, binaries, solve_programme
 
 Floats = npt.NDArray[np.float64]

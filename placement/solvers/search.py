@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.judging.bounds import window_loads
-from placement.judging.companions import Loads
+from placement.judging.packing_bound import Loads
 from placement.problem.placement import EMPTY
 from placement.problem.problem import Problem
 from placement.problem.rules import FIXED, FORBIDDEN

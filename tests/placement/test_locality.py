@@ -17,7 +17,7 @@ from placement.problem.placement import Placement
 from placement.problem.problem import Problem
 from placement.problem.rules import check_obeys, moves_L
 from placement.solvers import locality as module
-from placement.solvers.gathering import Layer, gather
+from placement.solvers.hypergraph import Layer, refine
 from placement.solvers.locality import locality
 from placement.solvers.solution import Limits, Solution
 from placement.solvers.swap import swap
@@ -138,7 +138,7 @@ def test_no_time_and_an_interruption_leave_the_start(monkeypatch: pytest.MonkeyP
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "gather", interrupted)
+    monkeypatch.setattr(module, "refine", interrupted)
     answer = locality(problem)
     assert answer.limit_reached
     assert (answer.placement.slot_expert_LS == start_of(problem).placement.slot_expert_LS).all()
@@ -208,7 +208,7 @@ def moved(layer: Layer, gpu_C: Ints) -> int:
 
 @settings(max_examples=60)
 @given(layers(), st.booleans(), st.booleans(), st.sampled_from([ANY, 1]))
-def test_gathering_ends_where_no_legal_exchange_helps(
+def test_refinement_ends_where_no_legal_exchange_helps(
     drawn: tuple[Layer, Ints, Ints], by_gpu: bool, at_home: bool, budget: int
 ) -> None:
     layer, start_C, node_G = drawn
@@ -216,7 +216,7 @@ def test_gathering_ends_where_no_legal_exchange_helps(
     within_G = node_G if by_gpu else np.zeros(4, np.int64)
     home_T = np.arange(len(layer.copy_TK)) % 2 if at_home else np.full(len(layer.copy_TK), NO_HOME)
     gpu_C = start_C.copy()
-    spent = gather(layer, gpu_C, domain_G, within_G, home_T, budget, 100)
+    spent = refine(layer, gpu_C, domain_G, within_G, home_T, budget, 100)
     assert spent == moved(layer, gpu_C) - moved(layer, start_C) <= budget
     assert sorted(gpu_C) == sorted(start_C)
     best = needed(layer, domain_G[gpu_C], home_T)

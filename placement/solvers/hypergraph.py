@@ -51,7 +51,7 @@ class Layer(NamedTuple):
 
 
 @jit
-def gather(
+def refine(
     layer: Layer, gpu_C: Ints, domain_G: Ints, within_G: Ints, home_T: Ints, budget: int, sweeps: int
 ) -> int:
     """Exchange the GPUs of two copies, the best partner for each in turn, while tokens need fewer domains.

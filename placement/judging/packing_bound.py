@@ -58,7 +58,7 @@ def cost_of_copy(loads: Loads, expert: int, copies: int) -> float:
 
 
 @jit
-def companion_bound(loads: Loads, slots_G: Ints, speed_G: Floats, most_E: Ints, least: float) -> float:
+def packing_bound(loads: Loads, slots_G: Ints, speed_G: Floats, most_E: Ints, least: float) -> float:
     """The largest T found that is ruled out for some μ and c; at least ``least``, which is above 0.
 
     Args:
