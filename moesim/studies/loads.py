@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from moesim.errors import SpecError
 from moesim.spec.model import Model
 from moesim.spec.presets import load_model, preset_names
 from moesim.spec.yaml_source import Source as Text
+from traces.base.arrays import Floats, Ints
 from traces.interop import open_source
 from traces.interop.hints import Hints
 from traces.load_table import LoadTable
@@ -43,8 +43,8 @@ class Loads:
         what: in words.
     """
 
-    load_WLE: NDArray[np.float64]
-    sample_TLK: NDArray[np.int64] | None
+    load_WLE: Floats
+    sample_TLK: Ints | None
     trace: RoutingTrace | None
     what: str
 

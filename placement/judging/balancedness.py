@@ -12,8 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.problem.placement import EMPTY, Placement
-
-Floats = npt.NDArray[np.float64]
+from traces.base.arrays import Floats
 
 # SGLang adds this to both, so that a layer without tokens counts as balanced (0.5.23, expert_distribution).
 _EPSILON = 1e-5

@@ -8,16 +8,13 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import numpy.typing as npt
 
 from placement.judging.divisions import best_division
 from placement.judging.evaluation import copy_cost
 from placement.judging.packing_bound import Loads, packing_bound
 from placement.problem.problem import Problem
 from placement.problem.rules import FORBIDDEN, rule_EG
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+from traces.base.arrays import Floats
 
 _WINDOWS = 32
 """With more windows, each has the bound of even spreading, and only their mean the full one."""

@@ -8,13 +8,10 @@ from functools import cache
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from placement.judging.packing_bound import Loads, packing_bound
 from placement.problem.problem import Problem
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+from traces.base.arrays import Floats, Ints
 
 _MOST_GROUPS = 10
 """More have too many sets to look at one by one."""

@@ -12,8 +12,7 @@ from placement.problem.objective import Objective
 from placement.problem.placement import EMPTY, Placement
 from placement.problem.problem import Problem
 from placement.problem.rules import moves_L
-
-Floats = npt.NDArray[np.float64]
+from traces.base.arrays import Floats
 
 
 def cost_L(problem: Problem, placement: Placement) -> Floats:

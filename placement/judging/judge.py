@@ -10,15 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from placement.judging.balancedness import FORMULAS, gpu_load_WLG, sglang, slot_load_WLS
 from placement.judging.evaluation import cost_L, foreign_nodes_T, over_windows
 from placement.problem.placement import Placement
 from placement.problem.problem import Problem
 from placement.problem.rules import moves_L
-
-Floats = npt.NDArray[np.float64]
+from traces.base.arrays import Floats
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,9 +13,7 @@ import numpy.typing as npt
 from placement.problem.errors import PlacementError
 from placement.problem.placement import Placement
 from placement.problem.rules import held_EG
-
-Bools = npt.NDArray[np.bool_]
-Ints = npt.NDArray[np.int64]
+from traces.base.arrays import Ints
 
 
 @dataclass(frozen=True, eq=False)

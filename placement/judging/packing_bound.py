@@ -21,12 +21,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from traces.base.arrays import Floats, Ints
 from traces.base.jit import jit, jit_inside
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 PRECISION = 1e-6
 """Relative, of the bound that is found."""

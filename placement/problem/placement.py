@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.problem.errors import PlacementError
+from traces.base.arrays import Floats, Int16s, Int32s
 
 EMPTY = -1
 """Marks a slot that holds no expert."""
@@ -52,8 +53,8 @@ class Placement:
         PlacementError: a shape, id or GPU is out of range, or a layer lacks an expert.
     """
 
-    slot_expert_LS: npt.NDArray[np.int16]
-    slot_gpu_S: npt.NDArray[np.int32]
+    slot_expert_LS: Int16s
+    slot_gpu_S: Int32s
     experts: int
     gpus: int
     layers: tuple[int, ...]
@@ -94,13 +95,13 @@ class Placement:
         return len(self.slot_gpu_S)
 
     @functools.cached_property
-    def replicas_LE(self) -> npt.NDArray[np.int32]:
+    def replicas_LE(self) -> Int32s:
         """int32 [L, E], in how many slots of its layer each expert is. At least 1, read-only."""
         replicas_LE = _replicas(self.slot_expert_LS, self.experts)
         replicas_LE.flags.writeable = False
         return replicas_LE
 
-    def replica_table(self) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    def replica_table(self) -> tuple[Int32s, Int32s]:
         """Where the replicas of each expert are.
 
         Returns:
@@ -124,7 +125,7 @@ class Placement:
             slots_LER[row, expert_N, np.arange(len(filled_N)) - first_E[expert_N]] = filled_N
         return count_LE, slots_LER
 
-    def gpu_load_LG(self, load_LE: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    def gpu_load_LG(self, load_LE: npt.ArrayLike) -> Floats:
         """float64 [L, G], the load of each GPU when every expert's load divides evenly over its replicas.
 
         Raises:
@@ -159,7 +160,7 @@ class Placement:
             )
 
 
-def _replicas(slot_expert_LS: npt.NDArray[np.int16], experts: int) -> npt.NDArray[np.int32]:
+def _replicas(slot_expert_LS: Int16s, experts: int) -> Int32s:
     """int32 [L, E], occurrences of each expert in each layer's slots."""
     layers = len(slot_expert_LS)
     # Empty slots fall into a bin of their own, cut off again.

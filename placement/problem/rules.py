@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
 from placement.problem.asked import Asked
 from placement.problem.errors import PlacementError
 from placement.problem.placement import EMPTY, Placement
+from traces.base.arrays import Bools, Int8s, Ints
 from traces.base.memory import require_memory
-
-Bools = npt.NDArray[np.bool_]
-Ints = npt.NDArray[np.int64]
 
 FREE, FIXED, FORBIDDEN = 0, 1, -1
 """Entries of a table of rules."""
 
 
-def rule_EG(problem: Asked, row: int) -> npt.NDArray[np.int8]:
+def rule_EG(problem: Asked, row: int) -> Int8s:
     """int8 [E, G] of the layer at index ``row``: ``FREE``, ``FIXED`` or ``FORBIDDEN``; groups apart."""
     rule = np.full((problem.experts, problem.gpus), FREE, dtype=np.int8)
     rule[:, problem.slots_G == 0] = FORBIDDEN
@@ -144,7 +141,7 @@ def _rows_with_rules(problem: Asked) -> list[int]:
     return [row for row, layer in enumerate(problem.layers) if layer in named]
 
 
-def _check_alone(problem: Asked, row: int, rule: npt.NDArray[np.int8]) -> None:
+def _check_alone(problem: Asked, row: int, rule: Int8s) -> None:
     """Contradictions of one expert or one GPU by itself, which are easily named."""
     layer = problem.layers[row]
     fixed_G = (rule == FIXED).sum(axis=0)
@@ -163,7 +160,7 @@ def _check_alone(problem: Asked, row: int, rule: npt.NDArray[np.int8]) -> None:
         )
 
 
-def _assign(problem: Asked, row: int, rule: npt.NDArray[np.int8], before: Bools, room_G: Ints) -> Ints:
+def _assign(problem: Asked, row: int, rule: Int8s, before: Bools, room_G: Ints) -> Ints:
     """int64 [E], a GPU for each expert of ``rule``, as many as can where they were ``before``."""
     gpu_S = np.repeat(np.arange(problem.gpus), np.maximum(room_G, 0))
     require_memory(len(rule) * len(gpu_S) * 8, "a table of experts and slots", error=PlacementError)

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from placement.problem.placement import EMPTY, Placement
 from placement.problem.problem import Problem
-
-Ints = npt.NDArray[np.int64]
+from traces.base.arrays import Ints
 
 
 def arranged(problem: Problem, item_LGK: Sequence[Ints], origin: str) -> Placement:

@@ -13,17 +13,14 @@ from __future__ import annotations
 import time
 
 import numpy as np
-import numpy.typing as npt
 
 from placement.problem.errors import PlacementError
 from placement.problem.placement import Placement
 from placement.problem.problem import Problem
 from placement.solvers.packing import largest_first
 from placement.solvers.solution import NO_CLOCK, Limits, Report, Solution, solution
+from traces.base.arrays import Floats, Int16s, Ints
 from traces.base.jit import jit, jit_inside
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 
 def eplb(
@@ -54,7 +51,7 @@ def eplb(
 
 
 @jit
-def _balance(load_LE: Floats, slots: int, gpus: int, nodes: int, groups: int) -> npt.NDArray[np.int16]:
+def _balance(load_LE: Floats, slots: int, gpus: int, nodes: int, groups: int) -> Int16s:
     """int16 [L, S], slots in order of nodes and their GPUs."""
     layers, experts = load_LE.shape
     size, each, first = experts // groups, slots // nodes, experts // nodes

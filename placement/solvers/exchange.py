@@ -8,7 +8,6 @@ it touches. So every step makes progress, and the search ends.
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from placement.problem.placement import EMPTY
 from placement.solvers.packing import (
@@ -24,10 +23,8 @@ from placement.solvers.packing import (
     set_copies,
     take,
 )
+from traces.base.arrays import Floats, Ints
 from traces.base.jit import jit_inside
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 _LESS = 1.0 - 1e-9
 """A cost must fall by more than rounding."""

@@ -14,16 +14,14 @@ every tie goes to the lowest index.
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from traces.base.arrays import Floats, Int16s, Int32s, Ints
 from traces.base.jit import jit
 
 _NONE = -1
 
 
-def linear(
-    load_LE: npt.NDArray[np.float64], slot_gpu_S: npt.NDArray[np.int32], gpus: int
-) -> npt.NDArray[np.int16]:
+def linear(load_LE: Floats, slot_gpu_S: Int32s, gpus: int) -> Int16s:
     """Slot s holds expert s mod E, whatever its GPU: where SGLang and vLLM start from.
 
     With equal slots in GPU order and none to spare, GPU g holds the experts g·E/G to (g+1)·E/G − 1.
@@ -33,9 +31,7 @@ def linear(
     return np.tile(slot_expert_S, (layers, 1))
 
 
-def round_robin(
-    load_LE: npt.NDArray[np.float64], slot_gpu_S: npt.NDArray[np.int32], gpus: int
-) -> npt.NDArray[np.int16]:
+def round_robin(load_LE: Floats, slot_gpu_S: Int32s, gpus: int) -> Int16s:
     """Expert e on GPU e mod G, as vLLM's ``round_robin`` strategy; redundant slots continue the deal.
 
     Copy c is of expert c mod E and is offered to the GPUs in turn from c mod G; the first with a free
@@ -46,9 +42,7 @@ def round_robin(
     return np.tile(_deal(experts, slot_gpu_S, gpus), (layers, 1))
 
 
-def greedy(
-    load_LE: npt.NDArray[np.float64], slot_gpu_S: npt.NDArray[np.int32], gpus: int
-) -> npt.NDArray[np.int16]:
+def greedy(load_LE: Floats, slot_gpu_S: Int32s, gpus: int) -> Int16s:
     """Replicate what is loaded most per replica, then place the largest first on the least loaded GPU.
 
     First every redundant slot goes to the expert with the largest load per replica; an expert that has
@@ -71,7 +65,7 @@ def greedy(
     return _pack(order_LE, replicas_LE, share_LE, room_G, by_gpu_S)
 
 
-def _deal(experts: int, slot_gpu_S: npt.NDArray[np.int32], gpus: int) -> npt.NDArray[np.int16]:
+def _deal(experts: int, slot_gpu_S: Int32s, gpus: int) -> Int16s:
     """int16 [S]: see :func:`round_robin`."""
     slot_expert_S = np.full(len(slot_gpu_S), _NONE, dtype=np.int16)
     free_G: list[list[int]] = [[] for _ in range(gpus)]
@@ -92,7 +86,7 @@ def _deal(experts: int, slot_gpu_S: npt.NDArray[np.int32], gpus: int) -> npt.NDA
 
 
 @jit
-def _replicate(load_LE: npt.NDArray[np.float64], slots: int, useful: int) -> npt.NDArray[np.int64]:
+def _replicate(load_LE: Floats, slots: int, useful: int) -> Ints:
     """int64 [L, E], replicas of each expert, ``slots`` in all; above ``useful`` only as a last resort."""
     layers, experts = load_LE.shape
     replicas_LE = np.ones((layers, experts), dtype=np.int64)
@@ -111,12 +105,12 @@ def _replicate(load_LE: npt.NDArray[np.float64], slots: int, useful: int) -> npt
 
 @jit
 def _pack(
-    order_LE: npt.NDArray[np.int64],
-    replicas_LE: npt.NDArray[np.int64],
-    share_LE: npt.NDArray[np.float64],
-    room_G: npt.NDArray[np.int64],
-    by_gpu_S: npt.NDArray[np.int64],
-) -> npt.NDArray[np.int16]:
+    order_LE: Ints,
+    replicas_LE: Ints,
+    share_LE: Floats,
+    room_G: Ints,
+    by_gpu_S: Ints,
+) -> Int16s:
     """int16 [L, S]: the replicas of each expert, in the given order of experts, on the least loaded GPUs.
 
     Args:
@@ -144,10 +138,10 @@ def _pack(
 
 @jit
 def _least_loaded(
-    load_G: npt.NDArray[np.float64],
-    used_G: npt.NDArray[np.int64],
-    room_G: npt.NDArray[np.int64],
-    newest_G: npt.NDArray[np.int64],
+    load_G: Floats,
+    used_G: Ints,
+    room_G: Ints,
+    newest_G: Ints,
     expert: int,
 ) -> int:
     """The GPU for the next replica of ``expert``.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from placement.judging.bounds import window_loads
 from placement.judging.divisions import best_division, experts_of, node_bound
@@ -13,8 +12,7 @@ from placement.problem.problem import Problem
 from placement.problem.rules import FREE
 from placement.solvers.packing import cost
 from placement.solvers.search import from_scratch, pack_of
-
-Ints = npt.NDArray[np.int64]
+from traces.base.arrays import Ints
 
 _ROUNDS = 8
 """With an effort of 1: exchanges of groups between the costliest node and another."""

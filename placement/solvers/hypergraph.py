@@ -13,14 +13,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from traces.base.arrays import Bools, Floats, Int16s, Ints
 from traces.base.jit import jit
-
-Bools = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
-
 
 NO_LIMIT = 2**62
 """A budget that is never used up."""
@@ -136,7 +131,7 @@ class State(NamedTuple):
     held_EG: Ints
     first_C: Ints
     token_N: Ints
-    needs_TD: npt.NDArray[np.int16]
+    needs_TD: Int16s
     alone_C: Ints
     new_CD: Ints
 

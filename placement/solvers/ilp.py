@@ -12,7 +12,6 @@ import time
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from placement.judging.evaluation import cost_L
 from placement.problem.placement import EMPTY, Placement
@@ -23,10 +22,7 @@ from placement.solvers.neighbourhood import LayerRules
 from placement.solvers.programme import TOLERANCE, Effort, load_backends
 from placement.solvers.solution import NO_CLOCK, Limits, Report, Solution, solution
 from placement.solvers.swap import swap
-
-Bools = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+from traces.base.arrays import Bools, Floats, Int16s, Ints
 
 _MOST_BINARIES = 600  # of a whole layer; 64 experts on 8 GPUs without copies are 576
 _NODES = 50  # of branch and bound, for one programme
@@ -103,7 +99,7 @@ class _Better:
         limit_reached: whether a limit ended the search above its precision.
     """
 
-    slot_expert_S: npt.NDArray[np.int16]
+    slot_expert_S: Int16s
     proven: float
     moves: int
     limit_reached: bool
@@ -261,9 +257,9 @@ class _Layer:
             return 0
         return int(np.count_nonzero(held & ~self.rules.before_EG))
 
-    def _slots(self) -> npt.NDArray[np.int16]:
+    def _slots(self) -> Int16s:
         """int16 [S]: copies that stay on their GPU keep their slots."""
-        slot_expert_S: npt.NDArray[np.int16] = self.base.slot_expert_LS[self.row].copy()
+        slot_expert_S: Int16s = self.base.slot_expert_LS[self.row].copy()
         missing = self.held.copy()
         for slot, (expert, gpu) in enumerate(zip(slot_expert_S, self.base.slot_gpu_S, strict=True)):
             if expert != EMPTY and missing[expert, gpu]:

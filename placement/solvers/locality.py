@@ -12,7 +12,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from placement.judging.evaluation import copy_cost
 from placement.problem.errors import PlacementError
@@ -23,8 +22,7 @@ from placement.problem.rules import FIXED, FORBIDDEN, held_EG, moves_L, rule_EG
 from placement.solvers.hypergraph import NO_LIMIT, Layer, anneal, loads, refine
 from placement.solvers.solution import NO_CLOCK, Limits, Report, Solution, solution
 from placement.solvers.swap import swap
-
-Ints = npt.NDArray[np.int64]
+from traces.base.arrays import Floats, Int16s, Int32s, Ints
 
 BALANCE_LOST = 0.01
 """By how much the largest load may exceed that of ``swap``, as a fraction."""
@@ -120,9 +118,9 @@ class _Tables:
 
     ids_TLK: Ints
     home_T: Ints
-    cost_WLE: npt.NDArray[np.float64]
-    copies_LE: npt.NDArray[np.int32]
-    slots_LER: npt.NDArray[np.int32]
+    cost_WLE: Floats
+    copies_LE: Int32s
+    slots_LER: Int32s
 
     @classmethod
     def of(cls, problem: Problem, base: Placement) -> _Tables:
@@ -152,7 +150,7 @@ class _Luck:
     """
 
     pair_S2: Ints
-    heat_S: npt.NDArray[np.float64]
+    heat_S: Floats
 
     @classmethod
     def of(cls, rng: np.random.Generator, problem: Problem, tables: _Tables, effort: float) -> _Luck:
@@ -276,9 +274,7 @@ class _Refinement:
         return gpu_C if fits else None
 
 
-def _into_slots(
-    slot_expert_S: npt.NDArray[np.int16], slot_gpu_S: npt.NDArray[np.int32], gpu_C: Ints
-) -> npt.NDArray[np.int16]:
+def _into_slots(slot_expert_S: Int16s, slot_gpu_S: Int32s, gpu_C: Ints) -> Int16s:
     """int16 [S]: what stays on its GPU keeps its slot, the rest fills the slots that others left."""
     moved_S = slot_expert_S.copy()
     gone_N = np.flatnonzero(gpu_C != slot_gpu_S)

@@ -18,7 +18,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 from scipy.optimize import linprog
 from scipy.sparse import csr_matrix, hstack
 
@@ -27,10 +26,8 @@ from placement.judging.packing_bound import Loads, cost_of_copy
 from placement.problem.problem import Problem
 from placement.solvers.pairs import paired_bound
 from placement.solvers.solution import Solution
+from traces.base.arrays import Floats, Ints
 from traces.base.jit import jit, jit_inside
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 _PACKINGS, _PACKING_STEP = 16, 0.85
 _THRESHOLDS, _THRESHOLD_STEP = 32, 0.93

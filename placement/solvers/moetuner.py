@@ -14,7 +14,6 @@ from __future__ import annotations
 import time
 
 import numpy as np
-import numpy.typing as npt
 
 from placement.problem.errors import PlacementError
 from placement.problem.placement import EMPTY, Placement
@@ -23,10 +22,8 @@ from placement.solvers.heuristics import greedy
 from placement.solvers.mapping import cheapest_mapping, wires
 from placement.solvers.programme import Effort, amounts, binaries, load_backends, solve_programme, values
 from placement.solvers.solution import NO_CLOCK, Limits, Report, Solution, solution
+from traces.base.arrays import Floats, Int16s, Ints
 from traces.co_activation import transitions
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 _MOST_BINARIES = 256  # 32 experts in 8 clusters; the next size (64 in 8) proves nothing in a minute
 _NODES = 2000
@@ -159,7 +156,7 @@ def _largest_first(load_E: Floats, clusters: int, size: int) -> Ints:
     return cluster_E
 
 
-def _into_slots(gpu_LE: Ints, problem: Problem) -> npt.NDArray[np.int16]:
+def _into_slots(gpu_LE: Ints, problem: Problem) -> Int16s:
     """int16 [L, S], each expert in the first free slot of its GPU."""
     slot_expert_LS = np.full((len(gpu_LE), problem.slots), EMPTY, dtype=np.int16)
     by_gpu_S = np.argsort(problem.slot_gpu_S, kind="stable")

@@ -12,15 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from placement.solvers.exchange import descend
 from placement.solvers.packing import Pack, cost
+from traces.base.arrays import Bools, Floats, Int16s, Ints
 from traces.base.jit import jit_for_threads
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -35,7 +31,7 @@ class Way:
 
     cost_N: Floats
     moves_N: Ints
-    item_NGK: npt.NDArray[np.int16]
+    item_NGK: Int16s
 
 
 def way_from(pack: Pack, before_EG: Bools, enough: float, steps: int) -> Way:
@@ -99,9 +95,7 @@ def _fall(way: Way, hull: list[int], corner: int, layer: int, price: float) -> t
 
 
 @jit_for_threads
-def _way(
-    pack: Pack, before_EG: Bools, enough: float, steps: int
-) -> tuple[Floats, Ints, npt.NDArray[np.int16]]:
+def _way(pack: Pack, before_EG: Bools, enough: float, steps: int) -> tuple[Floats, Ints, Int16s]:
     cost_N, moves_N = np.empty(steps + 1), np.empty(steps + 1, np.int64)
     item_NGK = np.empty((steps + 1, *pack.item_GK.shape), np.int16)
     taken = 0

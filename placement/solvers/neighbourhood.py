@@ -6,16 +6,12 @@ Axes as in :mod:`placement.solvers.fitting`; F experts and H GPUs that are free.
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from placement.judging.evaluation import copy_cost
 from placement.problem.problem import Problem
 from placement.problem.rules import FIXED, FORBIDDEN, held_EG, rule_EG
 from placement.solvers.fitting import Fitting, Patterns
-
-Bools = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+from traces.base.arrays import Bools, Floats, Ints
 
 _MOST_PATTERNS = 300  # of a sample: each takes a variable for each node
 

@@ -10,14 +10,14 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 
 from placement.problem.placement import EMPTY, Placement
 from placement.problem.problem import Problem
 from placement.solvers import heuristics
 from placement.solvers.solution import NO_CLOCK, Limits, Report, Solution, solution
+from traces.base.arrays import Floats, Int16s, Int32s
 
-Heuristic = Callable[[npt.NDArray[np.float64], npt.NDArray[np.int32], int], npt.NDArray[np.int16]]
+Heuristic = Callable[[Floats, Int32s, int], Int16s]
 
 
 def linear(

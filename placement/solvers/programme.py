@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from placement.problem.errors import PlacementError
 from placement.solvers.solution import Limits
+from traces.base.arrays import Floats
 
 if TYPE_CHECKING:
     import pulp
@@ -109,7 +110,7 @@ def _variables(programme: pulp.LpProblem, name: str, shape: tuple[int, ...], kin
     return np.array(nested)
 
 
-def values(variables: Variables) -> npt.NDArray[np.float64]:
+def values(variables: Variables) -> Floats:
     """What solving gave them."""
     found = np.array([variable.value() for variable in variables.ravel()], dtype=np.float64)
     return found.reshape(variables.shape)

@@ -8,14 +8,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
 from placement.problem.placement import Placement
 from placement.problem.problem import Problem
 from placement.problem.rules import held_EG
-
-Ints = npt.NDArray[np.int64]
+from traces.base.arrays import Ints
 
 
 def relabelled(problem: Problem, placement: Placement) -> Placement:

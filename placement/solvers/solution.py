@@ -8,15 +8,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from placement.judging.bounds import bound_L
 from placement.judging.evaluation import cost_L
 from placement.problem.placement import Placement
 from placement.problem.problem import Problem
 from placement.problem.rules import check_obeys
-
-Floats = npt.NDArray[np.float64]
+from traces.base.arrays import Floats
 
 
 @dataclass(frozen=True)

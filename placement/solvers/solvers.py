@@ -19,6 +19,7 @@ from placement.solvers.locality import locality
 from placement.solvers.moetuner import moetuner
 from placement.solvers.solution import NO_CLOCK, Limits, Report, Solution, Solve
 from placement.solvers.swap import swap
+from traces.base.arrays import Floats
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,7 @@ def _above(slots: int, gpus: int) -> int:
 
 def _given_load(
     solver: Solver, load_LE: npt.ArrayLike | None, experts: int, layers: tuple[int, ...]
-) -> npt.NDArray[np.float64]:
+) -> Floats:
     """float64 [L, E]; what the loads themselves must be, the problem checks."""
     if load_LE is None:
         without = ", ".join(other.name for other in _ALL if not other.needs_load)

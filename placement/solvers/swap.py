@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from placement.judging.bounds import bound_L
 from placement.problem.errors import PlacementError
@@ -21,9 +20,7 @@ from placement.solvers.hierarchy import by_nodes
 from placement.solvers.moves import Way, divided, way_from
 from placement.solvers.search import ENOUGH, STEPS, from_scratch, hold, layer_pack
 from placement.solvers.solution import NO_CLOCK, Limits, Report, Solution, solution
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+from traces.base.arrays import Floats, Ints
 
 Solved = TypeVar("Solved")
 
