@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from placement.judging.divisions import best_division
+from placement.judging.divisions import best_division, group_items
 from placement.judging.evaluation import copy_cost
 from placement.judging.packing_bound import Loads, packing_bound
 from placement.problem.problem import Problem
@@ -103,10 +103,7 @@ def _group_bound(problem: Problem, loads: Loads, least: float) -> float:
     division = best_division(problem, loads, least)
     if division is not None:
         return division.bound
-    load_P = loads.token_E.reshape(problem.groups, -1).sum(axis=1)
-    speed_N = np.bincount(problem.node_G, problem.speed_G).astype(np.float64)
-    seats_N = np.full(problem.nodes, problem.groups // problem.nodes)
-    items = Loads(load_P, np.zeros(problem.groups), 0.0)
+    items, seats_N, speed_N = group_items(problem, loads.token_E)
     return float(packing_bound(items, seats_N, speed_N, np.ones(problem.groups, np.int64), least))
 
 

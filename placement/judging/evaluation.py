@@ -77,11 +77,14 @@ def copies_WL(problem: Problem, placement: Placement) -> Floats:
     assert problem.sample_TLK is not None  # the problem has checked it
     top_k = problem.sample_TLK.shape[2]
     tokens_WL = problem.load_WLE.sum(axis=2) / top_k
-    foreign_L = np.array(
-        [foreign_nodes_T(problem, placement, row).mean() for row in range(len(problem.layers))]
-    )
-    crossing_WL: Floats = tokens_WL * foreign_L
+    crossing_WL: Floats = tokens_WL * foreign_nodes_L(problem, placement)
     return crossing_WL
+
+
+def foreign_nodes_L(problem: Problem, placement: Placement) -> Floats:
+    """float64 [L], the mean of :func:`foreign_nodes_T` in each layer."""
+    rows = range(len(problem.layers))
+    return np.array([foreign_nodes_T(problem, placement, row).mean() for row in rows])
 
 
 def foreign_nodes_T(problem: Problem, placement: Placement, row: int) -> Floats:

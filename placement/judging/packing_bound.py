@@ -86,17 +86,13 @@ def packing_bound(loads: Loads, slots_G: Ints, speed_G: Floats, most_E: Ints, le
 @jit_inside
 def _corners(slots_G: Ints, speed_G: Floats) -> Ints:
     """Indices of GPUs that stand for all: with most and fewest slots, and the slowest."""
-    corners = np.array([np.argmax(slots_G), np.argmin(slots_G), np.argmin(speed_G)])
-    kinds = 1
-    for corner in corners[1:]:
-        known = False
-        for other in corners[:kinds]:
-            same = slots_G[corner] == slots_G[other] and speed_G[corner] == speed_G[other]
-            known = known or same
-        if not known:
-            corners[kinds] = corner
+    gpu_C, kinds = np.empty(3, np.int64), 0
+    for gpu in (np.argmax(slots_G), np.argmin(slots_G), np.argmin(speed_G)):
+        # Where two are of one kind they are also the same: each is the first that is extreme.
+        if gpu not in gpu_C[:kinds]:
+            gpu_C[kinds] = gpu
             kinds += 1
-    return corners[:kinds]
+    return gpu_C[:kinds]
 
 
 @jit_inside

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.problem.errors import PlacementError
-from traces.base.arrays import Floats, Int16s, Int32s
+from traces.base.arrays import Floats, Int16s, Int32s, ranks
 
 EMPTY = -1
 """Marks a slot that holds no expert."""
@@ -117,12 +117,9 @@ class Placement:
             raise PlacementError("too many replicas of one expert for a table of replicas", got=most)
         slots_LER = np.full((*count_LE.shape, most), -1, dtype=np.int32)
         for row, slot_expert_S in enumerate(self.slot_expert_LS):
-            # A stable sort lines up the slots of each expert in ascending order, empty slots first.
-            by_expert_S = np.argsort(slot_expert_S, kind="stable")
-            filled_N = by_expert_S[len(by_expert_S) - int(count_LE[row].sum()) :]
+            filled_N = np.flatnonzero(slot_expert_S != EMPTY)
             expert_N = slot_expert_S[filled_N]
-            first_E = np.cumsum(count_LE[row]) - count_LE[row]
-            slots_LER[row, expert_N, np.arange(len(filled_N)) - first_E[expert_N]] = filled_N
+            slots_LER[row, expert_N, ranks(expert_N)] = filled_N
         return count_LE, slots_LER
 
     def gpu_load_LG(self, load_LE: npt.ArrayLike) -> Floats:

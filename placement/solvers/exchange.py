@@ -251,19 +251,14 @@ def cycle(pack: Pack) -> bool:
 @jit_inside
 def _critical(pack: Pack) -> Ints:
     """The GPU that sets the cost of the worst window; for the mean, those of each window."""
-    windows = pack.load_GW.shape[1]
+    windows, most = pack.load_GW.shape[1], pack.load_GW.max()
     found_N, kinds = np.empty(windows, np.int64), 0
-    worst = pack.load_GW.max()
     for window in range(windows):
         gpu = np.argmax(pack.load_GW[:, window])
-        if pack.worst and pack.load_GW[gpu, window] < worst:
+        if gpu in found_N[:kinds] or (pack.worst and pack.load_GW[gpu, window] < most):
             continue
-        known = False
-        for other in found_N[:kinds]:
-            known = known or other == gpu
-        if not known:
-            found_N[kinds] = gpu
-            kinds += 1
+        found_N[kinds] = gpu
+        kinds += 1
         if pack.worst:
             break
     return found_N[:kinds]
@@ -285,19 +280,11 @@ def _least_loaded(load_GW: Floats) -> Ints:
 def _leaders(pack: Pack) -> Ints:
     """int64 [W, R], the most loaded GPUs of each window, most loaded first; −1 where there are fewer."""
     gpus, windows = pack.load_GW.shape
-    leader_WR = np.full((windows, _LEADERS), EMPTY)
+    leader_WR, key_R = np.full((windows, _LEADERS), EMPTY), np.empty(_LEADERS)
     for window in range(windows):
+        known = 0
         for gpu in range(gpus):
-            at = _LEADERS
-            while at > 0 and (
-                leader_WR[window, at - 1] == EMPTY
-                or pack.load_GW[gpu, window] > pack.load_GW[leader_WR[window, at - 1], window]
-            ):
-                at -= 1
-                if at < _LEADERS - 1:
-                    leader_WR[window, at + 1] = leader_WR[window, at]
-            if at < _LEADERS:
-                leader_WR[window, at] = gpu
+            known = keep_least(leader_WR[window], key_R, known, gpu, -pack.load_GW[gpu, window])
     return leader_WR
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 
 from traces.base.arrays import Floats, Int16s, Int32s, Ints
-from traces.base.jit import jit
+from traces.base.jit import jit, jit_inside
 
 _NONE = -1
 
@@ -88,19 +88,31 @@ def _deal(experts: int, slot_gpu_S: Int32s, gpus: int) -> Int16s:
 @jit
 def _replicate(load_LE: Floats, slots: int, useful: int) -> Ints:
     """int64 [L, E], replicas of each expert, ``slots`` in all; above ``useful`` only as a last resort."""
-    layers, experts = load_LE.shape
-    replicas_LE = np.ones((layers, experts), dtype=np.int64)
-    for layer in range(layers):
-        load_E, replicas_E = load_LE[layer], replicas_LE[layer]
-        for _ in range(slots - experts):
-            best = 0
-            for expert in range(1, experts):
-                spare, best_spare = replicas_E[expert] < useful, replicas_E[best] < useful
-                larger = load_E[expert] / replicas_E[expert] > load_E[best] / replicas_E[best]
-                if (spare and not best_spare) or (spare == best_spare and larger):
-                    best = expert
-            replicas_E[best] += 1
+    replicas_LE = np.empty(load_LE.shape, dtype=np.int64)
+    for layer in range(len(load_LE)):
+        _, replicas_LE[layer] = replicas(load_LE[layer], slots, useful)
     return replicas_LE
+
+
+@jit_inside
+def replicas(load_E: Floats, slots: int, useful: int) -> tuple[Ints, Ints]:
+    """One replica of each expert, then one by one where a replica has the most load.
+
+    Returns:
+        int64 [S], the expert of each, and int64 [E], how many each has; above ``useful`` only where all are.
+    """
+    experts = len(load_E)
+    expert_S, replicas_E = np.arange(slots), np.ones(experts, dtype=np.int64)
+    for slot in range(experts, slots):
+        best = 0
+        for expert in range(1, experts):
+            spare, best_spare = replicas_E[expert] < useful, replicas_E[best] < useful
+            larger = load_E[expert] / replicas_E[expert] > load_E[best] / replicas_E[best]
+            if (spare and not best_spare) or (spare == best_spare and larger):
+                best = expert
+        expert_S[slot] = best
+        replicas_E[best] += 1
+    return expert_S, replicas_E
 
 
 @jit

@@ -18,9 +18,9 @@ from placement.problem.errors import PlacementError
 from placement.problem.objective import Objective
 from placement.problem.placement import EMPTY, Placement
 from placement.problem.problem import Problem
-from placement.problem.rules import FIXED, FORBIDDEN, held_EG, moves_L, rule_EG
+from placement.problem.rules import FIXED, FORBIDDEN, before_EG, moves_L, rule_EG
 from placement.solvers.hypergraph import NO_LIMIT, Layer, anneal, loads, refine
-from placement.solvers.solution import NO_CLOCK, Limits, Report, Solution, solution
+from placement.solvers.solution import NO_CLOCK, Search, Solution, solution
 from placement.solvers.swap import swap
 from traces.base.arrays import Floats, Int16s, Int32s, Ints
 
@@ -39,14 +39,7 @@ _NO_HOME = -1
 _NODE_FILLS = (0.999, 0.998, 0.997, 0.996, 0.995, 0.993, 0.99, 0.98)
 
 
-def locality(
-    problem: Problem,
-    *,
-    seed: int = 0,
-    limits: Limits = NO_CLOCK,
-    report: Report | None = None,
-    balance_lost: float = BALANCE_LOST,
-) -> Solution:
+def locality(problem: Problem, search: Search = NO_CLOCK, *, balance_lost: float = BALANCE_LOST) -> Solution:
     """Start from ``swap``; exchange experts between nodes, level the GPUs of each node, then exchange inside.
 
     The first exchanges look at the load of nodes alone, which leaves them far more freedom than that of
@@ -65,23 +58,23 @@ def locality(
         raise PlacementError("locality needs sampled tokens: give a routing trace", field="solver")
     if not 0 <= balance_lost < np.inf:
         raise PlacementError("must be finite and not negative", field="balance_lost", got=balance_lost)
-    base = _balanced(problem, seed, limits)
+    base = _balanced(problem, search)
     tables = _Tables.of(problem, base.placement)
     slot_expert_LS = base.placement.slot_expert_LS.copy()
     spare = NO_LIMIT
     if problem.max_moves is not None:
         spare = problem.max_moves - int(moves_L(problem, base.placement).sum())
-    rng_L = np.random.default_rng(seed).spawn(len(slot_expert_LS))
+    rng_L = np.random.default_rng(search.seed).spawn(len(slot_expert_LS))
     done = 0
     interrupted = False
     try:
         for row in range(len(slot_expert_LS)):
-            if limits.seconds is not None and time.perf_counter() - started > limits.seconds:
+            if search.seconds is not None and time.perf_counter() - started > search.seconds:
                 break
             # What one layer leaves of its part, the next ones share.
             budget = spare if problem.max_moves is None else spare // (len(slot_expert_LS) - row)
             refinement = _Refinement(problem, base.placement, row, tables, balance_lost)
-            lucks = (_Luck.of(rng_L[row], problem, tables, limits.effort) for _ in _NODE_FILLS)
+            lucks = (_Luck.of(rng_L[row], problem, tables, search.effort) for _ in _NODE_FILLS)
             gpu_C, spent = refinement.run(budget, lucks)
             slot_expert_LS[row] = _into_slots(slot_expert_LS[row], base.placement.slot_gpu_S, gpu_C)
             spare -= spent
@@ -95,14 +88,14 @@ def locality(
     )
 
 
-def _balanced(problem: Problem, seed: int, limits: Limits) -> Solution:
+def _balanced(problem: Problem, search: Search) -> Solution:
     """``swap``, with half of the moves where they are limited, so that some are left for locality."""
     if problem.max_moves is not None:
         try:
-            return swap(replace(problem, max_moves=problem.max_moves // 2), seed=seed, limits=limits)
+            return swap(replace(problem, max_moves=problem.max_moves // 2), search)
         except PlacementError:
             pass  # the rules alone ask for more
-    return swap(problem, seed=seed, limits=limits)
+    return swap(problem, search)
 
 
 @dataclass(frozen=True)
@@ -175,9 +168,6 @@ class _Refinement:
         load_WG = np.stack([np.bincount(self.gpu_C, cost_C, problem.gpus) for cost_C in cost_WC])
         rule = rule_EG(problem, row)
         pinned_C = (expert_C != EMPTY) & (rule[expert_C, self.gpu_C] == FIXED)
-        before_EG = np.zeros(rule.shape, dtype=np.bool_)
-        if problem.previous is not None:
-            before_EG = held_EG(problem.previous, row)
         limit_W = (1.0 + balance_lost) * (load_WG / speed_G).max(axis=1)
         self.layer = Layer(
             tables.copy_TK(row),
@@ -187,7 +177,7 @@ class _Refinement:
             limit_W,
             rule != FORBIDDEN,
             pinned_C,
-            before_EG,
+            before_EG(problem, row),
         )
         # Rules of single GPUs cannot be kept by looking at nodes.
         self.by_node = problem.max_moves is None and not problem.forbidden and not pinned_C.any()

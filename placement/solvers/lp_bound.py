@@ -64,7 +64,7 @@ def sharpened(problem: Problem, solution: Solution) -> Solution:
                 low = paired_bound(loads, problem.gpus, int(most_E[0]), low * speed, high * speed) / speed
             known[key] = low
         bound_L[row] = max(bound_L[row], known[key])
-    return replace(solution, bound_L=bound_L)
+    return replace(solution, prove=lambda: bound_L)
 
 
 def lp_bound(loads: Loads, slots_G: Ints, speed_G: Floats, most_E: Ints, low: float, high: float) -> float:
@@ -167,10 +167,7 @@ def _packing_prices(slots_G: Ints, time_G: Floats) -> tuple[Floats, Floats]:
     """μ and c of each price, for a GPU with the most slots and for one with the fewest."""
     mu_M, c_M = np.empty(2 * _PACKINGS), np.empty(2 * _PACKINGS)
     most = int(np.argmax(slots_G))
-    fewest = most
-    for gpu in range(len(slots_G)):
-        if 0 < slots_G[gpu] < slots_G[fewest]:
-            fewest = gpu
+    fewest = int(np.argmin(np.where(slots_G > 0, slots_G, slots_G[most] + 1)))
     for kind, gpu in enumerate((most, fewest)):
         here = slice(kind * _PACKINGS, (kind + 1) * _PACKINGS)
         mu_M[here] = time_G[gpu] / slots_G[gpu] * _PACKING_STEP ** np.arange(_PACKINGS)

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.problem.errors import PlacementError
-from placement.solvers.solution import Limits
+from placement.solvers.solution import Search
 from traces.base.arrays import Floats
 
 if TYPE_CHECKING:
@@ -57,10 +57,10 @@ class Effort:
             )
 
     @classmethod
-    def within(cls, limits: Limits, nodes: int, started: float, backend: str = "highs") -> Effort:
+    def within(cls, search: Search, nodes: int, started: float, backend: str = "highs") -> Effort:
         """What a solver that began at ``started`` may spend, with ``nodes`` for a programme by itself."""
-        deadline = None if limits.seconds is None else started + limits.seconds
-        return cls(min(max(1, round(nodes * limits.effort)), _MOST_NODES), deadline, backend)
+        deadline = None if search.seconds is None else started + search.seconds
+        return cls(min(max(1, round(nodes * search.effort)), _MOST_NODES), deadline, backend)
 
     @property
     def seconds(self) -> float | None:

@@ -1,4 +1,4 @@
-"""Gathering co-activated experts: the book-keeping, the limits, and what it wins."""
+"""Bringing co-activated experts together: the book-keeping, the limits, and what it wins."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from placement.problem.rules import check_obeys, moves_L
 from placement.solvers import locality as module
 from placement.solvers.hypergraph import Layer, refine
 from placement.solvers.locality import locality
-from placement.solvers.solution import Limits, Solution
+from placement.solvers.solution import Search, Solution
 from placement.solvers.swap import swap
 
 Ints = npt.NDArray[np.int64]
@@ -69,7 +69,7 @@ def test_co_activated_experts_come_together_at_one_percent_of_balance() -> None:
     start, answer = start_of(problem), locality(problem)
     nodes = nodes_per_token(problem, start.placement)
     # 0.805 to 0.834 over twelve seeds.
-    for other in (answer, locality(problem, seed=1), locality(problem, seed=2)):
+    for other in (answer, locality(problem, Search(seed=1)), locality(problem, Search(seed=2))):
         assert nodes_per_token(problem, other.placement) < 0.84 * nodes
     assert (fullest_L(problem, answer) <= 1.01 * fullest_L(problem, start) * (1 + 1e-9)).all()
     assert not answer.limit_reached
@@ -132,7 +132,7 @@ def test_moves_stay_within_their_budget() -> None:
 
 def test_no_time_and_an_interruption_leave_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = clustered_problem()
-    late = locality(problem, limits=Limits(seconds=1e-9))
+    late = locality(problem, Search(seconds=1e-9))
     assert late.limit_reached
 
     def interrupted(*_: object) -> None:
