@@ -24,8 +24,8 @@ def refuse(problem: Problem, search: Search = NO_CLOCK) -> Solution:
 
 def interrupted(problem: Problem, search: Search = NO_CLOCK) -> Solution:
     """Has something better than linear when Ctrl-C comes."""
-    assert report is not None
-    report(greedy(problem))
+    assert search.report is not None
+    search.report(greedy(problem))
     raise KeyboardInterrupt
 
 
@@ -45,9 +45,8 @@ def test_it_is_never_worse_than_its_best_member() -> None:
 
 def test_every_better_solution_is_reported_once() -> None:
     reports: list[Solution] = []
-    found = portfolio({"linear": linear, "swap": swap, "greedy": greedy})(
-        PROBLEM, Search(report=reports.append)
-    )
+    auto = portfolio({"linear": linear, "swap": swap, "greedy": greedy})
+    found = auto(PROBLEM, Search(report=reports.append))
     assert [each.placement.origin for each in reports] == ["auto: linear", "auto: swap"]
     assert found.placement == reports[-1].placement
     assert found.cost < reports[0].cost
