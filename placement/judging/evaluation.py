@@ -43,15 +43,9 @@ def over_windows(objective: Objective, cost_WL: Floats) -> Floats:
 
 def gpu_cost_WLG(problem: Problem, placement: Placement) -> Floats:
     """float64 [W, L, G], the objective's part of each GPU: its copies' costs by its speed."""
-    windows, rows, _ = problem.load_WLE.shape
-    cost_WLG = np.empty((windows, rows, problem.gpus))
     each_WLE = copy_cost(problem, placement.replicas_LE)
-    for row, slot_expert_S in enumerate(placement.slot_expert_LS):
-        filled_S = slot_expert_S != EMPTY
-        gpu_N, expert_N = placement.slot_gpu_S[filled_S], slot_expert_S[filled_S]
-        for window in range(windows):
-            cost_WLG[window, row] = np.bincount(gpu_N, each_WLE[window, row, expert_N], problem.gpus)
-    return cost_WLG / problem.speed_G
+    cost_WLG: Floats = np.stack([placement.gpu_sum_LG(each_LE) for each_LE in each_WLE]) / problem.speed_G
+    return cost_WLG
 
 
 def copy_cost(problem: Problem, replicas: npt.ArrayLike) -> Floats:

@@ -135,12 +135,18 @@ class Placement:
                 field="load",
                 got=load.shape,
             )
-        share_LE = load / self.replicas_LE
+        return self.gpu_sum_LG(load / self.replicas_LE)
+
+    def gpu_sum_LG(self, copy_LE: Floats) -> Floats:
+        """float64 [L, G], the sum over a GPU's slots of what one copy of the expert in each counts."""
+        bins_LS = np.arange(len(self.layers))[:, None] * self.gpus + self.slot_gpu_S
+        sum_N = np.bincount(bins_LS.ravel(), self.in_slots(copy_LE).ravel(), len(self.layers) * self.gpus)
+        return sum_N.astype(np.float64, copy=False).reshape(len(self.layers), self.gpus)
+
+    def in_slots(self, copy_XLE: Floats) -> Floats:
+        """float64 [..., L, S], what one copy of the expert in each slot counts, 0 where it is empty."""
         rows_L = np.arange(len(self.layers))[:, None]
-        load_LS = np.where(self.slot_expert_LS == EMPTY, 0.0, share_LE[rows_L, self.slot_expert_LS])
-        bins_LS = rows_L * self.gpus + self.slot_gpu_S
-        load_N = np.bincount(bins_LS.ravel(), load_LS.ravel(), minlength=len(self.layers) * self.gpus)
-        return load_N.astype(np.float64, copy=False).reshape(len(self.layers), self.gpus)
+        return np.where(self.slot_expert_LS == EMPTY, 0.0, copy_XLE[..., rows_L, self.slot_expert_LS])
 
     def check_fits(self, experts: int, gpus: int, layers: tuple[int, ...]) -> None:
         """Refuse a placement that was made for another model or another group of GPUs.

@@ -106,12 +106,8 @@ def change_owner(pack: Pack) -> bool:
     best = cost(pack) * _LESS
     found = (EMPTY, EMPTY, EMPTY)
     after_GW = np.empty((gpus, windows))
-    change_W, first_W, largest_W, second_W = (
-        np.empty(windows),
-        np.empty(windows, np.int64),
-        np.empty(windows),
-        np.empty(windows),
-    )
+    change_W, largest_W, second_W = np.empty(windows), np.empty(windows), np.empty(windows)
+    first_W = np.empty(windows, np.int64)
     for gpu in _critical(pack):
         for expert in pack.item_GK[gpu, : used_G[gpu]]:
             if copies_E[expert] >= pack.most_E[expert]:
@@ -221,11 +217,8 @@ def cycle(pack: Pack) -> bool:
                             back = item_GK[third, last]
                             after, touched = 0.0, 0.0
                             for window in range(windows):
-                                x, y, z = (
-                                    share_EW[mine, window],
-                                    share_EW[theirs, window],
-                                    share_EW[back, window],
-                                )
+                                x, y = share_EW[mine, window], share_EW[theirs, window]
+                                z = share_EW[back, window]
                                 largest = max(
                                     load_GW[gpu, window] + (z - x) * pace_G[gpu],
                                     load_GW[second, window] + (x - y) * pace_G[second],
@@ -269,10 +262,7 @@ def _least_loaded(load_GW: Floats) -> Ints:
     """The GPUs with the least load over all windows, least first, ``_CYCLE_GPUS`` at most."""
     least_N, load_N, known = np.empty(_CYCLE_GPUS, np.int64), np.empty(_CYCLE_GPUS), 0
     for gpu in range(len(load_GW)):
-        load = 0.0
-        for window in range(load_GW.shape[1]):
-            load += load_GW[gpu, window]
-        known = keep_least(least_N, load_N, known, gpu, load)
+        known = keep_least(least_N, load_N, known, gpu, load_GW[gpu].sum())
     return least_N[:known]
 
 
@@ -352,19 +342,13 @@ def _item(pack: Pack, gpu: int, expert: int) -> int:
 def _swap(pack: Pack, gpu: int, item: int, other: int, place: int) -> None:
     """Exchange two copies; a place behind the last is an empty slot."""
     mine, theirs = pack.item_GK[gpu, item], pack.item_GK[other, place]
-    take(pack, gpu, item)
-    if theirs != EMPTY:
-        take(pack, other, place)
-        _insert(pack, theirs, gpu, item)
-    _insert(pack, mine, other, place)
+    if theirs == EMPTY:
+        take(pack, gpu, item)
+        put(pack, mine, other)
+    else:
+        pack.item_GK[gpu, item], pack.item_GK[other, place] = theirs, mine
+        for expert, old, new in ((mine, gpu, other), (theirs, other, gpu)):
+            pack.mark_EG[expert, old] &= ~np.uint8(HELD)
+            pack.mark_EG[expert, new] |= HELD
     count(pack, gpu)
     count(pack, other)
-
-
-@jit_inside
-def _insert(pack: Pack, expert: int, gpu: int, item: int) -> None:
-    """Add a copy so that it gets an index; the one there goes to the end."""
-    put(pack, expert, gpu)
-    last = pack.used_G[gpu] - 1
-    pack.item_GK[gpu, last] = pack.item_GK[gpu, item]
-    pack.item_GK[gpu, item] = expert

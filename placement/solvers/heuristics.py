@@ -131,9 +131,7 @@ def _pack(
     """
     layers, gpus = len(order_LE), len(room_G)
     slot_expert_LS = np.empty((layers, len(by_gpu_S)), dtype=np.int16)
-    first_G = np.zeros(gpus, dtype=np.int64)
-    for gpu in range(1, gpus):
-        first_G[gpu] = first_G[gpu - 1] + room_G[gpu - 1]
+    first_G = np.cumsum(room_G) - room_G
     for layer in range(layers):
         used_G = np.zeros(gpus, dtype=np.int64)
         load_G = np.zeros(gpus, dtype=np.float64)

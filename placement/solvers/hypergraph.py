@@ -143,11 +143,7 @@ def _start(layer: Layer, gpu_C: Ints, domain_G: Ints, home_T: Ints) -> State:
     copies, domains = len(gpu_C), domain_G.max() + 1
     domain_C = domain_G[gpu_C]
     first_C = np.zeros(copies + 1, np.int64)
-    for token in range(tokens):
-        for copy in copy_TK[token]:
-            first_C[copy + 1] += 1
-    for copy in range(copies):
-        first_C[copy + 1] += first_C[copy]
+    first_C[1:] = np.cumsum(np.bincount(copy_TK.ravel(), minlength=copies))
     token_N, filled_C = np.empty(tokens * chosen, np.int64), first_C.copy()
     needs_TD = np.zeros((tokens, domains), np.int16)
     for token in range(tokens):

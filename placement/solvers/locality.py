@@ -74,7 +74,7 @@ def locality(problem: Problem, search: Search = NO_CLOCK, *, balance_lost: float
             # What one layer leaves of its part, the next ones share.
             budget = spare if problem.max_moves is None else spare // (len(slot_expert_LS) - row)
             refinement = _Refinement(problem, base.placement, row, tables, balance_lost)
-            lucks = (_Luck.of(rng_L[row], problem, tables, search.effort) for _ in _NODE_FILLS)
+            lucks = (_luck(rng_L[row], problem, len(tables.ids_TLK), search.effort) for _ in _NODE_FILLS)
             gpu_C, spent = refinement.run(budget, lucks)
             slot_expert_LS[row] = _into_slots(slot_expert_LS[row], base.placement.slot_gpu_S, gpu_C)
             spare -= spent
@@ -133,24 +133,16 @@ class _Tables:
         return slot_TK
 
 
-@dataclass(frozen=True)
-class _Luck:
-    """The random choices of one layer's annealing.
+def _luck(rng: np.random.Generator, problem: Problem, tokens: int, effort: float) -> tuple[Ints, Floats]:
+    """The random choices of one try of annealing.
 
-    Attributes:
-        pair_S2: int64, two copies to try in each step.
-        heat_S: float64, domains that their exchange may cost.
+    Returns:
+        int64 [S, 2], two copies to try in each step, and float64 [S], domains that their exchange may cost.
     """
-
-    pair_S2: Ints
-    heat_S: Floats
-
-    @classmethod
-    def of(cls, rng: np.random.Generator, problem: Problem, tables: _Tables, effort: float) -> _Luck:
-        steps = max(1, round(_STEPS * problem.slots * effort))
-        cooling_S = (1.0 - np.arange(steps) / steps) ** 2
-        heat_S = _HEAT * len(tables.ids_TLK) * cooling_S * rng.standard_exponential(steps)
-        return cls(rng.integers(0, problem.slots, (steps, 2)), heat_S)
+    steps = max(1, round(_STEPS * problem.slots * effort))
+    cooling_S = (1.0 - np.arange(steps) / steps) ** 2
+    heat_S = _HEAT * tokens * cooling_S * rng.standard_exponential(steps)
+    return rng.integers(0, problem.slots, (steps, 2)), heat_S
 
 
 class _Refinement:
@@ -182,7 +174,7 @@ class _Refinement:
         # Rules of single GPUs cannot be kept by looking at nodes.
         self.by_node = problem.max_moves is None and not problem.forbidden and not pinned_C.any()
 
-    def run(self, budget: int, lucks: Iterable[_Luck]) -> tuple[Ints, int]:
+    def run(self, budget: int, lucks: Iterable[tuple[Ints, Floats]]) -> tuple[Ints, int]:
         """(gpu_C, spent): the new GPU of each copy, and how much of the budget it took."""
         problem, node_G, spent = self.problem, self.node_G, 0
         gpu_C = None
@@ -197,7 +189,7 @@ class _Refinement:
         spent += refine(self.layer, gpu_C, each_G, node_G, no_home_T, budget - spent, _SWEEPS)
         return gpu_C, spent
 
-    def _by_node(self, lucks: Iterable[_Luck]) -> Ints | None:
+    def _by_node(self, lucks: Iterable[tuple[Ints, Floats]]) -> Ints | None:
         """The GPU of each copy after exchanges that look at nodes alone; None where levelling always fails.
 
         Of the first that can be levelled, the one whose tokens need fewest nodes.
@@ -211,7 +203,7 @@ class _Refinement:
                 break
         return min(found, key=self._nodes_needed, default=None)
 
-    def _filled(self, fill: float, luck: _Luck) -> Ints:
+    def _filled(self, fill: float, luck: tuple[Ints, Floats]) -> Ints:
         """The node of each copy when exchanges fill nodes up to a share of their limit."""
         problem, layer, node_G = self.problem, self.layer, self.node_G
         anywhere_EN = np.ones((problem.experts, problem.nodes), dtype=np.bool_)
@@ -223,7 +215,7 @@ class _Refinement:
         )
         each_N = np.arange(problem.nodes)
         node_C, everywhere_N = node_G[self.gpu_C], np.zeros_like(each_N)
-        anneal(of_nodes, node_C, each_N, everywhere_N, self.home_T, luck.pair_S2, luck.heat_S)
+        anneal(of_nodes, node_C, each_N, everywhere_N, self.home_T, *luck)
         refine(of_nodes, node_C, each_N, everywhere_N, self.home_T, NO_LIMIT, _SWEEPS)
         return node_C
 

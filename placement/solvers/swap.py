@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import time
@@ -36,26 +37,21 @@ def swap(problem: Problem, search: Search = NO_CLOCK) -> Solution:
     """
     started = time.perf_counter()
     bounds = bound_L(problem)
-    item_LGK: list[Ints] | None = None
+
+    def solved(item_LGK: list[Ints]) -> Solution:
+        return solution(problem, arranged(problem, item_LGK, "swap"), "swap", started, bounds)
+
+    best: Solution | None = None
     if not problem.fixed and not problem.forbidden:
         item_LGK = _each(
             lambda row: _from_scratch(problem, row, bounds[row], search.effort), len(problem.layers)
         )
-    best = None if item_LGK is None else _obeying(problem, item_LGK, bounds, started)
+        with contextlib.suppress(PlacementError):  # a limit on moves is the one rule that was not looked at
+            best = solved(item_LGK)
     if best is None or problem.max_moves is not None or problem.objective.per_move > 0:
-        item_LGK = _from_previous(problem, bounds, search.effort)
-        other = solution(problem, arranged(problem, item_LGK, "swap"), "swap", started, bounds)
+        other = solved(_from_previous(problem, bounds, search.effort))
         best = other if best is None or other.cost < best.cost else best
     return best
-
-
-def _obeying(problem: Problem, item_LGK: list[Ints], bounds: Floats, started: float) -> Solution | None:
-    """The solution, if it does not break a limit on moves, the one rule that was not looked at."""
-    placement = arranged(problem, item_LGK, "swap")
-    try:
-        return solution(problem, placement, "swap", started, bounds)
-    except PlacementError:
-        return None
 
 
 def _each(solve: Callable[[int], Solved], layers: int) -> list[Solved]:
