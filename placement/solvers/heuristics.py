@@ -116,13 +116,7 @@ def replicas(load_E: Floats, slots: int, useful: int) -> tuple[Ints, Ints]:
 
 
 @jit
-def _pack(
-    order_LE: Ints,
-    replicas_LE: Ints,
-    share_LE: Floats,
-    room_G: Ints,
-    by_gpu_S: Ints,
-) -> Int16s:
+def _pack(order_LE: Ints, replicas_LE: Ints, share_LE: Floats, room_G: Ints, by_gpu_S: Ints) -> Int16s:
     """int16 [L, S]: the replicas of each expert, in the given order of experts, on the least loaded GPUs.
 
     Args:
@@ -147,13 +141,7 @@ def _pack(
 
 
 @jit
-def _least_loaded(
-    load_G: Floats,
-    used_G: Ints,
-    room_G: Ints,
-    newest_G: Ints,
-    expert: int,
-) -> int:
+def _least_loaded(load_G: Floats, used_G: Ints, room_G: Ints, newest_G: Ints, expert: int) -> int:
     """The GPU for the next replica of ``expert``.
 
     The replicas of an expert are placed one after another, so a GPU holds the expert exactly if it is

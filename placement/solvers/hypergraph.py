@@ -84,13 +84,7 @@ def refine(
 
 @jit
 def anneal(
-    layer: Layer,
-    gpu_C: Ints,
-    domain_G: Ints,
-    within_G: Ints,
-    home_T: Ints,
-    pair_S2: Ints,
-    heat_S: Floats,
+    layer: Layer, gpu_C: Ints, domain_G: Ints, within_G: Ints, home_T: Ints, pair_S2: Ints, heat_S: Floats
 ) -> None:
     """Try pairs of copies one after another, and let an exchange cost up to ``heat_S`` domains.
 

@@ -72,13 +72,7 @@ def ilp(problem: Problem, search: Search = NO_CLOCK, *, backend: str = "highs") 
         interrupted = True  # the layers that are done stay
     placement = replace(base.placement, slot_expert_LS=slot_expert_LS, origin="ilp")
     return solution(
-        problem,
-        placement,
-        "ilp",
-        started,
-        limit_reached=limit_reached,
-        interrupted=interrupted,
-        proven_L=proven_L,
+        problem, placement, "ilp", started, proven_L, limit_reached=limit_reached, interrupted=interrupted
     )
 
 

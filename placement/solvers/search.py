@@ -10,15 +10,7 @@ from placement.problem.placement import EMPTY
 from placement.problem.problem import Problem
 from placement.problem.rules import FIXED, FORBIDDEN
 from placement.solvers.exchange import descend
-from placement.solvers.packing import (
-    CLOSED,
-    PINNED,
-    Pack,
-    cost,
-    largest_first,
-    place_in_order,
-    restore,
-)
+from placement.solvers.packing import CLOSED, PINNED, Pack, cost, largest_first, place_in_order, restore
 from placement.solvers.replication import replan, replicate
 from traces.base.arrays import Bools, Floats, Int8s, Ints
 from traces.base.jit import jit_for_threads
