@@ -188,7 +188,8 @@ def legal(layer: Layer, gpu_C: Ints, a: int, b: int, spent: int, budget: int) ->
     """The copies' GPUs after an exchange, if all rules allow it."""
     after = gpu_C.copy()
     after[[a, b]] = after[[b, a]]
-    if layer.pinned_C[[a, b]].any():
+    # Each of two copies of one expert finds the other where it would go: they do not change places.
+    if layer.pinned_C[[a, b]].any() or layer.expert_C[a] == layer.expert_C[b]:
         return None
     for copy in (a, b):
         expert = layer.expert_C[copy]
