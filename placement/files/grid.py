@@ -51,7 +51,7 @@ def full_placement(slot_expert_LS: NDArray[Any], target: Target, field: str, sys
         raise PlacementError(
             f"{system} holds equally many slots on each of {gpus} GPUs", field=field, got=f"{slots} slots"
         )
-    slot_gpu_S = np.repeat(np.arange(gpus), slots // gpus)
+    slot_gpu_S = np.repeat(np.arange(gpus, dtype=np.int32), slots // gpus)
     try:
         return Placement(
             slot_expert_LS, slot_gpu_S, target.experts, gpus, target.layers, f"a file for {system}"
