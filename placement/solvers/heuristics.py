@@ -104,12 +104,11 @@ def replicas(load_E: Floats, slots: int, useful: int) -> tuple[Ints, Ints]:
     experts = len(load_E)
     expert_S, replicas_E = np.arange(slots), np.ones(experts, dtype=np.int64)
     for slot in range(experts, slots):
-        best = 0
-        for expert in range(1, experts):
-            spare, best_spare = replicas_E[expert] < useful, replicas_E[best] < useful
-            larger = load_E[expert] / replicas_E[expert] > load_E[best] / replicas_E[best]
-            if (spare and not best_spare) or (spare == best_spare and larger):
-                best = expert
+        best, most, spare = 0, -1.0, False
+        for expert in range(experts):
+            share, fresh = load_E[expert] / replicas_E[expert], replicas_E[expert] < useful
+            if (fresh and not spare) or (fresh == spare and share > most):
+                best, most, spare = expert, share, fresh
         expert_S[slot] = best
         replicas_E[best] += 1
     return expert_S, replicas_E
