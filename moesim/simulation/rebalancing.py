@@ -19,6 +19,7 @@ from moesim.simulation.program import Program
 from placement.judging.migration import plan_migration
 from placement.problem.placement import Placement
 from placement.problem.problem import Problem
+from placement.solvers.solution import Search
 from placement.solvers.solvers import solver_named
 
 NEVER = np.iinfo(np.int64).max
@@ -109,7 +110,7 @@ class Rebalancing:
             max_moves=spec.max_moves,
         )
         try:
-            solved = solver_named(spec.solver).solve(problem, seed=scenario.seed)
+            solved = solver_named(spec.solver).solve(problem, Search(seed=scenario.seed))
         except PlacementError as error:
             error.field = f"rebalance, before step {step}: {error.field}"
             raise

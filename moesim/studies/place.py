@@ -18,8 +18,8 @@ from placement.judging.judge import judge
 from placement.judging.migration import MigrationPlan, plan_migration
 from placement.problem.placement import Placement
 from placement.problem.problem import Problem
-from placement.solvers.settling import settled
-from placement.solvers.solution import NO_CLOCK, Limits, Report, Solution
+from placement.solvers.relabelling import relabelled
+from placement.solvers.solution import NO_CLOCK, Search, Solution
 from placement.solvers.solvers import solver_named
 
 BASELINES = ("linear", "eplb")
@@ -78,15 +78,7 @@ def _unseen(question: Question, source: Source) -> Problem | None:
         raise
 
 
-def search(
-    problem: Problem,
-    name: str,
-    fitted_on: str,
-    *,
-    seconds: float | None = None,
-    seed: int = 0,
-    report: Report | None = None,
-) -> Solution:
+def search(problem: Problem, name: str, fitted_on: str, how: Search = NO_CLOCK) -> Solution:
     """The placement of one solver, as near the previous one as renaming GPUs brings it.
 
     Its origin tells the solver and the loads.
@@ -94,10 +86,10 @@ def search(
     Raises:
         PlacementError: no such solver, or it cannot obey the problem's rules or lacks what it needs.
     """
-    limits = NO_CLOCK if seconds is None else Limits(seconds=seconds)
-    found = solver_named(name).solve(problem, seed=seed, limits=limits, report=report)
+    found = solver_named(name).solve(problem, how)
+    found.prove()  # what it compiles is part of the search
     origin = f"{found.placement.origin}, fitted on {fitted_on}"
-    placement = replace(settled(problem, found.placement), origin=origin)
+    placement = replace(relabelled(problem, found.placement), origin=origin)
     return replace(found, placement=placement, cost_L=cost_L(problem, placement))
 
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from moesim.analysis.metrics import timeline_metrics
 from moesim.deployment.batch import batches
@@ -20,6 +19,7 @@ from moesim.studies.loads import Source
 from moesim.studies.place_question import StepCost
 from placement.problem.placement import Placement
 from placement.solvers.solvers import solve
+from traces.base.arrays import Ints
 from traces.routing import RoutingTrace
 
 
@@ -63,7 +63,7 @@ class Trial:
             "cross_node_bytes": done.cross_node_bytes / steps,
         }
 
-    def migration_s(self, copies_GG: NDArray[np.int64]) -> float:
+    def migration_s(self, copies_GG: Ints) -> float:
         """Seconds of a migration that nothing else disturbs, every GPU sending and receiving at once.
 
         The links are as the transfer kernels of the scenario's dispatch mode reach them.

@@ -60,3 +60,8 @@ def parse_json(text: str) -> Any:
         raise PlacementError("is not JSON: a number is too long") from error
     except RecursionError as error:
         raise PlacementError("is not a placement: nested too deeply") from error
+
+
+def compact_json(value: object) -> str:
+    """JSON on one line without spaces: how all files here hold a row."""
+    return json.dumps(value, separators=(",", ":"))

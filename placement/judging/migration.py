@@ -13,9 +13,7 @@ import numpy.typing as npt
 from placement.problem.errors import PlacementError
 from placement.problem.placement import Placement
 from placement.problem.rules import held_EG
-
-Bools = npt.NDArray[np.bool_]
-Ints = npt.NDArray[np.int64]
+from traces.base.arrays import Ints
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,12 +54,8 @@ class MigrationPlan:
     def transfers(self) -> list[dict[str, int]]:
         """Every transfer as JSON holds it; ``layer`` is the true index."""
         layer_M = np.array(self.layers)[self.row_M]
-        columns = (layer_M, self.expert_M, self.source_M, self.destination_M)
-        names = ("layer", "expert", "from", "to")
-        return [
-            dict(zip(names, row, strict=True))
-            for row in zip(*(column.tolist() for column in columns), strict=True)
-        ]
+        rows = np.stack([layer_M, self.expert_M, self.source_M, self.destination_M], axis=1).tolist()
+        return [dict(zip(("layer", "expert", "from", "to"), row, strict=True)) for row in rows]
 
 
 def plan_migration(before: Placement, after: Placement, node_G: npt.ArrayLike) -> MigrationPlan:

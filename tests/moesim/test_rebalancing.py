@@ -28,6 +28,7 @@ from moesim.studies.whatif import Point, compare
 from placement.files.native import read_placement
 from placement.problem.placement import Placement
 from placement.problem.problem import Problem
+from placement.solvers.solution import Search
 from placement.solvers.solvers import solver_named
 from tests.moesim.command import moesim
 from tests.moesim.tiny import tiny_scenario, write_scenario
@@ -132,7 +133,7 @@ def test_every_assignment_is_served_by_a_slot_that_holds_its_expert_then(
         assert move.step % EVERY == 0
         seen_LE = load_WLE[max(0, move.step - (window or EVERY)) : move.step].sum(axis=0)
         problem = Problem.of(seen_LE, 4, slots, layers=(1, 2), gpus_per_node=2, previous=before)
-        wanted = solver_named(solver).solve(problem, seed=seed).placement
+        wanted = solver_named(solver).solve(problem, Search(seed=seed)).placement
         np.testing.assert_array_equal(move.placement.gpu_load_LG(seen_LE), wanted.gpu_load_LG(seen_LE))
         assert move.copies == sum(as_sent(move, before).values())
         assert move.bytes == move.copies * asked.model.expert_bytes
