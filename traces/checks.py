@@ -7,15 +7,12 @@ message names a token that the user can look up.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from traces.base.arrays import Array
 from traces.base.errors import TraceError
 from traces.base.jit import jit
-
-Array = npt.NDArray[Any]
 
 _HALF_LIMIT, _HALF_MINUS_ZERO = 0x7C00, 0x8000  # float16: bits of infinity and of -0.0
 _SINGLE_LIMIT, _SINGLE_MINUS_ZERO = 0x7F800000, 0x80000000  # the same of float32

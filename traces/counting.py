@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from traces.base.arrays import Array, Ints
 from traces.base.jit import jit
 from traces.meta import TraceMeta
 from traces.routing import RoutingTrace
-
-Array = npt.NDArray[Any]
-Loads = npt.NDArray[np.int64]
 
 _BATCHES = 64  # of each size: their mean then varies by 1 % or less from seed to seed
 
@@ -84,7 +80,7 @@ class Sample:
 
 
 @jit
-def add_loads(ids_TLK: Array, load_LE: Loads) -> None:
+def add_loads(ids_TLK: Array, load_LE: Ints) -> None:
     tokens, layers, chosen = ids_TLK.shape
     for t in range(tokens):
         for layer in range(layers):
@@ -97,9 +93,9 @@ def _add_neighbours(
     ids_TLK: Array,
     follows_T: Array,
     first_token: int,
-    load_LE: Loads,
-    last_token_LE: Loads,
-    shared_L: Loads,
+    load_LE: Ints,
+    last_token_LE: Ints,
+    shared_L: Ints,
 ) -> None:
     """Count assignments, and those whose expert the token before chose too where ``follows_T``."""
     tokens, layers, chosen = ids_TLK.shape

@@ -11,12 +11,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from traces.base.arrays import Array, Floats, Ints
 from traces.base.errors import TraceError
 from traces.base.memory import require_memory
 from traces.co_activation import (
-    Ints,
     clusters,
     co_activations,
     mutual_information,
@@ -24,13 +23,11 @@ from traces.co_activation import (
     pairs_by_chance,
     transitions,
 )
-from traces.counting import Loads, add_loads
+from traces.counting import add_loads
 from traces.locality import LAGS, STRETCHES, Locality
 from traces.meta import TraceMeta
 from traces.routing import RoutingTrace
 from traces.statistics import TraceSource, TraceStatistics, trace_statistics
-
-Floats = npt.NDArray[np.float64]
 
 PARTS = 8
 """Equal parts of the trace, in its order, between which drift is measured."""
@@ -128,7 +125,7 @@ class FullStatistics:
     distances: tuple[Distance, ...]
     parts: tuple[Part, ...]
     categories: tuple[Part, ...]
-    load_LE: Loads
+    load_LE: Ints
     busiest: int
     pairs_EE: Ints
 
@@ -242,7 +239,7 @@ def _distances(locality: Locality) -> tuple[Distance, ...]:
     )
 
 
-def _part(name: str, part_LE: Loads, load_LE: Loads, top_k: int) -> Part:
+def _part(name: str, part_LE: Ints, load_LE: Ints, top_k: int) -> Part:
     tokens, rest_LE = int(part_LE[0].sum()) // top_k, load_LE - part_LE
     others = int(rest_LE[0].sum()) // top_k
     distance = by_chance = None
@@ -278,7 +275,7 @@ def _most_excess(pairs_EE: Ints) -> tuple[Pair, ...]:
     )
 
 
-def _evenness(load_E: npt.NDArray[Any]) -> float:
+def _evenness(load_E: Array) -> float:
     return float(_entropy(load_E.astype(np.float64))) if len(load_E) > 1 else 1.0
 
 

@@ -25,17 +25,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from traces.base.arrays import Array, Floats, Ints
 from traces.base.errors import TraceError
 from traces.base.jit import jit
 from traces.base.memory import require_memory
 from traces.draws import STEP, choose, mix64, uniform40
 from traces.meta import TraceMeta
 from traces.routing import RoutingTrace
-
-Array = npt.NDArray[Any]
-Floats = npt.NDArray[np.float64]
 
 MAX_LOG_WEIGHT = 30.0
 """Of a topic's weight for an expert: so stays e^30 far inside float64."""
@@ -71,7 +68,7 @@ class Generator:
     meta: TraceMeta
     log_weight_CLE: Floats
     topics_NC: Floats
-    category_N: npt.NDArray[np.int64]
+    category_N: Ints
     categories: tuple[str, ...]
     stay: float
     recall: float
@@ -271,9 +268,7 @@ def generate(generator: Generator, requests: int, tokens_per_request: int, seed:
     )
 
 
-def _topics(
-    generator: Generator, recorded_R: Array, tokens: int, rng: np.random.Generator
-) -> npt.NDArray[np.int64]:
+def _topics(generator: Generator, recorded_R: Array, tokens: int, rng: np.random.Generator) -> Ints:
     """The topic of every token, int64 [R, T of a request]."""
     upto_NC = np.cumsum(generator.topics_NC, axis=1)
     topic_RT = np.stack(

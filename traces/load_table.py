@@ -12,15 +12,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
+from traces.base.arrays import Ints
 from traces.base.errors import LoadTableError, TraceError
 from traces.meta import TraceMeta
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-Loads = npt.NDArray[np.int64]
 
 MAX_LOAD = 2**53  # of a layer in total: float64 still counts it exactly
 
@@ -41,7 +40,7 @@ class LoadTable:
     model: str
     experts: int
     layers: tuple[int, ...]
-    load_WLE: Loads
+    load_WLE: Ints
     origin: str = ""
     licence: str = ""
 
@@ -51,9 +50,9 @@ class LoadTable:
         return len(self.load_WLE)
 
     @property
-    def load_LE(self) -> Loads:
+    def load_LE(self) -> Ints:
         """Assignments over all windows, int64 [L, E]."""
-        total: Loads = self.load_WLE.sum(axis=0)
+        total: Ints = self.load_WLE.sum(axis=0)
         return total
 
     def validate(self, *, file: str | Path | None = None) -> None:
@@ -104,7 +103,7 @@ def check_header(
         raise LoadTableError(error.rule, file=file, field=error.field, got=error.got) from error
 
 
-def drop_idle_layers(load_WLE: Loads) -> tuple[tuple[int, ...], Loads]:
+def drop_idle_layers(load_WLE: Ints) -> tuple[tuple[int, ...], Ints]:
     """The layers with any load, by index, and their loads.
 
     Serving systems count all hidden layers, so that dense ones are rows of zeros (DeepSeek-V3: 61
@@ -114,7 +113,7 @@ def drop_idle_layers(load_WLE: Loads) -> tuple[tuple[int, ...], Loads]:
     return tuple(active.tolist()), np.ascontiguousarray(load_WLE[:, active])
 
 
-def to_counts(found: Any, *, file: str | Path, field: str) -> Loads:
+def to_counts(found: Any, *, file: str | Path, field: str) -> Ints:
     """Nested lists, windows × layers × experts or layers × experts, as int64 [W, L, E].
 
     Raises:

@@ -14,13 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from traces.base.arrays import Array, Ints
 from traces.base.errors import TraceError
 from traces.base.memory import require_memory
 from traces.meta import TraceMeta
-
-Array = npt.NDArray[Any]
 
 # Tokens of a row group and of a streamed window. Measured with 58 layers, top-8: going from 65,536 to
 # 16,384 quarters the time to read 1,000 tokens and costs nothing else; 8,192 writes a fifth slower.
@@ -82,7 +80,7 @@ class RoutingTrace:
         return self.weights_TLK is not None
 
     @property
-    def request_offsets(self) -> npt.NDArray[np.int64]:
+    def request_offsets(self) -> Ints:
         """int64 [R+1]: the tokens of the r-th request are rows ``offsets[r]:offsets[r+1]``."""
         starts = np.flatnonzero(np.diff(self.request_T)) + 1
         return np.concatenate(([0], starts, [self.tokens])).astype(np.int64)

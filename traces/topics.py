@@ -9,16 +9,10 @@ Axes: T tokens, L MoE layers, K experts per token, E experts, C topics.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
+from traces.base.arrays import Array, Floats, Ints
 from traces.base.jit import jit
-
-Array = npt.NDArray[Any]
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 PRIOR = 4.0
 """Tokens of the whole trace that every topic is counted with, so that no expert is impossible in one."""

@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from traces.base import parquet
+from traces.base.arrays import Array
 from traces.base.errors import TraceError
 from traces.meta import TraceMeta
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)

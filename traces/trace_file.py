@@ -10,18 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from traces.base import parquet
+from traces.base.arrays import Ints
 from traces.base.errors import TraceError
 from traces.base.files import check_format
 from traces.checks import check_order
 from traces.meta import FORMAT_MAJOR, FORMAT_THING, TraceMeta
 from traces.routing import WINDOW_TOKENS, RoutingTrace, join
 from traces.trace_columns import Columns
-
-Array = npt.NDArray[Any]
 
 _NUMBER_COLUMNS = ("step", "source_rank")
 _WINDOW_NUMBERS = 1 << 26  # ids of a window; fewer tokens where a foreign file has huge rows
@@ -99,7 +97,7 @@ class TraceFile:
         return tuple(names)
 
     @cached_property
-    def request_offsets(self) -> npt.NDArray[np.int64]:
+    def request_offsets(self) -> Ints:
         """int64 [R+1], as :attr:`RoutingTrace.request_offsets`; reads two columns and no routing."""
         after, last, starts = (-1, -1), -1, []
         for start, batch in self._batches(0, self.tokens, ["request", "position"]):

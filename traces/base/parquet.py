@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from traces.base.arrays import Array
 from traces.base.errors import MoesimError
 from traces.base.input_file import require_file
-
-Array = npt.NDArray[Any]
 
 MAGIC = b"PAR1"
 _METADATA_KEY = b"moesim"

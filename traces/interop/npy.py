@@ -13,15 +13,13 @@ from pathlib import Path
 from typing import IO, Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
+from traces.base.arrays import Array
 from traces.base.errors import TraceError
 from traces.base.input_file import require_file
 from traces.interop.hints import Hints
 from traces.interop.recording import Part, Recording, from_requests, to_int32
 from traces.routing import WINDOW_TOKENS
-
-Array = npt.NDArray[Any]
 
 MAGIC = b"\x93NUMPY"
 DAMAGED = (

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
+from traces.base.arrays import Array
 from traces.base.errors import TraceError
 from traces.base.input_file import require_file
 from traces.base.memory import require_memory
@@ -25,8 +25,6 @@ from traces.interop.hints import Hints
 from traces.interop.npy import DAMAGED, read_header
 from traces.interop.recording import Part, Recording, count_up, from_requests, to_ids, to_int32
 from traces.routing import RoutingTrace
-
-Array = npt.NDArray[Any]
 
 _EXPERTS_ARRAY = re.compile(r"experts_(0|[1-9][0-9]{0,3})")
 _DEFLATE_LIMIT = 1032  # deflate cannot expand by more (zlib technical details); what claims more lies

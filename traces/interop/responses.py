@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
+from traces.base.arrays import Array
 from traces.base.errors import TraceError
 from traces.base.input_file import require_file
 from traces.interop import npy
 from traces.interop.hints import Hints
 from traces.interop.recording import Part, Recording, from_requests
-
-Array = npt.NDArray[Any]
 
 _KEY = "routed_experts"
 _MAX_LINE = 1 << 30  # bytes: more than 2 million tokens of 61 layers, top-8, in int32

@@ -9,20 +9,18 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.json
 
+from traces.base.arrays import Array
 from traces.base.errors import TraceError
 from traces.base.input_file import require_file
 from traces.base.memory import require_memory
 from traces.interop.hints import Hints
 from traces.interop.recording import MAX_LAYERS, Recording, to_ids, to_int32
 from traces.routing import RoutingTrace
-
-Array = npt.NDArray[Any]
 
 _NEEDED = ("token", "layer", "experts")
 _EXPANSION = 8  # bytes in memory for one of a file, while it is parsed and sorted

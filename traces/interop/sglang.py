@@ -14,10 +14,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from traces.base.arrays import Array
 from traces.base.errors import LoadTableError, MoesimError
 from traces.interop.hints import Hints
 from traces.interop.loads import to_table
-from traces.interop.torch_file import Array, load_pt, pickled_keys, tensor, whole_number
+from traces.interop.torch_file import load_pt, pickled_keys, tensor, whole_number
 from traces.load_table import LoadTable
 
 _KEYS = ("logical_count", "global_physical_count", "topk_ids_of_layer")

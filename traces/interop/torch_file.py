@@ -13,13 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from traces.base.arrays import Array
 from traces.base.errors import MoesimError
 from traces.base.input_file import require_file
 from traces.base.memory import require_memory
-
-Array = npt.NDArray[Any]
 
 _PICKLE = "data.pkl"
 _GLANCE = 1 << 24  # bytes of the pickle that are searched for its keys

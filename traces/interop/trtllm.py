@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
+from traces.base.arrays import Array
 from traces.base.errors import LoadTableError, MoesimError, TraceError
 from traces.base.input_file import read_json, require_file
 from traces.interop.hints import Hints
@@ -24,7 +24,6 @@ from traces.load_table import LoadTable
 from traces.meta import MAX_EXPERTS, TraceMeta
 from traces.routing import RoutingTrace
 
-Array = npt.NDArray[Any]
 Key = tuple[int, int]  # iteration, layer
 
 _META = "meta_info.json"
