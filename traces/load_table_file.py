@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from traces.base import parquet
 from traces.base.errors import LoadTableError
 from traces.base.files import check_format, whole_file, write_text
-from traces.base.input_file import MAX_JSON_BYTES, read_json, require_file
+from traces.base.input_file import MAX_JSON_BYTES, first_bytes, read_json, require_file
 from traces.base.memory import require_memory
 from traces.load_table import LoadTable, check_header, drop_idle_layers, to_counts
 
@@ -67,25 +67,14 @@ def read_load_table(path: str | Path) -> LoadTable:
 def is_load_table(path: str | Path) -> bool:
     """Whether the file looks like a load table, sound or not: JSON, or Parquet that says so."""
     source = Path(path)
-    if not source.is_file():
-        return False
     if not parquet.is_parquet(source):
-        return _first_byte(source) == b"{"
+        return first_bytes(source, 64).lstrip()[:1] == b"{"
     try:
         with parquet.open_parquet(source, LoadTableError) as file:
             meta = parquet.read_metadata(file, source, LoadTableError) or {}
     except LoadTableError:
         return False
     return str(meta.get("format")).startswith("moesim.load_table/")
-
-
-def _first_byte(source: Path) -> bytes:
-    """The first byte that is not white space, of the first few."""
-    try:
-        with source.open("rb") as file:
-            return file.read(64).lstrip()[:1]
-    except OSError:
-        return b""
 
 
 def _metadata(table: LoadTable) -> dict[str, Any]:

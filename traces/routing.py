@@ -137,11 +137,7 @@ class RoutingTrace:
         return sha.hexdigest()
 
     def validate(
-        self,
-        *,
-        file: str | Path | None = None,
-        first_token: int = 0,
-        after: tuple[int, int] = (-1, -1),
+        self, *, file: str | Path | None = None, first_token: int = 0, after: tuple[int, int] = (-1, -1)
     ) -> tuple[int, int]:
         """Check every rule of the format.
 
@@ -159,32 +155,30 @@ class RoutingTrace:
         from traces import checks  # here: numba loads only where a trace is checked
 
         self._check_shapes(file)
-        place: dict[str, Any] = {"file": file, "first_token": first_token}
-        experts, layers = self.meta.experts, self.meta.layers
-        names = [f"experts_{layer}" for layer in layers]
-        checks.check_ids(self.ids_TLK, experts, names, **place)
+        place = checks.Place(file, first_token)
+        experts = self.meta.experts
+
+        def names(kind: str) -> list[str]:
+            return [f"{kind}_{layer}" for layer in self.meta.layers]
+
+        checks.check_ids(self.ids_TLK, experts, names("experts"), place)
         if self.weights_TLK is not None:
-            checks.check_weights(self.weights_TLK, [f"weights_{layer}" for layer in layers], **place)
+            checks.check_weights(self.weights_TLK, names("weights"), place)
         if self.candidate_ids_TLC is not None and self.candidate_scores_TLC is not None:
-            names = [f"candidates_{layer}" for layer in layers]
-            checks.check_ids(self.candidate_ids_TLC, experts, names, **place)
-            checks.check_candidates(self.ids_TLK, self.candidate_ids_TLC, experts, names, **place)
-            names = [f"scores_{layer}" for layer in layers]
-            checks.check_scores(self.candidate_scores_TLC, names, **place)
+            checks.check_ids(self.candidate_ids_TLC, experts, names("candidates"), place)
+            checks.check_candidates(self.ids_TLK, self.candidate_ids_TLC, experts, names("candidates"), place)
+            checks.check_scores(self.candidate_scores_TLC, names("scores"), place)
         if self.step_T is not None:
-            checks.check_least(self.step_T, 0, "step", **place)
+            checks.check_least(self.step_T, 0, "step", place)
         if self.source_rank_T is not None:
-            checks.check_least(self.source_rank_T, 0, "source_rank", **place)
+            checks.check_least(self.source_rank_T, 0, "source_rank", place)
         if self.category_T is not None:
-            checks.check_least(self.category_T, -1, "category", **place)
-            if self.category_T.max() >= len(self.categories):
-                raise TraceError(
-                    f"must be below {len(self.categories)}, the number of categories",
-                    file=file,
-                    field="category",
-                    got=self.category_T.max(),
-                )
-        return checks.check_order(self.request_T, self.position_T, after=after, **place)
+            checks.check_least(self.category_T, -1, "category", place)
+            most = self.category_T.max()
+            if most >= len(self.categories):
+                rule = f"must be below {len(self.categories)}, the number of categories"
+                raise TraceError(rule, file=file, field="category", got=most)
+        return checks.check_order(self.request_T, self.position_T, place, after)
 
     def _check_shapes(self, file: str | Path | None) -> None:
         meta = self.meta

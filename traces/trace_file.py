@@ -16,7 +16,7 @@ from traces.base import parquet
 from traces.base.arrays import Ints
 from traces.base.errors import TraceError
 from traces.base.files import check_format
-from traces.checks import check_order
+from traces.checks import Place, check_order
 from traces.meta import FORMAT_MAJOR, FORMAT_THING, TraceMeta
 from traces.routing import WINDOW_TOKENS, RoutingTrace, join
 from traces.trace_columns import Columns
@@ -103,7 +103,7 @@ class TraceFile:
         for start, batch in self._batches(0, self.tokens, ["request", "position"]):
             found = Columns(batch, self.meta, self.path, start)
             request_T, position_T = found.numbers("request"), found.numbers("position")
-            after = check_order(request_T, position_T, file=self.path, first_token=start, after=after)
+            after = check_order(request_T, position_T, Place(self.path, start), after)
             starts.append(start + np.flatnonzero(np.diff(request_T, prepend=np.int32(last))))
             last = after[0]
         return np.concatenate([*starts, [self.tokens]]).astype(np.int64)

@@ -29,6 +29,22 @@ def require_file(path: Path, what: str, error: type[MoesimError]) -> int:
     return size
 
 
+def first_bytes(path: Path, most: int) -> bytes:
+    """The first ``most`` bytes of a regular file; none where there is no such file, or it cannot be read."""
+    try:
+        if not path.is_file():  # a pipe would block
+            return b""
+        with path.open("rb") as file:
+            return file.read(most)
+    except OSError:
+        return b""
+
+
+def files_in(path: Path, suffix: str) -> list[Path]:
+    """The files of a folder that end in ``suffix``, by name; of anything else, itself."""
+    return sorted(path.glob(f"*{suffix}")) if path.is_dir() else [path]
+
+
 def read_json(path: Path, what: str, error: type[MoesimError]) -> dict[str, Any]:
     """The JSON object in ``path``; a key that stands twice, NaN and infinity are refused.
 

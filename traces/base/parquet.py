@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from traces.base.arrays import Array
-from traces.base.errors import MoesimError
-from traces.base.input_file import require_file
+from traces.base.errors import MoesimError, reason_of
+from traces.base.input_file import first_bytes, require_file
 
 MAGIC = b"PAR1"
 _METADATA_KEY = b"moesim"
@@ -33,17 +33,12 @@ def reading(path: Path, error: type[MoesimError]) -> Iterator[None]:
     except MemoryError as fault:  # pyarrow's too
         raise error("is damaged, or does not fit into memory", file=path) from fault
     except (pa.ArrowException, OSError, ValueError, TypeError, KeyError, OverflowError) as fault:
-        reason = (str(fault).splitlines() or [type(fault).__name__])[0][:200]
-        raise error(f"is damaged or not a Parquet file: {reason}", file=path) from fault
+        raise error(f"is damaged or not a Parquet file: {reason_of(fault)}", file=path) from fault
 
 
 def is_parquet(path: Path) -> bool:
     """Whether the file begins as Parquet does, sound or not."""
-    try:
-        with path.open("rb") as file:
-            return file.read(len(MAGIC)) == MAGIC
-    except OSError:
-        return False
+    return first_bytes(path, len(MAGIC)) == MAGIC
 
 
 def open_parquet(path: Path, error: type[MoesimError]) -> pq.ParquetFile:

@@ -18,8 +18,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from traces.base.arrays import Array
-from traces.base.errors import TraceError
-from traces.base.input_file import require_file
+from traces.base.errors import TraceError, reason_of
+from traces.base.input_file import files_in, require_file
 from traces.base.memory import require_memory
 from traces.interop.hints import Hints
 from traces.interop.npy import DAMAGED, read_header
@@ -89,11 +89,11 @@ class NpzRequests:
     summary: ClassVar[str] = "a folder with one .npz for each request: routed_experts [tokens, layers, K]"
 
     def detects(self, path: Path) -> bool:
-        files = _request_files(path)
+        files = files_in(path, ".npz")
         return bool(files) and "routed_experts" in _array_names(files[0])
 
     def open(self, path: Path, hints: Hints) -> Recording:
-        files = _request_files(path)
+        files = files_in(path, ".npz")
         if not files:
             raise TraceError("holds no .npz file", file=path)
         return from_requests(map(_request, range(len(files)), files), hints, file=path)
@@ -207,10 +207,8 @@ class _NpzFile:
             KeyError,
             RuntimeError,  # an encrypted entry; NotImplementedError is a kind of it
         ) as fault:
-            reason = (str(fault).splitlines() or [type(fault).__name__])[0][:200]
-            raise TraceError(
-                f"is damaged or not an .npz file: {reason}", file=self.path, field=field
-            ) from fault
+            rule = f"is damaged or not an .npz file: {reason_of(fault)}"
+            raise TraceError(rule, file=self.path, field=field) from fault
 
 
 _KINDS = {"iu": "whole numbers", "f": "floats", "U": "text"}
@@ -230,10 +228,6 @@ def _array_names(path: Path) -> set[str]:
 def _layers(names: set[str]) -> tuple[int, ...]:
     found = (_EXPERTS_ARRAY.fullmatch(name) for name in names)
     return tuple(sorted(int(match[1]) for match in found if match))
-
-
-def _request_files(path: Path) -> list[Path]:
-    return sorted(path.glob("*.npz")) if path.is_dir() else [path]
 
 
 def _request(request: int, file: Path) -> Part:

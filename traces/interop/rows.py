@@ -16,7 +16,7 @@ import pyarrow.json
 
 from traces.base.arrays import Array
 from traces.base.errors import TraceError
-from traces.base.input_file import require_file
+from traces.base.input_file import first_bytes, require_file
 from traces.base.memory import require_memory
 from traces.interop.hints import Hints
 from traces.interop.recording import MAX_LAYERS, Recording, to_ids, to_int32
@@ -175,10 +175,4 @@ def _order(rows: _Rows, layers: tuple[int, ...], path: Path) -> Array:
 
 def _first_line(path: Path) -> bytes:
     """The start of the first line; nothing where ``path`` is no file."""
-    try:
-        if not path.is_file():
-            return b""
-        with path.open("rb") as file:
-            return file.readline(1 << 16)
-    except OSError:
-        return b""
+    return first_bytes(path, 1 << 16).partition(b"\n")[0]

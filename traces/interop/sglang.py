@@ -16,6 +16,7 @@ import numpy as np
 
 from traces.base.arrays import Array
 from traces.base.errors import LoadTableError, MoesimError
+from traces.base.input_file import files_in
 from traces.interop.hints import Hints
 from traces.interop.loads import to_table
 from traces.interop.torch_file import load_pt, pickled_keys, tensor, whole_number
@@ -95,7 +96,7 @@ class Record:
 
 def recorder_mode(path: Path) -> str | None:
     """``stat``, ``per_pass`` or ``per_token``; None where it is none. Nothing is unpickled."""
-    files = sorted(path.glob("*.pt")) if path.is_dir() else [path]
+    files = files_in(path, ".pt")
     found = pickled_keys(files[0], _KEYS) if files else set()
     if "topk_ids_of_layer" in found:
         return "per_token"
@@ -106,7 +107,7 @@ def recorder_mode(path: Path) -> str | None:
 
 def pt_files(path: Path, error: type[MoesimError]) -> list[Path]:
     """The file itself, or the .pt files of a folder."""
-    files = sorted(path.glob("*.pt")) if path.is_dir() else [path]
+    files = files_in(path, ".pt")
     if not files:
         raise error("holds no .pt file", file=path)
     return files

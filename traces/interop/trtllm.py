@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from traces.base.arrays import Array
-from traces.base.errors import LoadTableError, MoesimError, TraceError
+from traces.base.errors import LoadTableError, MoesimError, TraceError, reason_of
 from traces.base.input_file import read_json, require_file
 from traces.interop.hints import Hints
 from traces.interop.loads import to_table
@@ -156,8 +156,8 @@ class _RankFile:
         return found
 
     def _damaged(self, fault: Exception) -> MoesimError:
-        reason = (str(fault).splitlines() or [type(fault).__name__])[0][:200]
-        return self._error(f"is damaged or not a safetensors file: {reason}", file=self.path)
+        rule = f"is damaged or not a safetensors file: {reason_of(fault)}"
+        return self._error(rule, file=self.path)
 
 
 def _meta(path: Path, error: type[MoesimError]) -> tuple[int, int]:
