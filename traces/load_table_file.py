@@ -31,7 +31,7 @@ def write_load_table(table: LoadTable, path: str | Path) -> None:
     """
     target = Path(path)
     table.validate()
-    meta = {"format": FORMAT, **_metadata(table)}
+    meta = {"format": FORMAT, **{key: getattr(table, key) for key in _META_KEYS}}
     if target.suffix == ".parquet":
         _write_parquet(table, meta, target)
         return
@@ -77,16 +77,6 @@ def is_load_table(path: str | Path) -> bool:
     return str(meta.get("format")).startswith("moesim.load_table/")
 
 
-def _metadata(table: LoadTable) -> dict[str, Any]:
-    return {
-        "model": table.model,
-        "experts": table.experts,
-        "layers": list(table.layers),
-        "origin": table.origin,
-        "licence": table.licence,
-    }
-
-
 def _to_json(table: LoadTable, meta: dict[str, Any]) -> str:
     """One line for each field, window and layer."""
     fields = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in meta.items()]
@@ -121,9 +111,7 @@ def _read_parquet(source: Path) -> LoadTable:
             rule = f"must hold a row for each window and each of {len(layers)} layers"
             raise LoadTableError(rule, file=source, got=f"{rows} rows")
         names = ["window", "layer", "load"]
-        for name in names:
-            if name not in file.schema_arrow.names:
-                raise LoadTableError(f"lacks column {name}", file=source)
+        parquet.require_columns(file, names, source, LoadTableError)
         require_memory(rows * experts * 8, "the load table", error=LoadTableError, file=source)
         with parquet.reading(source, LoadTableError):
             batches = list(file.iter_batches(max(1, _BATCH_COUNTS // experts), columns=names))
@@ -133,9 +121,8 @@ def _read_parquet(source: Path) -> LoadTable:
 
 
 def _loads(batch: pa.RecordBatch, experts: int, source: Path) -> Any:
-    place: dict[str, Any] = {"path": source, "field": "load", "error": LoadTableError}
-    counts = parquet.from_lists(batch.column("load"), experts, **place)
-    return parquet.narrow(counts, np.dtype(np.int64), **place)
+    cells = parquet.Cells(source, "load", LoadTableError)
+    return parquet.narrow(parquet.from_lists(batch.column("load"), experts, cells), np.dtype(np.int64), cells)
 
 
 def _check_rows(batches: list[pa.RecordBatch], layers: tuple[int, ...], rows: int, source: Path) -> None:
@@ -145,14 +132,10 @@ def _check_rows(batches: list[pa.RecordBatch], layers: tuple[int, ...], rows: in
         "layer": np.tile(np.array(layers), rows // len(layers)),
     }
     for name, wanted in expected.items():
-        parts = [
-            parquet.to_numbers(batch.column(name), path=source, field=name, error=LoadTableError)
-            for batch in batches
-        ]
-        got = np.concatenate(parts)
+        cells = parquet.Cells(source, name, LoadTableError)
+        got = np.concatenate([parquet.to_numbers(batch.column(name), cells) for batch in batches])
         if got.shape != wanted.shape or (got != wanted).any():
-            rule = "rows must be ordered by window, from 0, then layer"
-            raise LoadTableError(rule, file=source, field=name)
+            raise cells.error("rows must be ordered by window, from 0, then layer")
 
 
 def _from_logical_count(found: Any, source: Path) -> LoadTable:

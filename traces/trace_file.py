@@ -229,9 +229,7 @@ class TraceFile:
         needed = ["request", "position"]
         for kind in self._kinds:
             needed += [f"{kind}_{layer}" for layer in self.meta.layers]
-        for name in needed:
-            if name not in self._names:
-                raise TraceError(f"lacks column {name}", file=self.path)
+        parquet.require_columns(self._parquet, needed, self.path, TraceError)
         if self.tokens == 0:
             raise TraceError("has no tokens", file=self.path)
 
