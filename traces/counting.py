@@ -79,13 +79,23 @@ class Sample:
             start = stop
 
 
+def batch_loads(ids_BTLK: Array, experts: int) -> Ints:
+    """Assignments of each expert in each batch, int64 [B, L, E]."""
+    batches, tokens, layers, chosen = ids_BTLK.shape
+    load_BLE = np.zeros((batches, layers, experts), np.int64)
+    batch_T = np.repeat(np.arange(batches), tokens)
+    add_loads(ids_BTLK.reshape(-1, layers, chosen), batch_T, load_BLE)
+    return load_BLE
+
+
 @jit
-def add_loads(ids_TLK: Array, load_LE: Ints) -> None:
+def add_loads(ids_TLK: Array, group_T: Ints, load_GLE: Ints) -> None:
+    """Count each assignment for its token's group; group -1 is the last."""
     tokens, layers, chosen = ids_TLK.shape
     for t in range(tokens):
         for layer in range(layers):
             for k in range(chosen):
-                load_LE[layer, ids_TLK[t, layer, k]] += 1
+                load_GLE[group_T[t], layer, ids_TLK[t, layer, k]] += 1
 
 
 @jit

@@ -164,11 +164,9 @@ class _Detail:
         self.onward_LEE += transitions(window.ids_TLK, experts)
         self.locality.add(window)
         part_T = (self._seen + np.arange(window.tokens)) * len(self.part_PLE) // self._tokens
-        for part in np.unique(part_T):
-            add_loads(window.ids_TLK[part_T == part], self.part_PLE[part])
+        add_loads(window.ids_TLK, part_T, self.part_PLE)
         if window.category_T is not None:
-            for code in np.unique(window.category_T):
-                add_loads(window.ids_TLK[window.category_T == code], self.category_CLE[code])
+            add_loads(window.ids_TLK, window.category_T.astype(np.int64), self.category_CLE)
         if window.weights_TLK is not None and window.meta.top_k > 1:
             self.entropy_L += _entropy(window.weights_TLK.astype(np.float64)).sum(axis=0)
         self._seen += window.tokens

@@ -21,7 +21,7 @@ Axes: T tokens, L MoE layers, K experts per token, E experts, C topics, N record
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -174,15 +174,9 @@ class Generator:
             candidates=candidates if more and candidates > top_k else 0,
         )
         per_layer = {
-            name: getattr(self, name)[source_L]
-            for name in (
-                "lasting_L",
-                "passing_L",
-                "kept_L",
-                "sharpness_L",
-                "gate_sum_L",
-                "score_level_L",
-            )
+            field.name: getattr(self, field.name)[source_L]
+            for field in fields(self)
+            if field.name.endswith("_L")
         }
         log_weight_CLE = self.log_weight_CLE[:, source_L]
         if experts != self.meta.experts:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+HEADER = ("model", "experts", "layers", "origin", "licence")
 MAX_LOAD = 2**53  # of a layer in total: float64 still counts it exactly
 
 
@@ -55,13 +56,18 @@ class LoadTable:
         total: Ints = self.load_WLE.sum(axis=0)
         return total
 
+    @property
+    def header(self) -> dict[str, Any]:
+        """All but the loads."""
+        return {name: getattr(self, name) for name in HEADER}
+
     def validate(self, *, file: str | Path | None = None) -> None:
         """Check every rule of the format.
 
         Raises:
             LoadTableError: naming file, layer, window, expert, rule and value.
         """
-        check_header(self.model, self.experts, self.layers, self.origin, self.licence, file=file)
+        check_header(self.header, file=file)
         if self.load_WLE.dtype != np.int64:
             raise LoadTableError("must be int64", file=file, field="load", got=self.load_WLE.dtype)
         shape = self.load_WLE.shape
@@ -83,22 +89,14 @@ class LoadTable:
                 raise LoadTableError(rule, file=file, field=f"load, layer {layer}", got=int(total))
 
 
-def check_header(
-    model: str,
-    experts: int,
-    layers: tuple[int, ...],
-    origin: str,
-    licence: str,
-    *,
-    file: str | Path | None = None,
-) -> None:
+def check_header(header: dict[str, Any], *, file: str | Path | None = None) -> None:
     """The rules that a load table shares with a trace's metadata.
 
     Raises:
         LoadTableError: a value breaks one.
     """
     try:
-        TraceMeta(model, experts, 1, layers, origin, licence)
+        TraceMeta(top_k=1, **header)
     except TraceError as error:
         raise LoadTableError(error.rule, file=file, field=error.field, got=error.got) from error
 

@@ -15,10 +15,9 @@ from traces.base.errors import LoadTableError
 from traces.base.files import check_format, whole_file, write_text
 from traces.base.input_file import MAX_JSON_BYTES, first_bytes, read_json, require_file
 from traces.base.memory import require_memory
-from traces.load_table import LoadTable, check_header, drop_idle_layers, to_counts
+from traces.load_table import HEADER, LoadTable, check_header, drop_idle_layers, to_counts
 
 FORMAT = "moesim.load_table/1"
-_META_KEYS = ("model", "experts", "layers", "origin", "licence")
 _BATCH_COUNTS = 1 << 24  # counts decoded at once, 128 MB
 
 
@@ -31,7 +30,7 @@ def write_load_table(table: LoadTable, path: str | Path) -> None:
     """
     target = Path(path)
     table.validate()
-    meta = {"format": FORMAT, **{key: getattr(table, key) for key in _META_KEYS}}
+    meta = {"format": FORMAT, **table.header}
     if target.suffix == ".parquet":
         _write_parquet(table, meta, target)
         return
@@ -149,13 +148,13 @@ def _from_logical_count(found: Any, source: Path) -> LoadTable:
 
 def _header(content: dict[str, Any], source: Path) -> dict[str, Any]:
     """The metadata's fields, checked."""
-    for key in _META_KEYS:
+    for key in HEADER:
         if key not in content:
             raise LoadTableError("is missing", file=source, field=key)
-    header = {key: content[key] for key in _META_KEYS}
+    header = {key: content[key] for key in HEADER}
     if isinstance(header["layers"], list):
         header["layers"] = tuple(header["layers"])
-    check_header(**header, file=source)
+    check_header(header, file=source)
     return header
 
 

@@ -98,8 +98,7 @@ class RoutingTrace:
         Raises:
             TraceError: the range is empty or reaches outside the trace.
         """
-        if not 0 <= start < stop <= self.tokens:
-            raise TraceError(f"must be a range within 0:{self.tokens}", field="tokens", got=f"{start}:{stop}")
+        check_range(start, stop, self.tokens, "tokens")
         parts: dict[str, Any] = {name: array[start:stop] for name, array in self.present()}
         return replace(self, **parts)
 
@@ -110,10 +109,7 @@ class RoutingTrace:
             TraceError: the range is empty or reaches outside the trace.
         """
         offsets = self.request_offsets
-        if not 0 <= start < stop < len(offsets):
-            raise TraceError(
-                f"must be a range within 0:{len(offsets) - 1}", field="requests", got=f"{start}:{stop}"
-            )
+        check_range(start, stop, len(offsets) - 1, "requests")
         return self.select_tokens(int(offsets[start]), int(offsets[stop]))
 
     def windows(self, tokens: int = WINDOW_TOKENS, *, ids_only: bool = False) -> Iterator[RoutingTrace]:
@@ -203,6 +199,12 @@ class RoutingTrace:
             raise TraceError("candidates and their scores come together", file=file)
         if len(set(self.categories)) != len(self.categories):
             raise TraceError("must not repeat a name", file=file, field="categories")
+
+
+def check_range(start: int, stop: int, count: int, field: str, file: Path | None = None) -> None:
+    """Refuse a range that is empty, or reaches outside of what is counted."""
+    if not 0 <= start < stop <= count:
+        raise TraceError(f"must be a range within 0:{count}", file=file, field=field, got=f"{start}:{stop}")
 
 
 def join(pieces: Iterable[RoutingTrace], tokens: int, *, file: str | Path | None = None) -> RoutingTrace:

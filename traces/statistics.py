@@ -13,7 +13,7 @@ import numpy as np
 
 from traces.base.arrays import Array, Ints
 from traces.base.errors import TraceError
-from traces.counting import Count, Sample, add_loads
+from traces.counting import Count, Sample, batch_loads
 from traces.load_table import LoadTable
 from traces.meta import TraceMeta
 from traces.routing import RoutingTrace
@@ -256,13 +256,9 @@ def require_divisor(experts: int, ep: int | None) -> None:
 
 
 def _batch_statistics(batch_BTLK: Array, meta: TraceMeta, ep: int | None) -> BatchStatistics:
-    batches, tokens = batch_BTLK.shape[:2]
-    load_BLE = np.zeros((batches, len(meta.layers), meta.experts), np.int64)
-    for batch_TLK, load_LE in zip(batch_BTLK, load_BLE, strict=True):
-        add_loads(batch_TLK, load_LE)
-    load_NE = load_BLE.reshape(-1, meta.experts)
+    load_NE = batch_loads(batch_BTLK, meta.experts).reshape(-1, meta.experts)
     return BatchStatistics(
-        tokens=tokens,
+        tokens=batch_BTLK.shape[1],
         max_over_mean=float(np.mean(load_NE.max(axis=1) / load_NE.mean(axis=1))),
         activated=float(np.mean(load_NE > 0)),
         gpus=None if ep is None else gpu_statistics(load_NE, ep),

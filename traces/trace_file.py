@@ -18,7 +18,7 @@ from traces.base.errors import TraceError
 from traces.base.files import check_format
 from traces.checks import Place, check_order
 from traces.meta import FORMAT_MAJOR, FORMAT_THING, TraceMeta
-from traces.routing import WINDOW_TOKENS, RoutingTrace, join
+from traces.routing import WINDOW_TOKENS, RoutingTrace, check_range, join
 from traces.trace_columns import Columns
 
 _NUMBER_COLUMNS = ("step", "source_rank")
@@ -130,9 +130,7 @@ class TraceFile:
     def read_requests(self, start: int, stop: int, layers: Iterable[int] | None = None) -> RoutingTrace:
         """The requests with index ``start`` to ``stop`` (exclusive), as :meth:`read`."""
         offsets = self.request_offsets
-        if not 0 <= start < stop <= self.requests:
-            rule = f"must be a range within 0:{self.requests}"
-            raise TraceError(rule, file=self.path, field="requests", got=f"{start}:{stop}")
+        check_range(start, stop, self.requests, "requests", self.path)
         return self.read(slice(int(offsets[start]), int(offsets[stop])), layers)
 
     def windows(
