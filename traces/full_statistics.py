@@ -24,7 +24,7 @@ from traces.co_activation import (
     transitions,
 )
 from traces.counting import add_loads
-from traces.locality import LAGS, STRETCHES, Locality
+from traces.locality import LAGS, Locality
 from traces.meta import TraceMeta
 from traces.routing import RoutingTrace
 from traces.statistics import TraceSource, TraceStatistics, trace_statistics
@@ -227,13 +227,11 @@ def full_statistics(trace: TraceSource, *, ep: int | None = None) -> FullStatist
 
 
 def _distances(locality: Locality) -> tuple[Distance, ...]:
-    overlap_D = dict(zip(LAGS, locality.overlap_DL().mean(axis=1).tolist(), strict=True))
-    union_N = dict(zip(STRETCHES, locality.union_NL().mean(axis=1).tolist(), strict=True))
+    # Stretches are as long as distances.
+    shares = (locality.overlap_DL().mean(axis=1).tolist(), locality.union_NL().mean(axis=1).tolist())
     return tuple(
-        Distance(
-            tokens, *(None if np.isnan(value) else value for value in (overlap_D[tokens], union_N[tokens]))
-        )
-        for tokens in LAGS
+        Distance(tokens, *(None if np.isnan(value) else value for value in values))
+        for tokens, *values in zip(LAGS, *shares, strict=True)
     )
 
 

@@ -13,7 +13,7 @@ from traces.meta import TraceMeta
 from traces.routing import RoutingTrace
 
 LAGS = (1, 2, 4, 8, 16, 32, 64, 128)
-STRETCHES = (1, 2, 4, 8, 16, 32, 64, 128)
+STRETCHES = LAGS
 
 
 class Locality:

@@ -45,6 +45,14 @@ def files_in(path: Path, suffix: str) -> list[Path]:
     return sorted(path.glob(f"*{suffix}")) if path.is_dir() else [path]
 
 
+def require_files(path: Path, suffix: str, error: type[MoesimError]) -> list[Path]:
+    """What :func:`files_in` finds, at least one file."""
+    files = files_in(path, suffix)
+    if not files:
+        raise error(f"holds no {suffix} file", file=path)
+    return files
+
+
 def read_json(path: Path, what: str, error: type[MoesimError]) -> dict[str, Any]:
     """The JSON object in ``path``; a key that stands twice, NaN and infinity are refused.
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from traces.base.arrays import Array
 from traces.base.errors import TraceError, reason_of
-from traces.base.input_file import files_in, first_bytes, require_file
+from traces.base.input_file import files_in, first_bytes, require_file, require_files
 from traces.interop.hints import Hints
 from traces.interop.recording import Part, Recording, from_requests, to_int32
 from traces.routing import WINDOW_TOKENS
@@ -45,9 +45,7 @@ class NpyRequests:
         return bool(files) and first_bytes(files[0], len(MAGIC)) == MAGIC
 
     def open(self, path: Path, hints: Hints) -> Recording:
-        files = files_in(path, ".npy")
-        if not files:
-            raise TraceError("holds no .npy file", file=path)
+        files = require_files(path, ".npy", TraceError)
         parts = (part for request, file in enumerate(files) for part in _windows(request, file))
         return from_requests(parts, hints, file=path, origin="routed experts in .npy")
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from traces.base.arrays import Array
 from traces.base.errors import TraceError, reason_of
-from traces.base.input_file import files_in, require_file
+from traces.base.input_file import files_in, require_file, require_files
 from traces.base.memory import require_memory
 from traces.interop.hints import Hints
 from traces.interop.npy import DAMAGED, read_header
@@ -93,9 +93,7 @@ class NpzRequests:
         return bool(files) and "routed_experts" in _array_names(files[0])
 
     def open(self, path: Path, hints: Hints) -> Recording:
-        files = files_in(path, ".npz")
-        if not files:
-            raise TraceError("holds no .npz file", file=path)
+        files = require_files(path, ".npz", TraceError)
         return from_requests(map(_request, range(len(files)), files), hints, file=path)
 
 
