@@ -34,6 +34,15 @@ class ExpertWeights:
     down_SHF: Tensor
     gated: bool
 
+    @property
+    def rows(self) -> int:
+        """N, of every expert's first matrix."""
+        return self.up_SNH.shape[1]
+
+    def slot(self, slot: int) -> tuple[Tensor, Tensor]:
+        """up_NH and down_HF of one slot."""
+        return self.up_SNH[slot], self.down_SHF[slot]
+
     @classmethod
     def random(
         cls,
@@ -74,6 +83,51 @@ class ExpertWeights:
         stacks = _stacks(1, shape.hidden, shape.shared_width, shape.gated, dtype, device)
         fill_(stacks.up_SNH[0], stacks.down_SHF[0], seed=(seed, layer, SHARED))
         return stacks
+
+
+@dataclass(frozen=True)
+class UnequalWeights:
+    """As :class:`ExpertWeights`, for experts of several widths: matrices of its own for each slot.
+
+    Attributes:
+        slots: up_NH and down_HF of each slot, without rows and columns for an empty one.
+        gated: whether there is a gate.
+    """
+
+    slots: tuple[tuple[Tensor, Tensor], ...]
+    gated: bool
+
+    @property
+    def rows(self) -> int:
+        """N of the widest expert."""
+        return max((len(up_NH) for up_NH, _ in self.slots), default=0)
+
+    def slot(self, slot: int) -> tuple[Tensor, Tensor]:
+        """up_NH and down_HF of one slot."""
+        return self.slots[slot]
+
+    @classmethod
+    def random(
+        cls,
+        shape: MoeShape,
+        layer: int,
+        experts_S: Sequence[int],
+        *,
+        seed: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> UnequalWeights:
+        """See :meth:`ExpertWeights.random`: what an expert of the same width would get there."""
+        made = []
+        for expert in experts_S:
+            one = _stacks(1, shape.hidden, shape.width_of(layer, expert), shape.gated, dtype, device)
+            if expert >= 0:
+                fill_(*one.slot(0), seed=(seed, layer, expert))
+            made.append(one.slot(0))
+        return cls(tuple(made), shape.gated)
+
+
+Weights = ExpertWeights | UnequalWeights
 
 
 def fill_(*matrices_NK: Tensor, seed: tuple[int, int, int]) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 
 from moesim.deployment.deployment import deploy
 from moesim.simulation.steps import Part, Steps
-from moesim.spec.model import DTYPE_BYTES
+from moesim.spec.dtypes import DTYPE_BYTES
 from moesim.spec.override import Override
 from moesim.spec.profile import Profile
 from moesim.spec.scenario import load_scenario

@@ -14,7 +14,7 @@ from moesim.analysis.result import result
 from moesim.deployment.deployment import assemble
 from moesim.dispatch.modes import DispatchMode
 from moesim.simulation.run import run
-from moesim.spec.model import DTYPE_BYTES
+from moesim.spec.dtypes import DTYPE_BYTES
 from moesim.spec.override import Override
 from moesim.spec.scenario import Scenario, load_scenario
 from placement.problem.placement import Placement

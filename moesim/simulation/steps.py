@@ -113,6 +113,7 @@ class Steps:
             kernels,
             part.work,
             deployment.placement.slot_gpu_S,
+            deployment.scenario.model.kind_LS(self.rebalancing.placement.slot_expert_LS),
             part.tokens,
             graph_sizes,
             Overlapped(phases, deployment.links(profile).sms if transfers else 0),

@@ -165,7 +165,7 @@ def test_any_models_experts_are_cut_to_the_memory(name: str | None, ranks: int) 
     model = calibrated_model(name, "bf16", ranks, memory)
     assert model.experts.count % ranks == 0
     assert model.moe_layers == tuple(range(model.layers))
-    assert model.layers * model.experts.count // ranks * model.expert_bytes <= memory // 2
+    assert model.layers * model.experts.count // ranks * model.kind_bytes(model.kinds[0]) <= memory // 2
     assert (model.expert_dtype, model.activation_dtype) == ("bf16", "bf16")
 
 

@@ -111,8 +111,8 @@ def test_decoding_streams_weights_and_prefill_multiplies() -> None:
         for count in (1, 4096)
     )
     roof, gpu = generic().grouped_gemm, cluster().gpu
-    streaming = 8 * model().expert_bytes / (gpu.memory_bandwidth * roof.memory)
-    multiplying = 2 * 8 * 4096 * model().expert_params / (gpu.flops["fp8"] * roof.compute)
+    streaming = 8 * model().kind_bytes(model().kinds[0]) / (gpu.memory_bandwidth * roof.memory)
+    multiplying = 2 * 8 * 4096 * model().kind_params(model().kinds[0]) / (gpu.flops["fp8"] * roof.compute)
     assert streaming <= few < 1.3 * streaming
     assert multiplying <= many < 1.6 * multiplying
 
@@ -195,8 +195,8 @@ def test_no_time_is_below_its_physical_bound(seed: int) -> None:
         found = kernels(which, profile).experts(tokens, gpu_S, 2)[0]
         for at in (0, 1):
             own = tokens[0, gpu_S == at]
-            flop = 2.0 * which.expert_params * own.sum()
-            moved = which.expert_bytes * (own > 0).sum()
+            flop = 2.0 * which.kind_params(which.kinds[0]) * own.sum()
+            moved = which.kind_bytes(which.kinds[0]) * (own > 0).sum()
             assert found[at] >= flop / gpu.flops["fp8"] * (1 - 1e-12)
             assert found[at] >= moved / gpu.memory_bandwidth * (1 - 1e-12)
         assert (found >= kernels(which, PEAK).experts(tokens, gpu_S, 2)[0] - 1e-15).all()
@@ -206,10 +206,10 @@ def test_overlap_zero_adds_arithmetic_and_memory() -> None:
     profile = PEAK.model_copy(update={"grouped_gemm": PEAK.grouped_gemm.model_copy(update={"overlap": 0.0})})
     which, gpu = model(), cluster().gpu
     found = kernels(which, profile).experts(np.array([[64]], np.int32), np.zeros(1, np.int32), 1)[0, 0]
-    compute = 2 * which.expert_params * 64 / gpu.flops["fp8"]
+    compute = 2 * which.kind_params(which.kinds[0]) * 64 / gpu.flops["fp8"]
     # A token: fp8 in and bf16 out of each GEMM, and of the activation between them.
     token = (7168 + 4096 * 2) + (4096 * 2 + 2048) + (2048 + 7168 * 2)
-    memory = (which.expert_bytes + 64 * token) / gpu.memory_bandwidth
+    memory = (which.kind_bytes(which.kinds[0]) + 64 * token) / gpu.memory_bandwidth
     assert found == pytest.approx(compute + memory, rel=1e-12)
 
 
@@ -251,7 +251,7 @@ def test_weights_that_the_gpu_cannot_multiply_run_in_the_activations_dtype() -> 
     gqa, gpu = model("gpt-oss-20b"), cluster().gpu
     found = kernels(gqa, PEAK).experts(np.array([[60_000]], np.int32), np.zeros(1, np.int32), 1)[0, 0]
     activation = 60_000 * 3 * gqa.experts.width * 2 / gpu.memory_bandwidth
-    compute = 2 * gqa.expert_params * 60_000 / gpu.flops["bf16"]
+    compute = 2 * gqa.kind_params(gqa.kinds[0]) * 60_000 / gpu.flops["bf16"]
     assert found == pytest.approx(compute + activation, rel=1e-12)
 
 
@@ -277,9 +277,11 @@ def test_narrow_weights_run_at_the_rate_of_what_they_meet(
     model_kernels = Kernels(which, cluster(gpu).gpu, profile)
     slots = np.zeros(1, np.int32)
     many = model_kernels.experts(np.array([[90_000]], np.int32), slots, 1)[0, 0]
-    assert many == pytest.approx(2 * which.expert_params * 90_000 / rate, rel=1e-12)
+    assert many == pytest.approx(2 * which.kind_params(which.kinds[0]) * 90_000 / rate, rel=1e-12)
     one = model_kernels.experts(np.array([[1]], np.int32), slots, 1)[0, 0]
-    assert one == pytest.approx(which.expert_bytes / cluster(gpu).gpu.memory_bandwidth, rel=5e-3)
+    assert one == pytest.approx(
+        which.kind_bytes(which.kinds[0]) / cluster(gpu).gpu.memory_bandwidth, rel=5e-3
+    )
 
 
 def test_blackwell_multiplies_fp4_weights_by_default() -> None:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from moesim.errors import SpecError
 from moesim.spec.base import validate
-from moesim.spec.model import DTYPE_BYTES, Model
+from moesim.spec.dtypes import DTYPE_BYTES
+from moesim.spec.model import Model
 
 GQA: dict[str, Any] = {"kind": "gqa", "heads": 4, "kv_heads": 2, "head_dim": 3}
 MLA: dict[str, Any] = {
@@ -190,7 +191,7 @@ def test_tensor_parallel_ranks_share_kv_heads_but_not_the_latent() -> None:
 
 
 def test_experts_are_dealt_to_gpus_with_the_rest_rounded_up() -> None:
-    one = toy().expert_bytes
+    one = toy().kind_bytes(toy().kinds[0])
     assert one == 3 * 8 * 7 * 2
     assert toy().weight_bytes(ep=2).experts == 6 * 2 * one
     assert toy().weight_bytes(ep=3).experts == 6 * 2 * one
