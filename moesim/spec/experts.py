@@ -117,12 +117,11 @@ def listed_LE(experts: Experts, layers: tuple[int, ...]) -> NDArray[np.int16]:
     for i, kind in enumerate(experts.kinds):
         for layer in kind.layers or layers:
             if layer not in row:
-                raise fault("must be MoE layers", "experts", "kinds", i, "layers", got=layer)
+                raise fault("must be a MoE layer", "experts", "kinds", i, "layers", got=layer)
             for expert in range(experts.count) if kind.experts is None else kind.experts:
                 if other := int(found_LE[row[layer], expert]):
-                    rule = (
-                        f"names expert {expert} of layer {layer}, which {experts.kinds[other - 1].name} has"
-                    )
+                    owner = experts.kinds[other - 1].name
+                    rule = f"names expert {expert} of layer {layer}, which belongs to {owner} already"
                     raise fault(rule, "experts", "kinds", i, got=kind.name)
                 found_LE[row[layer], expert] = i + 1
     found_LE.flags.writeable = False

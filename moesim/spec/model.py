@@ -316,8 +316,9 @@ class Model(Strict):
         """Weights on one GPU of an expert-parallel group of ``ep``, attention split over ``tp``.
 
         ``slots`` is the number of experts that a GPU holds in each MoE layer, copies included; without it
-        ⌈count / ep⌉; where experts differ, all are taken to be of the heaviest kind. Attention is split over
-        the ``tp`` ranks of a group. All else runs where a token has its home, so that every rank holds it whole.
+        ⌈count / ep⌉. Where experts differ, all are taken to be of the heaviest kind. Attention is split over
+        the ``tp`` ranks of a group. All else runs where a token has its home, so that every rank holds it
+        whole.
         """
         moe, held = len(self.moe_layers), -(-self.experts.count // ep) if slots is None else slots
         weight, activation = DTYPE_BYTES[self.weight_dtype], DTYPE_BYTES[self.activation_dtype]

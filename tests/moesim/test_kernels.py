@@ -337,6 +337,77 @@ def test_a_loop_over_slots_is_a_group_of_one_after_the_other(tokens: list[int], 
     np.testing.assert_allclose(found[0], expected, rtol=1e-12)
 
 
+def of_kinds(*kinds: dict[str, Any], **changes: Any) -> Model:
+    """deepseek-v3 with a list of kinds."""
+    fields = model().model_dump(mode="json") | changes
+    fields["experts"] |= {"kinds": list(kinds)}
+    return load_model(fields, NOWHERE)
+
+
+@pytest.mark.parametrize("loop", [False, True])
+def test_each_slot_costs_what_its_kind_does_by_hand(loop: bool) -> None:
+    """One GPU: 3 slots 2048 wide in fp8, one of them idle, and one 512 wide in bf16, whose bytes bind."""
+    which = of_kinds({"name": "narrow", "width": 512, "dtype": "bf16", "experts": [9]})
+    profile = PEAK.model_copy(update={"loop": loop, "grouped_gemm": Roof(compute=1, memory=0.01)})
+    tokens = np.array([[4, 0, 2, 8]], np.int32)
+    kind_LS = which.kind_LS(np.array([[0, 1, 2, 9]] * 58, np.int16))
+    assert kind_LS is not None
+    found = kernels(which, profile).experts(tokens, np.zeros(4, np.int32), 1, kind_LS[:1])[0, 0]
+    weights = 2 * 3 * 7168 * 2048 + 3 * 7168 * 512 * 2
+    # A row enters in the dtype of the weights and leaves in bf16: up 2 w values, the activation, down.
+    rows = 0
+    for count, width, inputs in ((6, 2048, 1), (8, 512, 2)):
+        rows += count * (7168 * inputs + 2 * width * 2)  # gate and up
+        rows += count * (2 * width * 2 + width * inputs)  # the activation
+        rows += count * (width * inputs + 7168 * 2)  # down
+    assert found == pytest.approx((weights + rows) / (0.01 * cluster().gpu.memory_bandwidth), rel=1e-12)
+
+
+def test_arithmetic_follows_the_width_and_the_dtype_of_a_kind() -> None:
+    """10,000 tokens each: 6 · 7168 FLOP a token and inner value, in bf16 at half of the rate of fp8."""
+    which = of_kinds({"name": "narrow", "width": 512, "dtype": "bf16", "experts": [9]})
+    profile = PEAK.model_copy(update={"grouped_gemm": ARITHMETIC, "fused_activation": True})
+    tokens, gpus = np.full((1, 2), 10_000, np.int32), np.arange(2, dtype=np.int32)
+    found = kernels(which, profile).experts(tokens, gpus, 2, np.array([[0, 1]], np.int16))[0]
+    flops = cluster().gpu.flops
+    expected = [10_000 * 6 * 7168 * 2048 / flops["fp8"], 10_000 * 6 * 7168 * 512 / flops["bf16"]]
+    assert found.tolist() == pytest.approx([1000 * seconds for seconds in expected], rel=1e-12)
+
+
+@given(seed=st.integers(0, 2**32), loop=st.booleans())
+def test_one_kind_that_is_listed_costs_what_none_does_and_wider_ones_never_less(
+    seed: int, loop: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    profile = generic().model_copy(update={"loop": loop})
+    tokens = rng.integers(0, 400, (2, 6)).astype(np.int32)
+    gpu_S = rng.integers(0, 2, 6).astype(np.int32)
+    kind_LS = rng.integers(0, 2, (2, 6)).astype(np.int16)
+    plain = kernels(profile=profile).experts(tokens, gpu_S, 2)
+    listed = of_kinds({"name": "all", "width": 2048, "dtype": "fp8"}, expert_dtype="bf16")
+    one = kernels(listed, profile).experts(tokens, gpu_S, 2, kind_LS)
+    np.testing.assert_array_equal(one, plain)
+    widths = sorted(rng.integers(1, 4096, 2).tolist())
+    narrow, wide = (
+        kernels(of_kinds({"name": "a", "width": width, "experts": [0]}), profile).experts(
+            tokens, gpu_S, 2, kind_LS
+        )
+        for width in widths
+    )
+    assert (wide >= narrow).all()
+
+
+def test_each_kind_is_launched_by_itself() -> None:
+    """Six launches instead of three; slot by slot they are as many as before."""
+    which = of_kinds({"name": "narrow", "width": 512, "experts": [9]})
+    profile = PEAK.model_copy(update={"launch": 2e-6, "kernels": {"experts": 3, "router": 1}})
+    in_turn = profile.model_copy(update={"loop": True})
+    assert kernels(profile=profile).launch_s("experts") == pytest.approx(6e-6)
+    assert kernels(which, profile).launch_s("experts") == pytest.approx(12e-6)
+    assert kernels(which, in_turn).launch_s("experts") == pytest.approx(6e-6)
+    assert kernels(which, profile).launch_s("router") == pytest.approx(2e-6)
+
+
 def test_rows_are_read_and_written_once_more_around_a_transfer() -> None:
     """1000 rows of 14336 bytes at half of 3350 GB/s, both ways; by default transfer kernels hide it."""
     links = Links(nvlink=1, nic=1, arrange=0.5)
