@@ -67,8 +67,8 @@ def test_each_change_is_said(tmp_path: Path) -> None:
         "faults is none, not [{'gpu': 1, 'clock': 0.5, 'from_s': 0.0}]: hardware is what it is",
         "model.expert_dtype is bf16, not fp8: the executor multiplies fp32, bf16, fp16, all in one dtype",
         "model.experts.kinds is [{'name': 'fine', 'width': 16, 'experts': [3]}], not "
-        "[{'name': 'fine', 'width': 16, 'dtype': 'fp8', 'experts': […: the executor multiplies fp32, bf16, fp16, "
-        "all in one dtype",
+        "[{'name': 'fine', 'width': 16, 'dtype': 'fp8', 'experts': […: "
+        "the executor multiplies fp32, bf16, fp16, all in one dtype",
         "dispatch.dtype is bf16, not fp8: activations travel as they are",
         "placement.slots is 9, not 8: every one of 3 ranks has as many",
     )
