@@ -6,7 +6,8 @@ Axes: S local slots, H hidden width, F inner width of an expert.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -107,24 +108,14 @@ class UnequalWeights:
         return self.slots[slot]
 
     @classmethod
-    def random(
-        cls,
-        shape: MoeShape,
-        layer: int,
-        experts_S: Sequence[int],
-        *,
-        seed: int,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-    ) -> UnequalWeights:
-        """See :meth:`ExpertWeights.random`: what an expert of the same width would get there."""
-        made = []
-        for expert in experts_S:
-            one = _stacks(1, shape.hidden, shape.width_of(layer, expert), shape.gated, dtype, device)
-            if expert >= 0:
-                fill_(*one.slot(0), seed=(seed, layer, expert))
-            made.append(one.slot(0))
-        return cls(tuple(made), shape.gated)
+    def random(cls, shape: MoeShape, layer: int, experts_S: Sequence[int], **made: Any) -> UnequalWeights:
+        """What :meth:`ExpertWeights.random` gives each expert where all are as wide."""
+        shape_S = [replace(shape, width=shape.width_of(layer, expert), kinds=()) for expert in experts_S]
+        slots = (
+            ExpertWeights.random(one, layer, [expert], **made).slot(0)
+            for one, expert in zip(shape_S, experts_S, strict=True)
+        )
+        return cls(tuple(slots), shape.gated)
 
 
 Weights = ExpertWeights | UnequalWeights

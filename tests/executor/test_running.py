@@ -39,7 +39,7 @@ pytestmark = pytest.mark.executor
 def deployed(folder: Path, *kinds: dict[str, Any], **changes: Any) -> Deployment:
     """Two ranks, twelve slots for eight experts, a shared expert, drops."""
     experts = TINY["model"]["experts"] | {"shared_width": 16, "kinds": list(kinds)}
-    model = TINY["model"] | {"experts": experts, "activation_dtype": "fp32"}
+    model = TINY["model"] | {"experts": experts, "activation_dtype": "fp32", "expert_dtype": "fp32"}
     gpu = TINY["cluster"]["gpu"] | {"flops": {"fp32": "1 TFLOPS"}, "sms": 100}
     cluster = TINY["cluster"] | {"gpu": gpu}
     scenario = tiny_scenario(
