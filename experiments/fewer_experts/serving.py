@@ -20,7 +20,7 @@ import numpy as np
 from moesim.deployment.deployment import Deployment, deploy
 from moesim.simulation.costs import Costs, Part
 from moesim.simulation.price import priced
-from moesim.spec.model import DTYPE_BYTES
+from moesim.spec.dtypes import DTYPE_BYTES
 from moesim.spec.override import Override
 from moesim.spec.profile import Profile
 from moesim.spec.scenario import load_scenario

@@ -12,7 +12,7 @@ from experiments.comparison import Comparison, Row
 from experiments.moetuner.routing import REQUESTS, Dependence, routing
 from moesim.analysis.result import simulate_deployment
 from moesim.deployment.deployment import assemble
-from moesim.spec.model import DTYPE_BYTES
+from moesim.spec.dtypes import DTYPE_BYTES
 from moesim.spec.override import Override
 from moesim.spec.scenario import Scenario, load_scenario
 from placement.problem.placement import Placement

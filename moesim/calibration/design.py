@@ -16,7 +16,8 @@ from moesim.live.plan import write_plan
 from moesim.output import to_json
 from moesim.spec.base import validate
 from moesim.spec.cluster import Cluster
-from moesim.spec.model import DTYPE_BYTES, Dtype, Model
+from moesim.spec.dtypes import DTYPE_BYTES, Dtype
+from moesim.spec.model import Model
 from moesim.spec.presets import load_model
 from moesim.spec.profile import load_profile
 from moesim.spec.scenario import Scenario
@@ -113,11 +114,16 @@ def calibrated_model(name: str | None, dtype: Dtype, ranks: int, memory: float) 
         memory: bytes of each rank.
 
     Raises:
-        SpecError: no such model, or not even one slot fits.
+        SpecError: no such model, its experts are of several kinds, or not even one slot fits.
     """
     model = model_named(name)
-    experts = model.experts
-    own = model.hidden * experts.width * (3 if experts.gated else 2) * DTYPE_BYTES[dtype]
+    experts, (kind, *others) = model.experts, model.kinds
+    if others:
+        names = ", ".join(each.name for each in model.kinds)
+        raise _NOWHERE.error(
+            f"has experts of several kinds ({names}): name a model of one", ("--model",), got=name
+        )
+    own = model.kind_params(kind) * DTYPE_BYTES[dtype]
     fitting = int(memory * _MEMORY / own)
     slots = -(-experts.count // ranks)
     layers = max(1, min(_LAYERS, fitting // slots))
@@ -138,7 +144,7 @@ def calibrated_model(name: str | None, dtype: Dtype, ranks: int, memory: float) 
             "experts": {
                 "count": count,
                 "top_k": experts.top_k,
-                "width": experts.width,
+                "width": kind.width,
                 "gated": experts.gated,
             },
             **dict.fromkeys(("weight_dtype", "expert_dtype", "kv_dtype", "activation_dtype"), dtype),

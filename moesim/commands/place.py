@@ -164,7 +164,7 @@ def place(
             compared,
             found,
             bench=bench,
-            expert_bytes=None if known is None else known.expert_bytes,
+            expert_bytes_LE=None if known is None else known.expert_bytes_LE,
             progress=advance,
         )
     show(value, lambda: place_tables(value, all_metrics=metrics == "all"), as_json, None)

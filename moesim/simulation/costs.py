@@ -26,10 +26,15 @@ _MOE = ("router", "shared_expert", "experts")
 
 @dataclass(frozen=True)
 class Part:
-    """A micro-batch of a step, or all of it: its tokens and the work they make."""
+    """A micro-batch of a step, or all of it: its tokens and the work they make.
+
+    Attributes:
+        kind_LS: the kind of the expert in each slot; None where all are of one kind.
+    """
 
     tokens: StepTokens
     work: Work
+    kind_LS: NDArray[np.int16] | None = None
 
 
 class Costs:
@@ -54,6 +59,7 @@ class Costs:
             kernels,
             part.work,
             deployment.placement.slot_gpu_S,
+            part.kind_LS,
             part.tokens,
             graph_sizes,
             Overlapped(phases, pricing.links(profile).sms if transfers else 0),

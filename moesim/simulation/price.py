@@ -55,7 +55,8 @@ class Pricer:
         self.rebalancing.begin(number)
         placement = self.rebalancing.placement
         halves = tokens.halves() if "two_batch" in scenario.overlap else (tokens,)
-        parts = [Part(each, self.counter.work(each, placement)) for each in halves]
+        kind_LS = scenario.model.kind_LS(placement.slot_expert_LS)
+        parts = [Part(each, self.counter.work(each, placement), kind_LS) for each in halves]
         settled = faulty = self._costs.program(parts, scenario.profile)
         if faults:
             drawn_OG = seeds.jitter.standard_normal((len(settled.operations), ranks))

@@ -116,7 +116,7 @@ class Rebalancing:
             raise
         target = in_slots_of(self.placement, solved.placement)
         plan = plan_migration(self.placement, target, problem.node_G)
-        bytes_LGG = plan.copies_LGG.astype(np.float64) * scenario.model.expert_bytes
+        bytes_LGG = plan.bytes_LGG(scenario.model.expert_bytes_LE)
         from_L = np.full(len(target.layers), NEVER)
         self.moves.append(Move(step, target, plan.moves, float(bytes_LGG.sum()), from_L))
         if spec.mode == "layerwise":

@@ -14,7 +14,7 @@ from moesim.dispatch.modes import MODES
 from moesim.errors import SpecError
 from moesim.spec.base import Count, DispatchMode, Flag, Index, Strict, fault, validate
 from moesim.spec.cluster import Cluster
-from moesim.spec.model import DTYPE_BYTES, Dtype
+from moesim.spec.dtypes import DTYPE_BYTES, Dtype
 from moesim.spec.presets import preset_names, preset_source
 from moesim.spec.yaml_source import Loc, Source, read_yaml
 from moesim.units import Seconds

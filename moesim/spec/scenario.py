@@ -133,7 +133,7 @@ class Scenario(Strict):
     def _check_dtypes(self) -> None:
         """The profile must hold for the model's weights."""
         held = self.profile.dtypes
-        for dtype in (self.model.weight_dtype, self.model.expert_dtype):
+        for dtype in (self.model.weight_dtype, *(kind.dtype for kind in self.model.kinds)):
             if held and dtype not in held:
                 raise fault(
                     f"holds for {', '.join(held)}, {self.model.name} has weights in {dtype}",

@@ -58,6 +58,7 @@ def plans(draw: st.DrawFn, mode: str) -> Plan:
         gated=draw(st.booleans()),
         routing=drop if weighted and draw(st.booleans()) else None,
         overlap=draw(st.sampled_from(OVERLAPS)),
+        widths=draw(st.sampled_from([(), (3, 4, 7)])),
     )
 
 

@@ -136,7 +136,7 @@ def test_every_assignment_is_served_by_a_slot_that_holds_its_expert_then(
         wanted = solver_named(solver).solve(problem, Search(seed=seed)).placement
         np.testing.assert_array_equal(move.placement.gpu_load_LG(seen_LE), wanted.gpu_load_LG(seen_LE))
         assert move.copies == sum(as_sent(move, before).values())
-        assert move.bytes == move.copies * asked.model.expert_bytes
+        assert move.bytes == move.copies * asked.model.expert_bytes_LE[0, 0]
         assert (move.from_L >= move.step).all()
         before = move.placement
 
@@ -160,7 +160,7 @@ def test_a_stall_takes_what_the_network_takes_for_the_plan(folder: Path, network
     deployment = deploy(scenario(folder, {"solve": "1 ms"}, network=network))
     done, settled = run(deployment), run(deploy(scenario(folder, network=network)))
     model = deployment.pricing.network(deployment.scenario.profile)
-    before, expert_bytes = deployment.placement, deployment.scenario.model.expert_bytes
+    before, expert_bytes = deployment.placement, deployment.scenario.model.expert_bytes_LE[0, 0]
     seconds = stalls(done)
     assert list(seconds) == [move.step for move in done.moves] == [3, 6]
     for move in done.moves:
