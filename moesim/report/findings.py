@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from moesim.analysis.culprit import culprit, lost_by_cause
 from moesim.spec.question import brief, plural
-from moesim.units import format_seconds
+from moesim.units import format_seconds, format_share
 
 # Below this share of a step a cost is not worth acting on.
 SMALL: Final = 0.02
@@ -63,22 +63,7 @@ _BALANCE_ADVICE: Final = {
 }
 
 
-# What adding floating-point numbers leaves of 0; one assignment of a run is more.
-_ROUNDING: Final = 1e-12
-
-
-def percent(share: float) -> str:
-    """A fraction as per cent, with decimals where it is small; what is not 0 never looks like 0.
-
-    >>> percent(0.314), percent(0.0123), percent(-0.0004), percent(0.0), percent(2e-5)
-    ('31 %', '1.2 %', '-0.04 %', '0 %', '< 0.01 %')
-    """
-    if abs(share) < _ROUNDING:
-        return "0 %"
-    decimals = 0 if abs(share) >= 0.0995 else 1 if abs(share) >= 0.0005 else 2
-    if abs(share) < 5e-5:
-        return "< 0.01 %" if share > 0 else "> -0.01 %"
-    return f"{100 * share:.{decimals}f} %"
+percent = format_share
 
 
 def shares(result: Mapping[str, Any]) -> dict[str, float]:

@@ -7,7 +7,7 @@ from importlib import resources
 from typing import Any
 
 from moesim.report.breakdown import table
-from moesim.report.markup import Markup, join, tag
+from moesim.report.markup import Element, Markup, join, tag
 from moesim.spec.question import brief
 
 
@@ -48,7 +48,7 @@ def opening(asked: str, found: str, note: str) -> Markup:
     return join([tag("h1", asked), tag("p", found, class_="answer"), tag("p", note, class_="note")])
 
 
-def section(heading: str, *content: Markup) -> Markup:
+def section(heading: str, *content: Element) -> Markup:
     """A part of the page under its heading."""
     return tag("section", tag("h2", heading), *content)
 

@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from moesim.report import svg
-from moesim.report.breakdown import table
 from moesim.report.heatmap import EDGES
-from moesim.report.markup import Markup, tag
+from moesim.report.markup import Markup
 from moesim.report.page import figures_list, opening, page, section
-from moesim.report.trace_detail_table import (
-    DISTANCE_HEAD,
-    LAYER_HEAD,
-    PART_HEAD,
-    distance_rows,
-    layer_row,
-    part_row,
-)
-from moesim.report.trace_table import percent
+from moesim.report.trace_table import batch_table, detail_table, distance_table, part_table
 from moesim.spec.question import plural
 from traces.co_activation import clusters, pairs_by_chance
 from traces.full_statistics import FullStatistics
@@ -46,16 +36,14 @@ def trace_page(found: FullStatistics) -> str:
             f"{plural(len(meta.layers), 'MoE layer')} × {plural(meta.experts, 'expert')}, top-{meta.top_k}.",
         ),
         _key_figures(found),
-        section("Loads", _load_map(found), _skew(found)),
-        section("Tokens of a request", _curves(found), _rows(DISTANCE_HEAD, distance_rows(found))),
+        section("Loads", _load_map(found), batch_table(found.base)),
+        section("Tokens of a request", _curves(found), distance_table(found)),
         section("Who meets whom", _company_map(found)),
-        section("Drift", _rows(("part", *PART_HEAD), [part_row(part) for part in found.parts])),
+        section("Drift", part_table("part", found.parts)),
     ]
     if found.categories:
-        rows = [part_row(part) for part in found.categories]
-        sections.append(section("Categories", _rows(("category", *PART_HEAD), rows)))
-    rows = [layer_row(row, 3) for row in found.layers]
-    sections.append(section("Layers", _rows(LAYER_HEAD, rows)))
+        sections.append(section("Categories", part_table("category", found.categories)))
+    sections.append(section("Layers", detail_table(found, 3)))
     return page(f"{meta.model or 'trace'}: routing", sections)
 
 
@@ -194,19 +182,6 @@ def _curves(found: FullStatistics) -> Markup:
             "layers."
         ),
     )
-
-
-def _skew(found: FullStatistics) -> Markup:
-    rows = [
-        [f"{batch.tokens:,}", f"{batch.max_over_mean:.2f}", percent(batch.activated)]
-        for batch in found.base.batches
-    ]
-    return _rows(("random tokens in a batch", "max / mean", "experts activated"), rows)
-
-
-def _rows(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:
-    lines = [tag("tr", tag("td", row[0]), *(tag("td", cell, class_="n") for cell in row[1:])) for row in rows]
-    return table([head[0]], list(head[1:]), lines)
 
 
 def _heat(value: float) -> str:
