@@ -20,7 +20,11 @@ def calibration_tables(found: dict[str, Any]) -> list[Table]:
         for line in found["quantities"]
     ]
     quality = [
-        [name, *(", ".join(map(_share, each[loads])) for loads in ("fitted", "left_out")), _share(each["noise"])]
+        [
+            name,
+            *(", ".join(map(_share, each[loads])) for loads in ("fitted", "left_out")),
+            _share(each["noise"]),
+        ]
         for name, each in found["quality"].items()
     ]
     return [

@@ -9,10 +9,9 @@ import numpy as np
 
 from moesim.analysis.cube import Cube
 from moesim.errors import TimelineError
-from moesim.report.breakdown import table
-from moesim.report.execution_table import answer, ran, rank_rows, shown_phases
+from moesim.report.execution_table import answer, ran, rank_table
 from moesim.report.gantt import gantt
-from moesim.report.markup import Markup, tag
+from moesim.report.markup import tag
 from moesim.report.page import facts_table, figures_list, opening, page, resolved, section, trace_note
 from moesim.spec.question import brief
 from moesim.units import format_seconds
@@ -33,7 +32,7 @@ def execution_page(result: Mapping[str, Any], timeline: Timeline) -> str:
     sections = [
         opening(ran(result), answer(result), trace_note(result["trace"])),
         figures_list(_key_figures(result["metrics"])),
-        section("Where each rank's time goes", _ranks(result)),
+        section("Where each rank's time goes", rank_table(result)),
     ]
     if not result["run"]["serial"]:
         sections.append(section("One step as it ran", gantt(timeline, _stragglers(timeline))))
@@ -67,18 +66,6 @@ def _key_figures(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         ),
         ("balancedness", f"{metrics['balancedness']:.3f}", "mean / max of assignments"),
     ]
-
-
-def _ranks(result: Mapping[str, Any]) -> Markup:
-    rows = [
-        tag("tr", tag("td", row[0]), *(tag("td", cell, class_="n") for cell in row[1:]))
-        for row in rank_rows(result)
-    ]
-    return tag(
-        "div",
-        tag("p", "Seconds of a step; medians over the repeats."),
-        table(["rank"], [phase.replace("_", " ") for phase in shown_phases(result)], rows),
-    )
 
 
 def _stragglers(timeline: Timeline) -> list[dict[str, Any]]:

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from moesim.analysis.validation import compare
-from moesim.report.breakdown import table
-from moesim.report.findings import percent
 from moesim.report.markup import Markup, tag
 from moesim.report.page import facts_table, figures_list, opening, page, resolved, section, trace_note
 from moesim.report.validation_figures import both_timelines, error_map, scatter
-from moesim.report.validation_table import (
-    QUANTITY_HEAD,
-    RANK_HEAD,
-    answer,
-    asked,
-    quantity_rows,
-    rank_rows,
-    remarks,
-)
+from moesim.report.validation_table import answer, asked, layer_table, quantity_table, rank_table, remarks
 from moesim.spec.question import brief
-from moesim.units import format_seconds
+from moesim.units import format_number, format_share
 from traces.timeline import Timeline
 
 
@@ -41,21 +31,25 @@ def validation_page(result: Mapping[str, Any], measured: Timeline, simulated: Ti
         _key_figures(result),
         section(
             "How far off: phases, layers and steps",
+            quantity_table(result),
             tag(
                 "p",
-                "Seconds: means over cells; a cell is one step, layer and rank, its value the median over "
-                "repeats. Error: the median over cells of |simulated − measured| / measured, and its 95th "
-                "percentile. Bias: the median with its sign. Noise: how uncertain the measured median is, "
-                "half of how far the medians of the first and the second half of the repeats lie apart.",
+                "A cell is one step, layer and rank. p95: the 95th percentile over cells. Bias: the median with "
+                "its sign. Noise: half of how far the medians of the first and the second half of the repeats "
+                "lie apart.",
+                class_="note",
             ),
-            _rows("", QUANTITY_HEAD, quantity_rows(result)),
         ),
         section(
             "Rank by rank: expert time of a layer",
-            _rows("rank", RANK_HEAD, rank_rows(result)),
+            rank_table(result),
             scatter(found),
         ),
-        section("Layer by layer", error_map(found), _layers(result)),
+        section(
+            "Layer by layer",
+            error_map(found),
+            tag("details", tag("summary", "the layers as a table"), layer_table(result)),
+        ),
         section("A step as it ran and as it was simulated", both_timelines(found, measured, simulated)),
         section("Mind", tag("ul", *(tag("li", line) for line in remarks(result)))),
         _provenance(result),
@@ -69,8 +63,8 @@ def _key_figures(result: Mapping[str, Any]) -> Markup:
     figures = [
         (
             f"error {what}",
-            "–" if error[name] is None else percent(error[name]["median"]),
-            "" if error[name] is None else f"median; 95th percentile {percent(error[name]['p95'])}",
+            "–" if error[name] is None else format_share(error[name]["median"]),
+            "" if error[name] is None else f"median; 95th percentile {format_share(error[name]['p95'])}",
         )
         for name, what in names.items()
     ]
@@ -80,32 +74,10 @@ def _key_figures(result: Mapping[str, Any]) -> Markup:
             f"{ratio['simulated']:.3f}",
             f"max / mean of expert time; measured {ratio['measured']:.3f}",
         ),
-        ("order of ranks", "–" if tau is None else f"{tau:.3f}", "Kendall's tau-b; 1 is the same order"),
+        ("order of ranks", format_number(tau, 3), "Kendall's tau-b; 1 is the same order"),
         ("measurement", result["verdict"], f"{result['repeats']} repeats"),
     ]
     return figures_list(figures)
-
-
-def _layers(result: Mapping[str, Any]) -> Markup:
-    rows = [
-        [
-            str(row["layer"]),
-            format_seconds(row["seconds"]["measured"]),
-            format_seconds(row["seconds"]["simulated"]),
-            *(
-                "–" if row["error"][name] is None else percent(row["error"][name]["median"])
-                for name in ("layer", "experts", "dispatch", "combine")
-            ),
-        ]
-        for row in result["per_layer"]
-    ]
-    head = ("measured", "simulated", "error", "of experts", "of dispatch", "of combine")
-    return tag("details", tag("summary", "the layers as a table"), _rows("layer", head, rows))
-
-
-def _rows(first: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:
-    lines = [tag("tr", tag("td", row[0]), *(tag("td", cell, class_="n") for cell in row[1:])) for row in rows]
-    return table([first], head, lines)
 
 
 def _provenance(result: Mapping[str, Any]) -> Markup:

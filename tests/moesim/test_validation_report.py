@@ -11,10 +11,10 @@ import pytest
 from rich.console import Console
 
 from moesim.analysis.validation import compare
-from moesim.report.findings import percent
 from moesim.report.validation_figures import EDGES, both_timelines, error_map, scatter
 from moesim.report.validation_page import validation_page
 from moesim.report.validation_table import answer, remarks, validation_tables
+from moesim.units import format_share
 from tests.moesim.test_report_page import Structure
 from tests.moesim.validation_example import example_validation
 from traces.timeline import PHASES, Timeline
@@ -69,7 +69,7 @@ def test_the_terminal_shows_errors_of_phases_and_ranks(example: Example) -> None
     assert max(len(line) for line in text.splitlines()) <= 80
     for quantity in ("step", "layer", "experts", "dispatch", "combine"):
         (line,) = (line for line in text.splitlines() if line.startswith(quantity + " "))
-        assert percent(result["error"][quantity]["p95"]) in line
+        assert format_share(result["error"][quantity]["p95"]) in line
     assert len(re.findall(r"(?m)^[01]  +\d", text)) == 2
     words = " ".join(text.split())
     assert f"straggler ratio is {result['straggler_ratio']['measured']:.3f} measured" in words
