@@ -85,8 +85,7 @@ def tokens_per_s(spec: Spec) -> float:
     """Simulated, of the scenario beside this file with these policies."""
     path = Path(__file__).with_name("sample.yaml")
     _, found = simulate_scenario(load_scenario(str(path), [Override(("routing",), spec)]))
-    rate: float = found["metrics"]["tokens_per_s"]
-    return rate
+    return found.metrics.tokens_per_s
 
 
 def front_table(choices: Sequence[Choice]) -> Table:

@@ -116,9 +116,9 @@ def times(
     scenario = scenario_of(setting, mode)
     trace = routing(scenario.model, assumed)
     unseen = trace.select_requests(REQUESTS // 2, REQUESTS)
-    done = result(run(assemble(scenario, trace, _placement(setting, assumed, solver), unseen)))["metrics"]
-    phases = done["phase_time_s"]
-    step = done["step_time_s"]["mean"] + tensor_parallel_s(scenario, setting.tp)
+    done = result(run(assemble(scenario, trace, _placement(setting, assumed, solver), unseen))).metrics
+    phases = done.phase_time_s
+    step = done.step_time_s.mean + tensor_parallel_s(scenario, setting.tp)
     return Times(step, phases["experts"], phases["dispatch"] + phases["combine"])
 
 

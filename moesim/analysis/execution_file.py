@@ -1,85 +1,52 @@
-"""Reading ``execution.json`` back, checked as far as the page relies on it."""
+"""``execution.json``: a real run in numbers."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import (
-    Annotated,
-    Any,
-    Final,
-    NotRequired,  # pydantic needs this one before Python 3.12
-)
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, TypeAdapter
-from typing_extensions import TypedDict
+from pydantic import Field
 
-from moesim.analysis.result_file import Count, Fraction, Named, Number, Policy, Size, Trace, read_checked
+from moesim.analysis.record import Checked, Count, FileRecord, Fraction, Record, Size
+from moesim.analysis.result_file import LayerTime, StepTime, StragglerRatio
+from moesim.analysis.scenario_facts import ScenarioFacts, TraceFacts
 
 
-class _Dispatch(TypedDict):
-    mode: str
-
-
-class _Workload(TypedDict):
-    steps: Count
-
-
-class _Scenario(TypedDict):
-    name: str
-    model: Named
-    workload: _Workload
-    placement: Any
-    routing: Policy | list[Policy]
-    dispatch: _Dispatch
-
-
-class _Run(TypedDict):
+class _Run(Record):
     device: str
     backend: str
     repeats: Count
-    serial: Annotated[bool, Field(strict=True)]
+    serial: bool
 
 
-class _Time(TypedDict):
-    mean: Fraction
-    p95: Fraction
+class ExecutionMetrics(Record):
+    """Medians over the repeats; times and what needs a network only where ranks ran together."""
+
+    step_time_s: StepTime | None = None
+    tokens_per_s: float | None = None
+    layer_time_s: LayerTime | None = None
+    phase_time_s: dict[str, float] = Field(default_factory=dict)
+    straggler_ratio: StragglerRatio
+    balancedness: float
 
 
-class _Ratios(TypedDict):
-    assignments: Number
-    experts_time: Number
+class RankSeconds(Record):
+    """Seconds of a step that a rank spends in each phase that was measured."""
 
-
-class _Metrics(TypedDict):
-    layer_time_s: NotRequired[_Time]
-    step_time_s: NotRequired[_Time]
-    straggler_ratio: _Ratios
-    balancedness: Number
-
-
-class _Rank(TypedDict):
     rank: Count
     seconds: dict[str, Fraction]
 
 
-class _Execution(TypedDict):
-    scenario: _Scenario
+class ExecutionResult(FileRecord):
+    """``execution.json``."""
+
+    THING: ClassVar = "execution"
+
+    format: Literal["moesim.execution/1"] = "moesim.execution/1"
     ranks: Size
-    run: _Run
-    metrics: _Metrics
-    per_rank: Annotated[list[_Rank], Field(min_length=1)]
+    run: Annotated[dict[str, Any], Checked(_Run)]
+    metrics: ExecutionMetrics
+    per_rank: Annotated[list[RankSeconds], Field(min_length=1)]
     notes: list[str]
-    trace: Trace
+    scenario: ScenarioFacts
+    trace: TraceFacts
     provenance: dict[str, Any]
-
-
-_EXECUTION: Final = TypeAdapter(_Execution)
-
-
-def read_execution(path: str | Path) -> dict[str, Any]:
-    """``execution.json`` as the dictionary that tables and page take.
-
-    Raises:
-        MoesimError: naming the file, the field, the rule and the value.
-    """
-    return read_checked(path, "execution", _EXECUTION)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import numba
 import numpy as np
@@ -13,6 +12,8 @@ from moesim.analysis.attribution import attribution
 from moesim.analysis.metrics import timeline_metrics
 from moesim.analysis.notes import notes
 from moesim.analysis.rebalancing import rebalance_rows, rebalancing_metrics
+from moesim.analysis.result_file import Attribution, Metrics, Result
+from moesim.analysis.scenario_facts import TraceFacts
 from moesim.analysis.stragglers import stragglers
 from moesim.deployment.deployment import Deployment, deploy
 from moesim.deployment.reading import replays_sample
@@ -21,16 +22,12 @@ from moesim.simulation.tally import Tally
 from moesim.spec.scenario import Scenario
 from traces.statistics import expert_loads
 
-Result = dict[str, Any]
-
 
 def simulate_scenario(scenario: Scenario) -> tuple[Run, Result]:
     """Run a scenario and say what it showed."""
     began = time.perf_counter()
     done = run(deploy(scenario))
-    outcome = result(done)
-    outcome["provenance"]["wall_s"] = time.perf_counter() - began
-    return done, outcome
+    return done, result(done).made(wall_s=time.perf_counter() - began)
 
 
 def result(done: Run) -> Result:
@@ -51,24 +48,24 @@ def result(done: Run) -> Result:
         "mean": float(deployment.memory.total_G.mean()),
     }
     metrics["rebalancing"] = rebalancing_metrics(done)
-    return {
-        "format": "moesim.result/1",
-        "scenario": scenario.resolved(),
-        "metrics": metrics,
-        "attribution": attribution(step_s, done.totals, steps),
-        "data_parallel_imbalance_s": done.totals.data_parallel / steps,
-        "rebalances": rebalance_rows(done.moves, deployment.placement),
-        "notes": notes(deployment, step_s * steps, done.tokens / steps, done.moves),
-        "bounds": done.bounds_s,
-        "stragglers": stragglers(
+    return Result(
+        format="moesim.result/1",
+        scenario=scenario.resolved(),
+        metrics=Metrics.model_validate(metrics),
+        attribution=Attribution(**attribution(step_s, done.totals, steps)),
+        data_parallel_imbalance_s=done.totals.data_parallel / steps,
+        rebalances=rebalance_rows(done.moves, deployment.placement),
+        notes=notes(deployment, step_s * steps, done.tokens / steps, done.moves),
+        bounds=done.bounds_s,
+        stragglers=stragglers(
             done.timeline,
             done.slots,
             deployment.placement,
             {fault.device for fault in scenario.faults if fault.device is not None},
             done.moves,
         ),
-        "trace": trace_facts(deployment),
-        "provenance": {
+        trace=trace_facts(deployment),
+        provenance={
             "moesim": __version__,
             "numpy": np.__version__,
             "numba": numba.__version__,
@@ -80,7 +77,7 @@ def result(done: Run) -> Result:
             "placement": deployment.placement.origin,
             "wall_s": 0.0,
         },
-    }
+    )
 
 
 def routing_metrics(tally: Tally) -> dict[str, float | None]:
@@ -97,7 +94,7 @@ def routing_metrics(tally: Tally) -> dict[str, float | None]:
     return shares
 
 
-def trace_facts(deployment: Deployment) -> dict[str, Any]:
+def trace_facts(deployment: Deployment) -> TraceFacts:
     """What the reader should know of the routing that was replayed."""
     replayed, meta = deployment.replayed, deployment.trace.meta
     load_LE = expert_loads(replayed)
@@ -108,11 +105,11 @@ def trace_facts(deployment: Deployment) -> dict[str, Any]:
         name = (
             f"like the built-in sample, in the shape of {model.name}" if generated else "the built-in sample"
         )
-    return {
-        "name": name,
-        "origin": meta.origin,
-        "tokens": replayed.tokens,
-        "requests": len(replayed.request_offsets) - 1,
-        "skew": float((load_LE.max(axis=1) / load_LE.mean(axis=1)).mean()),
-        "generated": generated,
-    }
+    return TraceFacts(
+        name=name,
+        origin=meta.origin,
+        tokens=replayed.tokens,
+        requests=len(replayed.request_offsets) - 1,
+        skew=float((load_LE.max(axis=1) / load_LE.mean(axis=1)).mean()),
+        generated=generated,
+    )

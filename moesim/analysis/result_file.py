@@ -1,241 +1,189 @@
-"""Reading ``result.json`` and a comparison back, checked as far as tables and pages rely on them."""
+"""``result.json`` and ``whatif.json``: one run, or several beside it, in numbers and where they come from."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import (
-    Annotated,
-    Any,
-    Final,
-    Literal,
-    NotRequired,  # pydantic needs this one before Python 3.12
-)
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, TypeAdapter, ValidationError
-from typing_extensions import TypedDict
+from pydantic import Field
 
-from moesim.errors import MoesimError
-from traces.base.files import check_format
+from moesim.analysis.culprit import Culprit, Straggler, culprit
+from moesim.analysis.record import Count, FileRecord, Fraction, Record, Size
+from moesim.analysis.scenario_facts import ScenarioFacts, TraceFacts
 
-# A comparison of a thousand points takes a few megabytes.
-MAX_BYTES: Final = 1 << 28
-
-Number = Annotated[float, Field(allow_inf_nan=False)]
-_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=0, strict=True)]
-# Far above any cluster: a page draws every GPU.
-Size = Annotated[int, Field(ge=1, le=1 << 14, strict=True)]
+_Positive = Annotated[float, Field(gt=0)]
 
 
-class _StepTime(TypedDict):
+class StepTime(Record):
+    """Seconds of a step; percentiles over steps."""
+
     mean: _Positive
-    p50: Number
-    p95: Number
-    p99: Number
+    p50: float
+    p95: float
+    p99: float
 
 
-class _Ratios(TypedDict):
-    assignments: Number
-    experts_time: Number
-    dispatch_bytes: Number | None
+class LayerTime(Record):
+    """Seconds of an MoE layer; the percentile over layers and steps."""
+
+    mean: Fraction
+    p95: Fraction
 
 
-class _Memory(TypedDict):
+class StragglerRatio(Record):
+    """Maximum over mean of the GPUs, averaged over layers and steps."""
+
+    assignments: float
+    experts_time: float
+    dispatch_bytes: float | None = None
+
+
+class Memory(Record):
+    """Bytes of weights and KV cache of a GPU."""
+
     max: Fraction
     mean: Fraction
 
 
-class _Rebalancing(TypedDict):
-    rebalances: Count
-    moved_experts: Count
-    bytes: Fraction
-    migration_s: Number
-    solver_s: NotRequired[Fraction]
+class Rebalancing(Record):
+    """How often experts moved in a run, what was sent in all, and by how much that made the mean step longer.
+
+    ``solver_s`` is what of that the solver took.
+    """
+
+    rebalances: Count = 0
+    moved_experts: Count = 0
+    bytes: Fraction = 0.0
+    migration_s: float = 0.0
+    solver_s: Fraction = 0.0
 
 
-class _Stage(TypedDict):
+class Stage(Record):
+    """What became of the router's choice after one of several policies.
+
+    Fractions of the wished assignments; None where the trace has no weights, or nothing has a capacity.
+    """
+
     policy: str
+    wished: Fraction = 1.0
     kept: Fraction
     rerouted: Fraction
     dropped: Fraction
     added: Fraction
-    gate_mass_lost: Number | None
+    gate_mass_lost: float | None
+    effective_capacity_factor: float | None = None
 
 
-class _Metrics(TypedDict):
-    step_time_s: _StepTime
-    tokens_per_s: Number
-    phase_time_s: dict[str, Number]
-    straggler_ratio: _Ratios
-    balancedness: Number
-    dropped: Fraction
+class Metrics(Record):
+    """What a run measured: of a mean step, where nothing else is said; shares as in a :class:`Stage`."""
+
+    step_time_s: StepTime
+    tokens_per_s: float
+    layer_time_s: LayerTime | None = None
+    phase_time_s: dict[str, float]
+    straggler_ratio: StragglerRatio
+    balancedness: float
+    wished: Fraction = 1.0
+    kept: Fraction = 1.0
     rerouted: Fraction
+    dropped: Fraction
     added: Fraction
-    gate_mass_lost: Number | None
+    gate_mass_lost: float | None
+    effective_capacity_factor: float | None = None
+    stages: list[Stage] = Field(default_factory=list)
     cross_node_bytes: Fraction
-    gpu_memory_bytes: _Memory
-    rebalancing: NotRequired[_Rebalancing]
-    stages: NotRequired[list[_Stage]]
+    gpu_memory_bytes: Memory
+    rebalancing: Rebalancing = Rebalancing()
 
 
-class _Attribution(TypedDict):
-    hardware_s: Number
-    imbalance_s: Number
-    network_s: Number
-    overhead_s: Number
-    ideal_s: Number
+class Attribution(Record):
+    """Seconds of a mean step by cause; they sum to it."""
+
+    hardware_s: float
+    imbalance_s: float
+    network_s: float
+    overhead_s: float
+    ideal_s: float
+
+    def seconds(self, term: str) -> float:
+        """Of a cause, named without its unit."""
+        found: float = getattr(self, f"{term}_s")
+        return found
 
 
-_Cause = Literal["tokens", "weights", "attention", "network", "hardware", "none"]
+class Rebalance(Record):
+    """When it was decided, what it moved, and the first step of each layer served with it.
+
+    ``from_step`` is in the order of MoE layers, None where the run ended before the layer's copies arrived.
+    """
+
+    step: int
+    moved_experts: int
+    bytes: float
+    placement: str
+    layers: list[int]
+    from_step: list[int | None]
 
 
-class _Straggler(TypedDict):
-    layer: Count
-    rank: Count
-    share: Fraction
-    load: Fraction
-    time: Fraction
-    lost_s: Number
-    cause: _Cause
-    expert: Count
-    expert_share: Fraction
-    expert_load: NotRequired[Fraction]
+class Result(FileRecord):
+    """``result.json``."""
 
+    THING: ClassVar = "result"
 
-class Trace(TypedDict):
-    name: str
-    origin: str
-    tokens: Count
-    requests: Count
-    skew: Fraction
-    generated: Annotated[bool, Field(strict=True)]
-
-
-class Named(TypedDict):
-    name: str
-
-
-class _Cluster(TypedDict):
-    gpu: Named
-    nodes: Size
-    gpus_per_node: Size
-
-
-class _Parallelism(TypedDict):
-    ep: Size
-    tp: Size
-
-
-class _Workload(TypedDict):
-    phase: str
-    tokens_per_gpu: Any
-
-
-class Policy(TypedDict):
-    policy: str
-
-
-class _Dispatch(TypedDict):
-    mode: str
-
-
-class _Profile(TypedDict):
-    sources: NotRequired[dict[str, str]]
-
-
-class _Scenario(TypedDict):
-    name: str
-    model: Named
-    cluster: _Cluster
-    parallelism: _Parallelism
-    workload: _Workload
-    placement: Any
-    routing: Policy | list[Policy]
-    dispatch: _Dispatch
-    profile: NotRequired[_Profile]
-
-
-class _Result(TypedDict):
-    scenario: _Scenario
-    metrics: _Metrics
-    attribution: _Attribution
-    data_parallel_imbalance_s: NotRequired[Number]
-    notes: NotRequired[list[str]]
+    format: Literal["moesim.result/1"] = "moesim.result/1"
+    scenario: ScenarioFacts
+    metrics: Metrics
+    attribution: Attribution
+    data_parallel_imbalance_s: float = 0.0
+    rebalances: list[Rebalance] = Field(default_factory=list)
+    notes: list[str] = Field(default_factory=list)
     bounds: dict[str, Fraction]
-    stragglers: list[_Straggler]
-    trace: Trace
+    stragglers: list[Straggler]
+    trace: TraceFacts
     provenance: dict[str, Any]
 
+    @property
+    def gpus(self) -> int:
+        """Of the expert-parallel group."""
+        found: int = self.scenario["parallelism"]["ep"]
+        return found
 
-class _Culprit(TypedDict):
-    rank: Count | None
-    layers: Count
-    cause: _Cause
+    @property
+    def culprit(self) -> Culprit | None:
+        """The rank that holds up most layers."""
+        return culprit(self.stragglers)
+
+    def made(self, **facts: Any) -> Self:
+        """With more, or other, entries of the provenance."""
+        return self.model_copy(update={"provenance": self.provenance | facts})
 
 
-class _Point(TypedDict):
+class Outcome(Record):
+    """One point of a comparison; ``gpus`` and ``payback_steps`` are None where they are not known."""
+
     vary: dict[str, Any]
-    metrics: _Metrics
-    attribution: _Attribution
-    culprit: NotRequired[_Culprit | None]
-    gpus: NotRequired[Size]
+    metrics: Metrics
+    attribution: Attribution
+    culprit: Culprit | None = None
+    gpus: Size | None = None
     speedup: _Positive
-    payback_steps: NotRequired[Fraction | None]
-    as_asked: NotRequired[bool]
-    notes: NotRequired[list[str]]
+    payback_steps: Fraction | None = None
+    as_asked: bool = False
+    notes: list[str] = Field(default_factory=list)
 
 
-class _Comparison(TypedDict):
-    baseline: _Result
-    points: list[_Point]
+Compared = Result | Outcome
+"""What stands in a comparison: the scenario itself, or a point."""
 
 
-_RESULT: Final = TypeAdapter(_Result)
-_COMPARISON: Final = TypeAdapter(_Comparison)
+class Comparison(FileRecord):
+    """``whatif.json``: a scenario and points that differ from it."""
 
+    THING: ClassVar = "whatif"
 
-def read_result(path: str | Path) -> dict[str, Any]:
-    """``result.json`` as the dictionary that the report takes.
+    format: Literal["moesim.whatif/1"] = "moesim.whatif/1"
+    baseline: Result
+    points: list[Outcome]
 
-    Raises:
-        MoesimError: naming the file, the field, the rule and the value.
-    """
-    return read_checked(path, "result", _RESULT)
-
-
-def read_comparison(path: str | Path) -> dict[str, Any]:
-    """What ``whatif --json`` printed, checked as :func:`read_result` does."""
-    return read_checked(path, "whatif", _COMPARISON)
-
-
-def read_checked(path: str | Path, thing: str, rules: TypeAdapter[Any]) -> dict[str, Any]:
-    """A JSON file of format ``moesim.<thing>/1`` that holds to ``rules``.
-
-    Raises:
-        MoesimError: naming the file, the field, the rule and the value.
-    """
-    try:
-        with Path(path).open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise MoesimError(f"cannot be read: {error.strerror or error}", file=path) from error
-    if len(raw) > MAX_BYTES:
-        raise MoesimError(f"must not be larger than {MAX_BYTES} bytes", file=path)
-    try:
-        content = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise MoesimError(f"is not JSON: {error}", file=path) from error
-    check_format(
-        content.get("format") if isinstance(content, dict) else None, thing, 1, file=path, error=MoesimError
-    )
-    try:
-        rules.validate_python(content)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "missing":
-            raise MoesimError("is missing", file=path, field=field) from error
-        raise MoesimError(first["msg"], file=path, field=field, got=first["input"]) from error
-    return dict(content)
+    def made(self, **facts: Any) -> Self:
+        """With more, or other, entries of the baseline's provenance."""
+        return self.model_copy(update={"baseline": self.baseline.made(**facts)})

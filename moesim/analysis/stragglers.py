@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moesim.analysis.cube import Cube
+from moesim.analysis.culprit import Cause, Straggler
 from moesim.simulation.rebalancing import Move, expert_N
 from placement.problem.placement import Placement
 from traces.timeline import PHASES, Timeline, WorkTable
@@ -23,27 +24,13 @@ def stragglers(
     placement: Placement,
     faulty: Collection[int] = (),
     moves: Sequence[Move] = (),
-) -> list[dict[str, Any]]:
+) -> list[Straggler]:
     """For each MoE layer the rank that is most often the last where it counts, and the cause.
 
     The placement is that of the first step; ``moves`` change it.
 
     Last to enter the dispatch if most of what ranks wait for each other is lost before it, else last to
     finish its experts; of equal ones a ``faulty`` rank, then the lowest.
-
-    Each entry has:
-
-    - ``layer``, ``rank``, ``share``: the part of the steps in which this rank was the last.
-    - ``load``, ``time``: its assignments and its experts' seconds in these steps, over the mean of ranks.
-    - ``lost_s``: seconds of a step that ranks wait in this layer, on average.
-    - ``cause``: ``none`` if less than 1 % of the layer's time is lost. If most of it is lost before the
-      dispatch, ``attention`` or ``network``: whether the last to enter had more to compute, or left
-      the layer before late. If most is lost after it, ``network`` if the rank's tokens arrived late, else
-      ``weights`` if its excess of activated slots makes up at least half of its excess of time and lies
-      closer to it than its excess of assignments, else ``tokens``. ``hardware`` instead, if the rank is
-      one of the ``faulty`` ones and its assignments do not explain its time.
-    - ``expert``, ``expert_share``, ``expert_load``: its hottest expert, that expert's part of the rank's
-      assignments, and its assignments there over the mean rank's, of all steps.
     """
     cube = Cube.of(timeline)
     seconds_WLG = cube.seconds("experts")
@@ -73,6 +60,7 @@ def stragglers(
         last_when = last_W[when]
         late = _excess(arrival_WLG[when, i], last_when), _excess(seconds_WLG[when, i], last_when)
         ratio = [_ratio(values[when, i], rank) for values in (load_WLG, active_WLG, seconds_WLG)]
+        cause: Cause
         if negligible:
             cause = "none"
         elif early:
@@ -88,20 +76,41 @@ def stragglers(
         own_E = tokens_GE[rank]
         hottest = int(own_E.argmax())
         found.append(
-            {
-                "layer": layer,
-                "rank": rank,
-                "share": len(when) / cube.steps,
-                "load": ratio[0],
-                "time": ratio[2],
-                "lost_s": lost_s,
-                "cause": cause,
-                "expert": hottest,
-                "expert_share": float(own_E[hottest] / max(own_E.sum(), 1.0)),
-                "expert_load": float(own_E[hottest] * cube.ranks / max(tokens_GE.sum(), 1.0)),
-            }
+            Straggler(
+                layer=layer,
+                rank=rank,
+                share=len(when) / cube.steps,
+                load=ratio[0],
+                time=ratio[2],
+                lost_s=lost_s,
+                cause=cause,
+                expert=hottest,
+                expert_share=float(own_E[hottest] / max(own_E.sum(), 1.0)),
+                expert_load=float(own_E[hottest] * cube.ranks / max(tokens_GE.sum(), 1.0)),
+            )
         )
     return found
+
+
+class Slowest(NamedTuple):
+    """Of a layer of a real run: the rank whose experts take longest, and how far above the mean rank's."""
+
+    layer: int
+    rank: int
+    lost_s: float
+    cause: str = "experts"
+
+
+def slowest(timeline: Timeline) -> list[Slowest]:
+    """For each MoE layer of the first repeat."""
+    first = timeline.select(timeline.repeat_N == timeline.repeat_N.min())
+    if not (first.phase_N == PHASES.index("experts")).any():
+        return []
+    cube = Cube.of(first)
+    seconds_LG = cube.seconds("experts").sum(axis=0)
+    lost_L = seconds_LG.max(axis=1) - seconds_LG.mean(axis=1)
+    rank_L = np.argmax(seconds_LG, axis=1)
+    return [*map(Slowest, cube.layers.tolist(), rank_L.tolist(), lost_L.tolist())]
 
 
 def _weights_explain(load: float, active: float, time: float) -> bool:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from moesim.analysis.cube import Cube, max_over_mean
 from moesim.analysis.metrics import step_times
+from moesim.analysis.validation_file import Error, LayerErrors, Pair, RankErrors, RankPairs, Spread
 from moesim.errors import TimelineError
 from moesim.spec.question import plural
 from traces.timeline import PHASES, Timeline
@@ -78,7 +79,7 @@ class Validation:
     def steady(self) -> bool:
         """Whether the medians of expert time hold; with a single repeat nobody knows."""
         noise = spread(self.noise["experts"]) if self.noise else None
-        return noise is not None and all(noise[name] <= limit for name, limit in STEADY.items())
+        return noise is not None and all(getattr(noise, name) <= limit for name, limit in STEADY.items())
 
     def rank_order(self) -> RankOrder:
         """Kendall's tau-b of the ranks' expert time.
@@ -87,7 +88,7 @@ class Validation:
         the noise, which both of them have.
         """
         noise = spread(self.noise["experts"]) if self.noise else None
-        within = 0.0 if noise is None else 2 * noise["p95"]
+        within = 0.0 if noise is None else 2 * noise.p95
         measured_XG, simulated_XG = (
             seconds["experts"].reshape(-1, self.ranks) for seconds in (self.measured, self.simulated)
         )
@@ -115,46 +116,44 @@ class Validation:
         order = self.rank_order()
         return {
             "ranks": self.ranks,
-            "verdict": "ok" if self.steady else "noisy",
             "repeats": self.repeats,
             "seconds": {quantity: self._mean(quantity) for quantity in self.measured},
             "error": {quantity: _error(self.error(quantity)) for quantity in self.measured},
             "noise": {quantity: spread(cells) for quantity, cells in self.noise.items()},
             "per_rank": [self._rank(rank) for rank in range(self.ranks)],
             "per_layer": [self._layer(i, layer) for i, layer in enumerate(self.layers.tolist())],
-            "straggler_ratio": {
-                "measured": max_over_mean(self.measured["experts"]),
-                "simulated": max_over_mean(self.simulated["experts"]),
-            },
+            "straggler_ratio": Pair(
+                measured=max_over_mean(self.measured["experts"]),
+                simulated=max_over_mean(self.simulated["experts"]),
+            ),
             "rank_order_tau": order.tau,
-            "rank_order_pairs": {"compared": order.pairs, "left_out": order.left_out},
+            "rank_order_pairs": RankPairs(compared=order.pairs, left_out=order.left_out),
         }
 
-    def _mean(self, quantity: str, cells: Any = ...) -> dict[str, float]:
-        return {
-            "measured": float(self.measured[quantity][cells].mean()),
-            "simulated": float(self.simulated[quantity][cells].mean()),
-        }
+    def _mean(self, quantity: str, cells: Any = ...) -> Pair:
+        return Pair(
+            measured=float(self.measured[quantity][cells].mean()),
+            simulated=float(self.simulated[quantity][cells].mean()),
+        )
 
-    def _rank(self, rank: int) -> dict[str, Any]:
-        """A rank's mean seconds of a layer by phase, and its errors."""
+    def _rank(self, rank: int) -> RankErrors:
         phases = [phase for phase in COMPARED if phase in self.measured]
-        return {
-            "rank": rank,
-            "seconds": {phase: self._mean(phase, (..., rank)) for phase in phases},
-            "error": {phase: _error(self.error(phase)[..., rank]) for phase in phases},
-        }
+        return RankErrors(
+            rank=rank,
+            seconds={phase: self._mean(phase, (..., rank)) for phase in phases},
+            error={phase: _error(self.error(phase)[..., rank]) for phase in phases},
+        )
 
-    def _layer(self, i: int, layer: int) -> dict[str, Any]:
-        return {
-            "layer": layer,
-            "seconds": self._mean("layer", (slice(None), i)),
-            "error": {
+    def _layer(self, i: int, layer: int) -> LayerErrors:
+        return LayerErrors(
+            layer=layer,
+            seconds=self._mean("layer", (slice(None), i)),
+            error={
                 quantity: _error(self.error(quantity)[:, i])
                 for quantity in self.measured
                 if quantity != "step"
             },
-        }
+        )
 
 
 def compare(measured: Timeline, simulated: Timeline) -> Validation:
@@ -177,18 +176,17 @@ def compare(measured: Timeline, simulated: Timeline) -> Validation:
     return Validation(layers, repeats, medians, _medians(others[1]), noise)
 
 
-def spread(cells: FloatArray) -> dict[str, float] | None:
+def spread(cells: FloatArray) -> Spread | None:
     """Median and 95th percentile; None where no cell has a value."""
     known = cells[~np.isnan(cells)]
     if not len(known):
         return None
-    return {"median": float(np.median(known)), "p95": float(np.percentile(known, 95))}
+    return Spread(median=float(np.median(known)), p95=float(np.percentile(known, 95)))
 
 
-def _error(cells: FloatArray) -> dict[str, float] | None:
-    """The spread of errors without their sign, and the median with it: above 0 the simulation is too slow."""
+def _error(cells: FloatArray) -> Error | None:
     size = spread(np.abs(cells))
-    return None if size is None else size | {"bias": float(np.nanmedian(cells))}
+    return None if size is None else Error(**size.plain(), bias=float(np.nanmedian(cells)))
 
 
 def _relative(difference: FloatArray, whole: FloatArray) -> FloatArray:

@@ -1,120 +1,98 @@
-"""Reading ``validation.json`` back, checked as far as tables and the page rely on it."""
+"""``validation.json``: how far a simulation is from real runs, in numbers."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import (
-    Annotated,
-    Any,
-    Final,
-    Literal,
-    NotRequired,  # pydantic needs this one before Python 3.12
-)
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, TypeAdapter
-from typing_extensions import TypedDict
+from pydantic import AfterValidator, Field
 
-from moesim.analysis.result_file import Count, Fraction, Named, Number, Policy, Size, Trace, read_checked
+from moesim.analysis.record import Count, FileRecord, Fraction, Record, Size
+from moesim.analysis.scenario_facts import ScenarioFacts, TraceFacts
+from moesim.spec.base import fault
 
 
-class _Dispatch(TypedDict):
-    mode: str
+class Spread(Record):
+    """Over cells that have a value."""
 
-
-class _Scenario(TypedDict):
-    name: str
-    model: Named
-    placement: Any
-    routing: Policy | list[Policy]
-    dispatch: _Dispatch
-
-
-class _Error(TypedDict):
-    median: Fraction
-    p95: Fraction
-    bias: Number
-
-
-class _Errors(TypedDict):
-    step: _Error | None
-    layer: _Error | None
-    router: _Error | None
-    shared_expert: NotRequired[_Error | None]
-    experts: _Error | None
-    dispatch: _Error | None
-    combine: _Error | None
-
-
-class _Noise(TypedDict):
     median: Fraction
     p95: Fraction
 
 
-class _Seconds(TypedDict):
+class Error(Spread):
+    """The spread of errors without their sign, and the median with it: above 0 the simulation is too slow."""
+
+    bias: float
+
+
+class Pair(Record):
+    """What was measured, and what was simulated."""
+
     measured: Fraction
     simulated: Fraction
 
 
-class _RankSeconds(TypedDict):
-    experts: _Seconds
+def _with(*names: str) -> AfterValidator:
+    """Refuses a mapping that lacks one of the names."""
+
+    def check(value: dict[str, Any]) -> dict[str, Any]:
+        for name in names:
+            if name not in value:
+                raise fault("is missing", name, got=sorted(value))
+        return value
+
+    return AfterValidator(check)
 
 
-class _RankErrors(TypedDict):
-    experts: _Error | None
+_Errors = dict[str, Error | None]
 
 
-class _Rank(TypedDict):
+class RankErrors(Record):
+    """A rank's mean seconds of a layer by phase, and its errors."""
+
     rank: Count
-    seconds: _RankSeconds
-    error: _RankErrors
+    seconds: Annotated[dict[str, Pair], _with("experts")]
+    error: Annotated[_Errors, _with("experts")]
 
 
-class _LayerErrors(TypedDict):
-    layer: _Error | None
-    experts: _Error | None
-    dispatch: _Error | None
-    combine: _Error | None
+class LayerErrors(Record):
+    """Mean seconds of a layer, and its errors by quantity."""
 
-
-class _Layer(TypedDict):
     layer: Count
-    seconds: _Seconds
-    error: _LayerErrors
+    seconds: Pair
+    error: Annotated[_Errors, _with("layer", "experts", "dispatch", "combine")]
 
 
-class _Pairs(TypedDict):
+class RankPairs(Record):
+    """How many pairs of ranks were compared, and how many differ by no more than the noise."""
+
     compared: Count
     left_out: Count
 
 
-class _Validation(TypedDict):
-    scenario: _Scenario
-    ranks: Size
+class ValidationResult(FileRecord):
+    """``validation.json``; see :class:`~moesim.analysis.validation.Validation` for the quantities.
+
+    ``counts_equal`` is None where nothing was sent, ``rank_order_tau`` where no pair of ranks counts.
+    """
+
+    THING: ClassVar = "validation"
+
+    format: Literal["moesim.validation/1"] = "moesim.validation/1"
+    scenario: ScenarioFacts
     device: str
+    ranks: Size
     verdict: Literal["ok", "noisy"]
     repeats: Count
-    seconds: dict[str, _Seconds]
-    error: _Errors
-    noise: dict[str, _Noise | None]
-    per_rank: list[_Rank]
-    per_layer: list[_Layer]
-    straggler_ratio: _Seconds
+    seconds: dict[str, Pair]
+    error: Annotated[_Errors, _with("step", "layer", "router", "experts", "dispatch", "combine")]
+    noise: dict[str, Spread | None]
+    per_rank: list[RankErrors]
+    per_layer: list[LayerErrors]
+    straggler_ratio: Pair
     rank_order_tau: Annotated[float, Field(ge=-1, le=1)] | None
-    rank_order_pairs: _Pairs
+    rank_order_pairs: RankPairs
     counts_equal: bool | None
     simulated_phases: list[str]
     notes: list[str]
-    trace: Trace
+    trace: TraceFacts
     provenance: dict[str, Any]
-
-
-_VALIDATION: Final = TypeAdapter(_Validation)
-
-
-def read_validation(path: str | Path) -> dict[str, Any]:
-    """``validation.json`` as the dictionary that tables and page take.
-
-    Raises:
-        MoesimError: naming the file, the field, the rule and the value.
-    """
-    return read_checked(path, "validation", _VALIDATION)

@@ -91,11 +91,10 @@ def execute(
     with execution_folder(out) as folder:
         with told_when_interrupted(), progress("running", 1):
             done = run_for_real(deployment, options, folder)
-        result = execution_result(deployment, done, notes)
-        result["provenance"]["command"] = command_line("execute", scenario, set_)
+        result = execution_result(deployment, done, notes, command_line("execute", scenario, set_))
         if out is not None:
             write_execution(folder, deployment, done, result)
-    show(result, lambda: execution_tables(result), as_json, out)
+    show(result.plain(), lambda: execution_tables(result), as_json, out)
 
 
 @contextlib.contextmanager

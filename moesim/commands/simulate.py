@@ -33,10 +33,10 @@ def run(scenario: ScenarioName, set_: Set = None, out: Out = None, as_json: AsJs
         check_folder(out)
     with progress("simulating", 1), faults_of(scenario):
         done, result = simulate_scenario(asked)
-    result["provenance"]["command"] = command_line("run", scenario, set_)
+    result = result.made(command=command_line("run", scenario, set_))
     if out is not None:
         write_run(out, done, result)
-    show(result, lambda: run_tables(result), as_json, out)
+    show(result.plain(), lambda: run_tables(result), as_json, out)
 
 
 def whatif(
@@ -75,10 +75,10 @@ def whatif(
         store = Store(out / "points")
     with progress("simulating", 1 + len(points)) as advance, faults_of(scenario):
         comparison = compare(base, points, jobs=jobs, scheduler=scheduler, store=store, progress=advance)
-    comparison["baseline"]["provenance"]["command"] = command_line("whatif", scenario, set_, vary)
+    comparison = comparison.made(command=command_line("whatif", scenario, set_, vary))
     if out is not None:
         write_comparison(out, comparison)
-    show(comparison, lambda: whatif_tables(comparison), as_json, out)
+    show(comparison.plain(), lambda: whatif_tables(comparison), as_json, out)
 
 
 def demo(out: Out = None) -> None:
@@ -96,11 +96,11 @@ def demo(out: Out = None) -> None:
     points = demo_points()
     with progress("simulating", 1 + len(points)) as advance:
         done, result = simulate_scenario(base)
+        result = result.made(command="moesim demo")
         comparison = compare(base, points, baseline=result, progress=advance)
-    result["provenance"]["command"] = "moesim demo"
     if out is not None:
         write_run(out, done, result, comparison)
-    show(result, lambda: [*run_tables(result), whatif_table(comparison)], False, out)
+    show(result.plain(), lambda: [*run_tables(result), whatif_table(comparison)], False, out)
 
 
 def report(

@@ -99,8 +99,7 @@ def validate(
             else:
                 seen = run_until_steady(deployment, options, advance)
     done = validate(deployment, seen, options)
-    result = validation_result(done, chosen, options)
-    result["provenance"]["command"] = command
+    result = validation_result(done, chosen, options, command)
     if out is not None:
         write_validation(out, done, result)
-    show(result, lambda: validation_tables(result), as_json, out)
+    show(result.plain(), lambda: validation_tables(result), as_json, out)

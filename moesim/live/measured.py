@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from moesim import __version__
 from moesim.analysis.cube import Cube, max_over_mean
+from moesim.analysis.execution_file import ExecutionMetrics, ExecutionResult, RankSeconds
 from moesim.analysis.metrics import timeline_metrics
 from moesim.analysis.result import trace_facts
 from moesim.deployment.deployment import Deployment
@@ -18,7 +19,9 @@ from placement.judging.balancedness import sglang
 from traces.timeline import PHASES, Timeline
 
 
-def execution_result(deployment: Deployment, execution: Execution, notes: Sequence[str]) -> dict[str, Any]:
+def execution_result(
+    deployment: Deployment, execution: Execution, notes: Sequence[str], command: str
+) -> ExecutionResult:
     """The content of ``execution.json``: every figure is the median over the repeats.
 
     Where ranks ran in turns, only what each does alone was measured: no times of layers and steps.
@@ -28,24 +31,25 @@ def execution_result(deployment: Deployment, execution: Execution, notes: Sequen
     measure = _alone if run["serial"] else _together
     seconds_PG = np.median([_rank_seconds(repeat) for repeat in repeats], axis=0)
     measured = [place for place, seconds_G in enumerate(seconds_PG) if seconds_G.any()]
-    return {
-        "format": "moesim.execution/1",
-        "ranks": seconds_PG.shape[1],
-        "run": run,
-        "metrics": _median([measure(repeat) for repeat in repeats]),
-        "per_rank": [
-            {"rank": rank, "seconds": {PHASES[place]: float(seconds_G[place]) for place in measured}}
+    return ExecutionResult(
+        format="moesim.execution/1",
+        ranks=seconds_PG.shape[1],
+        run=run,
+        metrics=ExecutionMetrics.model_validate(_median([measure(repeat) for repeat in repeats])),
+        per_rank=[
+            RankSeconds(rank=rank, seconds={PHASES[place]: float(seconds_G[place]) for place in measured})
             for rank, seconds_G in enumerate(seconds_PG.T)
         ],
-        "notes": list(notes),
-        "scenario": deployment.scenario.resolved(),
-        "trace": trace_facts(deployment),
-        "provenance": {
+        notes=list(notes),
+        scenario=deployment.scenario.resolved(),
+        trace=trace_facts(deployment),
+        provenance={
             "moesim": __version__,
             "trace_sha256": deployment.trace.digest(),
             "placement": deployment.placement.origin,
+            "command": command,
         },
-    }
+    )
 
 
 def _together(repeat: Timeline) -> dict[str, Any]:

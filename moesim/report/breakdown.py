@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
+from moesim.analysis.result_file import Compared, Comparison, Outcome, Result
 from moesim.report import svg
 from moesim.report.findings import (
     DATA_PARALLEL,
     SMALL,
     TERMS,
     best_point,
-    gpus,
     percent,
     rebalances,
     shares,
@@ -26,7 +26,7 @@ from moesim.spec.question import brief
 from moesim.units import format_bytes, format_seconds
 from traces.timeline import PHASES
 
-_Cell = Callable[[Mapping[str, Any]], str]
+_Cell = Callable[[Compared], str]
 
 # A comparison's chart ends here; its table holds every point.
 MOST_BARS: Final = 40
@@ -35,12 +35,12 @@ _BAR, _STEP = 26.0, 44.0
 _LIGHT_FILLS: Final = frozenset({"combine", "wait", "shared_expert", "router"})
 
 
-def breakdown(result: Mapping[str, Any]) -> Markup:
+def breakdown(result: Result) -> Markup:
     """Three stacked bars over one time axis: critical path, peak rates, attribution."""
-    metrics, bounds = result["metrics"], result["bounds"]
-    phases = {name: metrics["phase_time_s"].get(name, 0.0) for name in PHASES}
-    attribution = {term: result["attribution"][f"{term}_s"] for term in TERMS}
-    bars = [
+    metrics, bounds = result.metrics, result.bounds
+    phases = {name: metrics.phase_time_s.get(name, 0.0) for name in PHASES}
+    attribution = {term: result.attribution.seconds(term) for term in TERMS}
+    bars: list[tuple[str, Mapping[str, float]]] = [
         ("critical path", phases),
         ("at peak, evenly", {name: bounds[name] for name in PHASES if name in bounds}),
         ("attribution", attribution),
@@ -71,16 +71,16 @@ def breakdown(result: Mapping[str, Any]) -> Markup:
     )
 
 
-def phase_table(result: Mapping[str, Any]) -> Markup:
+def phase_table(result: Result) -> Markup:
     """Per phase: time on the critical path, its share of the step, the bound, and path over bound.
 
     The bound of the step leaves out what phases that overlap may hide.
     """
-    metrics, bounds = result["metrics"], result["bounds"]
-    step_s = metrics["step_time_s"]["mean"]
+    metrics, bounds = result.metrics, result.bounds
+    step_s = metrics.step_time_s.mean
     rows = []
     for name in PHASES:
-        path_s, bound_s = metrics["phase_time_s"].get(name, 0.0), bounds.get(name)
+        path_s, bound_s = metrics.phase_time_s.get(name, 0.0), bounds.get(name)
         if not path_s and not bound_s:
             continue
         cells = [format_seconds(path_s), percent(path_s / step_s)]
@@ -98,10 +98,10 @@ def phase_table(result: Mapping[str, Any]) -> Markup:
     return table(["phase"], ["critical path", "of the step", "at peak, evenly", "ratio"], rows)
 
 
-def _step_at_peak(result: Mapping[str, Any]) -> float:
+def _step_at_peak(result: Result) -> float:
     """Seconds of a step whose phases take their bounds: all of them together, less what may overlap."""
-    bounds: Mapping[str, float] = result["bounds"]
-    overlap = result["scenario"].get("overlap") or ()
+    bounds: Mapping[str, float] = result.bounds
+    overlap = result.scenario.get("overlap") or ()
     total_s = sum(bounds.values())
     moved_s = sum(bounds.get(name, 0.0) for name in ("dispatch", "combine"))
     if "two_batch" in overlap:
@@ -111,12 +111,12 @@ def _step_at_peak(result: Mapping[str, Any]) -> float:
     return total_s
 
 
-def attribution_table(result: Mapping[str, Any]) -> Markup:
+def attribution_table(result: Result) -> Markup:
     """The five terms, largest first, with what each means."""
-    step_s = result["metrics"]["step_time_s"]["mean"]
-    seconds = {term: result["attribution"][f"{term}_s"] for term in TERMS}
+    step_s = result.metrics.step_time_s.mean
+    seconds = {term: result.attribution.seconds(term) for term in TERMS}
     entries = [(term, seconds[term], TERMS[term]) for term in sorted(TERMS, key=lambda term: -seconds[term])]
-    data_s = result.get("data_parallel_imbalance_s", 0.0)
+    data_s = result.data_parallel_imbalance_s
     if percent(data_s / step_s) not in _NOTHING:
         after = next(i for i, (term, _, _) in enumerate(entries) if term == "imbalance") + 1
         entries.insert(after, (DATA_PARALLEL[0], data_s, DATA_PARALLEL[1]))
@@ -133,18 +133,19 @@ def attribution_table(result: Mapping[str, Any]) -> Markup:
     return table(["cause"], ["a step", "of the step"], rows, ["what it is"])
 
 
-def comparison_chart(comparison: Mapping[str, Any]) -> Markup:
+def comparison_chart(comparison: Comparison) -> Markup:
     """A bar for the scenario and for each point, fastest first, stacked by attribution."""
     order = by_speedup(comparison)
     keys = varied_keys(comparison)
     names = [
-        [", ".join(f"{keys[key]}={brief(value)}" for key, value in point["vary"].items())]
-        for point in comparison["points"]
+        [", ".join(f"{keys[key]}={brief(value)}" for key, value in point.vary.items())]
+        for point in comparison.points
     ]
-    entries = [(*asked_cells(comparison, names, 1), "", comparison["baseline"])]
-    entries += [(*names[index], speedup(point), point) for index, point in order[:MOST_BARS]]
+    (asked,) = asked_cells(comparison, names, 1)
+    entries: list[tuple[str, str, Compared]] = [(asked, "", comparison.baseline)]
+    entries += [(names[index][0], speedup(point), point) for index, point in order[:MOST_BARS]]
     left, right, top, step = 292.0, svg.WIDTH - 64, 8.0, 26.0
-    stacks = [{term: point["attribution"][f"{term}_s"] for term in TERMS} for _, _, point in entries]
+    stacks = [{term: point.attribution.seconds(term) for term in TERMS} for _, _, point in entries]
     low, high = _range(stacks)
     bottom = top + step * len(entries)
     parts = [svg.time_axis(left, right, top, bottom, high, low)]
@@ -165,14 +166,14 @@ def comparison_chart(comparison: Mapping[str, Any]) -> Markup:
     )
 
 
-def comparison_table(comparison: Mapping[str, Any]) -> Markup:
+def comparison_table(comparison: Comparison) -> Markup:
     """Every point and the scenario itself: time, speedup, balance, what policy and rebalancing cost.
 
     A cost that no point has gets no column, nor do GPUs and memory that are the same with all.
     """
     best = best_point(comparison)
     keys = varied_keys(comparison)
-    points = (comparison["baseline"], *comparison["points"])
+    points: tuple[Compared, ...] = (comparison.baseline, *comparison.points)
     costs: dict[str, _Cell] = {
         name: cell for name, cell in _HARDWARE.items() if len({cell(point) for point in points}) > 1
     }
@@ -180,11 +181,10 @@ def comparison_table(comparison: Mapping[str, Any]) -> Markup:
         name: cell for name, cell in _COSTS.items() if any(cell(point) not in _NOTHING for point in points)
     }
     names = [
-        [brief(point["vary"][key]) if key in point["vary"] else "" for key in keys]
-        for point in comparison["points"]
+        [brief(point.vary[key]) if key in point.vary else "" for key in keys] for point in comparison.points
     ]
     asked = asked_cells(comparison, names, len(keys))
-    rows = [_point_row(asked, "1.00×", comparison["baseline"], "base", costs.values())]
+    rows = [_point_row(asked, "1.00×", comparison.baseline, "base", costs.values())]
     rows += [
         _point_row(names[index], speedup(point), point, "best" if index == best else None, costs.values())
         for index, point in by_speedup(comparison)
@@ -193,45 +193,44 @@ def comparison_table(comparison: Mapping[str, Any]) -> Markup:
     return table(list(keys.values()) or [""], head, rows)
 
 
-def group(run: Mapping[str, Any]) -> str:
+def group(run: Compared) -> str:
     """GPUs of the expert-parallel group."""
-    found = gpus(run)
-    return "–" if found is None else f"{found:,}"
+    return "–" if run.gpus is None else f"{run.gpus:,}"
 
 
-def memory(point: Mapping[str, Any]) -> str:
+def memory(point: Compared) -> str:
     """Weights and KV cache of the fullest GPU."""
-    return format_bytes(point["metrics"]["gpu_memory_bytes"]["max"])
+    return format_bytes(point.metrics.gpu_memory_bytes.max)
 
 
-def mass_lost(point: Mapping[str, Any]) -> str:
+def mass_lost(point: Compared) -> str:
     """Gate weights of what was dropped, of all, where the trace has weights."""
-    lost = point["metrics"]["gate_mass_lost"]
+    lost = point.metrics.gate_mass_lost
     return "–" if lost is None else percent(lost)
 
 
-def slow_hardware(point: Mapping[str, Any]) -> str:
+def slow_hardware(point: Compared) -> str:
     """What of a step it costs, and which GPU's it is."""
     share = shares(point)["hardware"]
     return "–" if share < SMALL else ", ".join(filter(None, (percent(share), slow_gpu(point))))
 
 
-def moving(point: Mapping[str, Any]) -> str:
+def moving(point: Compared) -> str:
     """By how much the mean step is longer because experts move."""
-    return format_seconds(point["metrics"]["rebalancing"]["migration_s"]) if rebalances(point) else "–"
+    return format_seconds(point.metrics.rebalancing.migration_s) if rebalances(point) else "–"
 
 
-def pays_after(point: Mapping[str, Any]) -> str:
+def pays_after(point: Compared) -> str:
     """When a rebalance is won back, if it is known to be."""
-    payback = point.get("payback_steps")
+    payback = point.payback_steps if isinstance(point, Outcome) else None
     return "–" if payback is None else steps(payback)
 
 
 _HARDWARE: Final[Mapping[str, _Cell]] = {"GPUs": group, "memory": memory}
 _COSTS: Final[Mapping[str, _Cell]] = {
-    "dropped": lambda point: percent(point["metrics"]["dropped"]),
-    "rerouted": lambda point: percent(point["metrics"]["rerouted"]),
-    "added": lambda point: percent(point["metrics"]["added"]),
+    "dropped": lambda point: percent(point.metrics.dropped),
+    "rerouted": lambda point: percent(point.metrics.rerouted),
+    "added": lambda point: percent(point.metrics.added),
     "gate mass lost": mass_lost,
     "slow hardware": slow_hardware,
     "moving experts": moving,
@@ -240,21 +239,19 @@ _COSTS: Final[Mapping[str, _Cell]] = {
 _NOTHING: Final = (percent(0.0), "–")
 
 
-def by_speedup(comparison: Mapping[str, Any]) -> list[tuple[int, Mapping[str, Any]]]:
+def by_speedup(comparison: Comparison) -> list[tuple[int, Outcome]]:
     """The points with their indices, fastest first; equals keep their order. The scenario itself is none."""
-    return sorted(tried(comparison), key=lambda item: -item[1]["speedup"])
+    return sorted(tried(comparison), key=lambda item: -item[1].speedup)
 
 
-def asked_cells(
-    comparison: Mapping[str, Any], cells: Sequence[Sequence[str]], columns: int
-) -> tuple[str, ...]:
+def asked_cells(comparison: Comparison, cells: Sequence[Sequence[str]], columns: int) -> tuple[str, ...]:
     """The cells that name the scenario itself: with its values, where a point has them too.
 
     Args:
         cells: those of each point.
     """
-    for point, (first, *others) in zip(comparison["points"], cells, strict=True):
-        if point.get("as_asked"):
+    for point, (first, *others) in zip(comparison.points, cells, strict=True):
+        if point.as_asked:
             return f"as asked: {first}", *others
     return "as asked", *[""] * (columns - 1)
 
@@ -269,16 +266,16 @@ def table(
 
 
 def _point_row(
-    names: Sequence[str], factor: str, point: Mapping[str, Any], class_: str | None, costs: Iterable[_Cell]
+    names: Sequence[str], factor: str, point: Compared, class_: str | None, costs: Iterable[_Cell]
 ) -> Markup:
-    metrics, attribution = point["metrics"], point["attribution"]
+    metrics, attribution = point.metrics, point.attribution
     cells = [
-        format_seconds(metrics["step_time_s"]["mean"]),
+        format_seconds(metrics.step_time_s.mean),
         factor,
-        f"{metrics['tokens_per_s']:,.0f}",
-        f"{metrics['balancedness']:.2f}",
-        format_seconds(attribution["imbalance_s"]),
-        format_seconds(attribution["network_s"]),
+        f"{metrics.tokens_per_s:,.0f}",
+        f"{metrics.balancedness:.2f}",
+        format_seconds(attribution.imbalance_s),
+        format_seconds(attribution.network_s),
         *(cell(point) for cell in costs),
     ]
     varied = [tag("td", name) for name in names]

@@ -10,6 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from moesim.analysis.result_file import Compared, Comparison, Result, Stage
 from moesim.report.breakdown import asked_cells, by_speedup, group, mass_lost, memory, moving, pays_after
 from moesim.report.findings import (
     DATA_PARALLEL,
@@ -26,7 +27,7 @@ from moesim.report.findings import (
     whatif_answer,
 )
 from moesim.report.notes import comparison_notes
-from moesim.report.stages import SHARES
+from moesim.report.stages import SHARES, stage_shares
 from moesim.spec.question import brief, question
 from moesim.units import format_bytes, format_seconds
 from traces.timeline import PHASES
@@ -34,17 +35,17 @@ from traces.timeline import PHASES
 # The layers that lose most; the report lists all.
 _STRAGGLERS: Final = 5
 # What a comparison shows of a point (or of the scenario itself), by column.
-_COLUMNS: Final[Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
-    "step": lambda point: format_seconds(point["metrics"]["step_time_s"]["mean"]),
-    "tokens/s": lambda point: f"{point['metrics']['tokens_per_s']:,.0f}",
-    "balance": lambda point: f"{point['metrics']['balancedness']:.2f}",
-    "imbal.": lambda point: percent(_share(point, "imbalance_s")),
-    "network": lambda point: percent(_share(point, "network_s")),
+_COLUMNS: Final[Mapping[str, Callable[[Compared], str]]] = {
+    "step": lambda point: format_seconds(point.metrics.step_time_s.mean),
+    "tokens/s": lambda point: f"{point.metrics.tokens_per_s:,.0f}",
+    "balance": lambda point: f"{point.metrics.balancedness:.2f}",
+    "imbal.": lambda point: percent(shares(point)["imbalance"]),
+    "network": lambda point: percent(shares(point)["network"]),
     "GPUs": group,
     "memory": memory,
-    "drops": lambda point: percent(point["metrics"]["dropped"]),
-    "reroutes": lambda point: percent(point["metrics"]["rerouted"]),
-    "adds": lambda point: percent(point["metrics"]["added"]),
+    "drops": lambda point: percent(point.metrics.dropped),
+    "reroutes": lambda point: percent(point.metrics.rerouted),
+    "adds": lambda point: percent(point.metrics.added),
     "lost": mass_lost,
     "slow": slow_gpu,
     "moving": moving,
@@ -66,24 +67,24 @@ _GIVE_WAY: Final = {
 }
 
 
-def run_tables(result: Mapping[str, Any]) -> list[RenderableType]:
+def run_tables(result: Result) -> list[RenderableType]:
     """What ``moesim run`` prints: question and answer, figures, where the time goes, stragglers, advice."""
     parts: list[RenderableType] = [
-        Text(question(result["scenario"])),
+        Text(question(result.scenario)),
         Text(answer(result), style="bold"),
         _figures(result),
-        *(_stages(stages) for stages in [result["metrics"].get("stages")] if stages),
+        *([_stages(result.metrics.stages)] if result.metrics.stages else []),
         _phases(result),
         _attribution(result),
     ]
-    if result["stragglers"]:
+    if result.stragglers:
         parts.append(_stragglers(result))
     parts += _bullets("What would help", advice(result))
-    parts += _bullets("Mind", result.get("notes", []))
+    parts += _bullets("Mind", result.notes)
     return [Padding(part, (0, 0, 1, 0)) for part in parts]
 
 
-def whatif_tables(comparison: Mapping[str, Any]) -> list[RenderableType]:
+def whatif_tables(comparison: Comparison) -> list[RenderableType]:
     """What ``moesim whatif`` prints: all points, the answer, and what to mind of it."""
     mind = _bullets("Mind", comparison_notes(comparison))
     return [whatif_table(comparison), *(Padding(part, (1, 0, 0, 0)) for part in mind)]
@@ -94,23 +95,21 @@ def _bullets(head: str, lines: Sequence[str]) -> list[RenderableType]:
     return [Group(Text(head, style="bold"), *bullets)] if lines else []
 
 
-def whatif_table(comparison: Mapping[str, Any]) -> Table:
+def whatif_table(comparison: Comparison) -> Table:
     """The scenario itself and every point, fastest first, the best in bold; the caption is the answer.
 
     Each varied key has its own column where their values are short, else they share one. Of what a
     policy costs only those columns stand in the table in which points differ.
     """
-    base, points = comparison["baseline"], comparison["points"]
+    base = comparison.baseline
+    runs: list[Compared] = [base, *comparison.points]
     shown = {
         name: cell
         for name, cell in _COLUMNS.items()
-        if name in _ALWAYS or len({cell(point) for point in (base, *points)}) > 1
+        if name in _ALWAYS or len({cell(point) for point in runs}) > 1
     }
     heads, varied = _varied(comparison)
-    wide = {
-        name: max(len(name), *(len(cell(point)) for point in (base, *points))) + 1
-        for name, cell in shown.items()
-    }
+    wide = {name: max(len(name), *(len(cell(point)) for point in runs)) + 1 for name, cell in shown.items()}
     # The report has what gives way. A policy's name cut in two can be neither read nor copied.
     asked = asked_cells(comparison, varied, len(heads))
     words = _width([[cell.split() for cell in row] for row in (heads, asked, *varied)])
@@ -133,15 +132,15 @@ def whatif_table(comparison: Mapping[str, Any]) -> Table:
     return table
 
 
-def _varied(comparison: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+def _varied(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     """The heads of the columns that tell points apart, and each point's cells."""
-    keys, points = varied_keys(comparison), comparison["points"]
-    cells = [[brief(point["vary"][key]) if key in point["vary"] else "" for key in keys] for point in points]
+    keys, points = varied_keys(comparison), comparison.points
+    cells = [[brief(point.vary[key]) if key in point.vary else "" for key in keys] for point in points]
     columns = zip(keys.values(), *cells, strict=True)
     if keys and sum(max(map(len, column)) + 1 for column in columns) <= _VARIED_WIDTH:
         return list(keys.values()), cells
     return ["what if"], [
-        [", ".join(f"{keys[key]}={brief(value)}" for key, value in point["vary"].items())] for point in points
+        [", ".join(f"{keys[key]}={brief(value)}" for key, value in point.vary.items())] for point in points
     ]
 
 
@@ -155,74 +154,74 @@ def _table(gap: int = 2, **options: Any) -> Table:
     return Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="dim", **options)
 
 
-def _figures(result: Mapping[str, Any]) -> Table:
-    metrics = result["metrics"]
-    time, memory = metrics["step_time_s"], metrics["gpu_memory_bytes"]
+def _figures(result: Result) -> Table:
+    metrics = result.metrics
+    time, memory = metrics.step_time_s, metrics.gpu_memory_bytes
     table = _table(show_header=False)
     table.add_column()
     table.add_column(justify="right", no_wrap=True)
     table.add_column(style="dim")
-    ratio = metrics["straggler_ratio"]
-    table.add_row("step time", format_seconds(time["mean"]), f"p95 {format_seconds(time['p95'])}")
-    table.add_row("throughput", f"{metrics['tokens_per_s']:,.0f}", "tokens/s, all GPUs together")
-    table.add_row("balancedness", f"{metrics['balancedness']:.3f}", "mean / max of assignments per GPU")
-    table.add_row("straggler ratio", f"{ratio['assignments']:.2f}", "max / mean of assignments per GPU")
-    if metrics["dropped"] or metrics["rerouted"]:
-        lost = metrics["gate_mass_lost"]
+    ratio = metrics.straggler_ratio
+    table.add_row("step time", format_seconds(time.mean), f"p95 {format_seconds(time.p95)}")
+    table.add_row("throughput", f"{metrics.tokens_per_s:,.0f}", "tokens/s, all GPUs together")
+    table.add_row("balancedness", f"{metrics.balancedness:.3f}", "mean / max of assignments per GPU")
+    table.add_row("straggler ratio", f"{ratio.assignments:.2f}", "max / mean of assignments per GPU")
+    if metrics.dropped or metrics.rerouted:
+        lost = metrics.gate_mass_lost
         note = "of the assignments" + ("" if lost is None else f", gate mass lost {percent(lost)}")
-        table.add_row("dropped", percent(metrics["dropped"]), note)
-        table.add_row("rerouted", percent(metrics["rerouted"]), "of the assignments")
+        table.add_row("dropped", percent(metrics.dropped), note)
+        table.add_row("rerouted", percent(metrics.rerouted), "of the assignments")
     if rebalances(result):
-        rebalancing = metrics["rebalancing"]
-        sent = f"{rebalancing['moved_experts']:,} copies sent, {format_bytes(rebalancing['bytes'])}"
+        rebalancing = metrics.rebalancing
+        sent = f"{rebalancing.moved_experts:,} copies sent, {format_bytes(rebalancing.bytes)}"
         table.add_row("rebalanced", f"{rebalances(result)}×", f"{sent}; {moving(result)} a step")
-    mean = f"weights and KV cache of the fullest GPU; mean {format_bytes(memory['mean'])}"
-    table.add_row("memory", format_bytes(memory["max"]), mean)
-    trace = result["trace"]
-    kind = "generated" if trace["generated"] else "recorded"
-    skew = f"hottest expert at {trace['skew']:.2f} times the mean load"
-    table.add_row("routing", kind, Text(f"{trace['name']}, {skew}"))
+    mean = f"weights and KV cache of the fullest GPU; mean {format_bytes(memory.mean)}"
+    table.add_row("memory", format_bytes(memory.max), mean)
+    trace = result.trace
+    kind = "generated" if trace.generated else "recorded"
+    skew = f"hottest expert at {trace.skew:.2f} times the mean load"
+    table.add_row("routing", kind, Text(f"{trace.name}, {skew}"))
     return table
 
 
-def _stages(stages: Sequence[Mapping[str, Any]]) -> Table:
+def _stages(stages: Sequence[Stage]) -> Table:
     """What became of the router's choice after each policy."""
     table = _table(caption="after each policy, of the assignments that the router chose")
     table.add_column("policy")
     for name in SHARES:
         table.add_column(name.replace("_", " "), justify="right", no_wrap=True)
     for stage in stages:
-        shares = ("" if stage[name] is None else percent(stage[name]) for name in SHARES)
-        table.add_row(Text(stage["policy"]), *shares)
+        shares = ("" if share is None else percent(share) for share in stage_shares(stage))
+        table.add_row(Text(stage.policy), *shares)
     return table
 
 
-def _phases(result: Mapping[str, Any]) -> Table:
-    metrics, bounds = result["metrics"], result["bounds"]
-    step_s = metrics["step_time_s"]["mean"]
+def _phases(result: Result) -> Table:
+    metrics, bounds = result.metrics, result.bounds
+    step_s = metrics.step_time_s.mean
     table = _table()
     table.add_column("phase")
     for name in ("critical path", "of the step", "at peak, evenly"):
         table.add_column(name, justify="right", no_wrap=True)
     for name in PHASES:
-        seconds, bound = metrics["phase_time_s"].get(name, 0.0), bounds.get(name)
+        seconds, bound = metrics.phase_time_s.get(name, 0.0), bounds.get(name)
         if seconds or bound:
             shown = "–" if bound is None else format_seconds(bound)
             table.add_row(name.replace("_", " "), format_seconds(seconds), percent(seconds / step_s), shown)
     return table
 
 
-def _attribution(result: Mapping[str, Any]) -> Table:
+def _attribution(result: Result) -> Table:
     table = _table()
     table.add_column("cause")
     table.add_column("a step", justify="right", no_wrap=True)
     table.add_column("of the step", justify="right", no_wrap=True)
     table.add_column("", style="dim")
     for term, share in shares(result).items():
-        table.add_row(term, format_seconds(result["attribution"][f"{term}_s"]), percent(share), TERMS[term])
+        table.add_row(term, format_seconds(result.attribution.seconds(term)), percent(share), TERMS[term])
         data_s, step_s = (
-            result.get("data_parallel_imbalance_s", 0.0),
-            result["metrics"]["step_time_s"]["mean"],
+            result.data_parallel_imbalance_s,
+            result.metrics.step_time_s.mean,
         )
         if term == "imbalance" and percent(data_s / step_s) != percent(0.0):
             table.add_row(
@@ -231,8 +230,8 @@ def _attribution(result: Mapping[str, Any]) -> Table:
     return table
 
 
-def _stragglers(result: Mapping[str, Any]) -> Table:
-    rows = sorted(result["stragglers"], key=lambda row: (-row["lost_s"], row["layer"]))
+def _stragglers(result: Result) -> Table:
+    rows = sorted(result.stragglers, key=lambda row: (-row.lost_s, row.layer))
     table = _table()
     for name in ("layer", "GPU", "lost a step", "tokens/mean", "time/mean"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -240,21 +239,15 @@ def _stragglers(result: Mapping[str, Any]) -> Table:
     table.add_column("hottest expert")
     for row in rows[:_STRAGGLERS]:
         table.add_row(
-            str(row["layer"]),
-            str(row["rank"]),
-            format_seconds(row["lost_s"]),
-            f"{row['load']:.2f}",
-            f"{row['time']:.2f}",
-            row["cause"],
-            f"{row['expert']} ({percent(row['expert_share'])})",
+            str(row.layer),
+            str(row.rank),
+            format_seconds(row.lost_s),
+            f"{row.load:.2f}",
+            f"{row.time:.2f}",
+            row.cause,
+            f"{row.expert} ({percent(row.expert_share)})",
         )
     if len(rows) > _STRAGGLERS:
         table.caption = f"the {_STRAGGLERS} layers of {len(rows)} that lose most"
         table.caption_justify = "left"
     return table
-
-
-def _share(point: Mapping[str, Any], term: str) -> float:
-    """A term of the attribution as a fraction of the mean step."""
-    share: float = point["attribution"][term] / point["metrics"]["step_time_s"]["mean"]
-    return share

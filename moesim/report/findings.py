@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
-from moesim.analysis.culprit import culprit, lost_by_cause
+from moesim.analysis.culprit import Straggler, culprit, lost_by_cause
+from moesim.analysis.result_file import Compared, Comparison, Outcome, Result
 from moesim.spec.question import brief, plural
 from moesim.units import format_seconds, format_share
 
@@ -66,17 +67,17 @@ _BALANCE_ADVICE: Final = {
 percent = format_share
 
 
-def shares(result: Mapping[str, Any]) -> dict[str, float]:
+def shares(result: Compared) -> dict[str, float]:
     """Each attribution term as a fraction of the mean step time, in the order of ``TERMS``."""
-    step_s = result["metrics"]["step_time_s"]["mean"]
-    return {term: result["attribution"][f"{term}_s"] / step_s for term in TERMS}
+    step_s = result.metrics.step_time_s.mean
+    return {term: result.attribution.seconds(term) / step_s for term in TERMS}
 
 
-def answer(result: Mapping[str, Any]) -> str:
+def answer(result: Result) -> str:
     """What slow hardware or imbalance costs, who causes it and why; or that neither does and what does."""
-    step = format_seconds(result["metrics"]["step_time_s"]["mean"])
+    step = format_seconds(result.metrics.step_time_s.mean)
     share = shares(result)
-    culprit = straggler_summary(result["stragglers"])
+    culprit = straggler_summary(result.stragglers)
     if share["hardware"] >= SMALL and share["hardware"] > share["imbalance"]:
         sentence = f"Slow hardware costs {percent(share['hardware'])} of a {step} step"
         return f"{sentence}; {culprit}." if culprit else f"{sentence}."
@@ -91,7 +92,7 @@ def answer(result: Mapping[str, Any]) -> str:
     return f"{sentence}; {culprit}." if culprit else f"{sentence}."
 
 
-def straggler_summary(stragglers: Sequence[Mapping[str, Any]]) -> str:
+def straggler_summary(stragglers: Sequence[Straggler]) -> str:
     """Which GPU is the straggler of most layers and why; empty where no layer has one.
 
     The reason is the cause behind most of the lost time in those layers.
@@ -99,44 +100,42 @@ def straggler_summary(stragglers: Sequence[Mapping[str, Any]]) -> str:
     found = culprit(stragglers)
     if found is None:
         return ""
-    named = [row for row in stragglers if row["cause"] != "none"]
+    named = [row for row in stragglers if row.cause != "none"]
     whole = plural(len(stragglers), "layer")
-    if found["rank"] is None:
-        ranks = len({row["rank"] for row in named})
+    if found.rank is None:
+        ranks = len({row.rank for row in named})
         return (
             f"the straggler changes from layer to layer ({ranks} different GPUs in {whole}), "
-            f"mostly because {_reason(named, found['cause'], 'the straggler')}"
+            f"mostly because {_reason(named, found.cause, 'the straggler')}"
         )
-    own = [row for row in named if row["rank"] == found["rank"]]
+    own = [row for row in named if row.rank == found.rank]
     return (
-        f"GPU {found['rank']} is the straggler in {found['layers']} of {whole} because "
-        f"{_reason(own, found['cause'], 'it')}"
+        f"GPU {found.rank} is the straggler in {found.layers} of {whole} because "
+        f"{_reason(own, found.cause, 'it')}"
     )
 
 
-def advice(result: Mapping[str, Any]) -> list[str]:
+def advice(result: Result) -> list[str]:
     """What to try next and the most it can win, largest first; never more than the run shows."""
-    step_s, share = result["metrics"]["step_time_s"]["mean"], shares(result)
+    step_s, share = result.metrics.step_time_s.mean, shares(result)
     most = {term: f"at most {format_seconds(share[term] * step_s)} a step" for term in TERMS}
     lines: dict[str, list[str]] = {}
     if share["imbalance"] >= SMALL:
-        cause = next(iter(lost_by_cause(result["stragglers"])), "none")
+        cause = next(iter(lost_by_cause(result.stragglers)), "none")
         parts = {cause: share["imbalance"]}
         if cause != "attention":
             # What unequal ranks cost stays, wherever experts are.
-            ranks = min(max(result.get("data_parallel_imbalance_s", 0.0) / step_s, 0.0), share["imbalance"])
+            ranks = min(max(result.data_parallel_imbalance_s / step_s, 0.0), share["imbalance"])
             parts = {cause: share["imbalance"] - ranks, "attention": ranks}
         lines["imbalance"] = [
             f"Balance: at most {format_seconds(part * step_s)} a step. {_BALANCE_ADVICE[why]}"
             for why, part in parts.items()
             if part >= SMALL
         ]
-        alone = sum(
-            row["cause"] == "tokens" and row.get("expert_load", 0.0) > 1 for row in result["stragglers"]
-        )
+        alone = sum(row.cause == "tokens" and row.expert_load > 1 for row in result.stragglers)
         if alone:
             lines["imbalance"].append(
-                f"In {alone} of {plural(len(result['stragglers']), 'layer')} the straggler's hottest expert "
+                f"In {alone} of {plural(len(result.stragglers), 'layer')} the straggler's hottest expert "
                 "alone has more assignments than the mean GPU. No rearrangement mends that: give it replicas "
                 "(more slots than experts) or cap it (`routing.policy=drop`)."
             )
@@ -151,37 +150,34 @@ def advice(result: Mapping[str, Any]) -> list[str]:
     return [line for term in sorted(lines, key=lambda term: -share[term]) for line in lines[term]]
 
 
-def tried(comparison: Mapping[str, Any]) -> list[tuple[int, Mapping[str, Any]]]:
+def tried(comparison: Comparison) -> list[tuple[int, Outcome]]:
     """The points with their indices, but for those that are the scenario itself."""
-    return [item for item in enumerate(comparison["points"]) if not item[1].get("as_asked")]
+    return [item for item in enumerate(comparison.points) if not item[1].as_asked]
 
 
-def named_runs(comparison: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+def named_runs(comparison: Comparison) -> list[tuple[str, Compared]]:
     """The scenario itself and the tried points, each with what to call it in a sentence."""
     points = [(f"with {vary(point)}", point) for _, point in tried(comparison)]
-    return [("as asked", comparison["baseline"]), *points]
+    return [("as asked", comparison.baseline), *points]
 
 
-def gpus(run: Mapping[str, Any]) -> int | None:
-    """Those of the expert-parallel group of a point, or of the scenario itself; None where it is not told."""
-    found: int | None = run["scenario"]["parallelism"]["ep"] if "scenario" in run else run.get("gpus")
-    return found
-
-
-def best_point(comparison: Mapping[str, Any]) -> int | None:
+def best_point(comparison: Comparison) -> int | None:
     """Index of the tried point with the largest speedup, the first of equals; None where none was tried."""
-    best = max(tried(comparison), key=lambda item: item[1]["speedup"], default=None)
+    best = max(tried(comparison), key=lambda item: item[1].speedup, default=None)
     return None if best is None else best[0]
 
 
-def whatif_answer(comparison: Mapping[str, Any]) -> str:
+def whatif_answer(comparison: Comparison) -> str:
     """Which point is best, at which price; whether rebalancing pays, and who is on slow hardware."""
     return _fastest(comparison) + _rebalancing(comparison) + _slow_hardware(comparison)
 
 
-def _rebalancing(comparison: Mapping[str, Any]) -> str:
+def _rebalancing(comparison: Comparison) -> str:
     """Empty where nothing rebalances, or nothing beside it tells whether that pays."""
-    runs = [(1.0, comparison["baseline"]), *((point["speedup"], point) for point in comparison["points"])]
+    runs: list[tuple[float, Compared]] = [
+        (1.0, comparison.baseline),
+        *((point.speedup, point) for point in comparison.points),
+    ]
     moving = [factor for factor, run in runs if rebalances(run)]
     still = [factor for factor, run in runs if not rebalances(run)]
     if not moving or not still:
@@ -191,42 +187,33 @@ def _rebalancing(comparison: Mapping[str, Any]) -> str:
             " Rebalancing does not pay here: nothing that rebalances is faster than the best that does not."
         )
     best = best_point(comparison)
-    payback = None if best is None else comparison["points"][best].get("payback_steps")
+    payback = None if best is None else comparison.points[best].payback_steps
     if payback is None or max(moving) <= 1:
         return ""
     return f" There a rebalance has paid for itself after {steps(payback)}."
 
 
-def _slow_hardware(comparison: Mapping[str, Any]) -> str:
+def _slow_hardware(comparison: Comparison) -> str:
     """What slow hardware costs where it costs most, and whose it is; empty where it costs nothing."""
     where, most = max(named_runs(comparison), key=lambda run: shares(run[1])["hardware"])
     if shares(most)["hardware"] < SMALL:
         return ""
-    share, found, gpu = percent(shares(most)["hardware"]), _culprit_of(most), slow_gpu(most)
-    blamed = f"; {gpu} holds up {plural(found['layers'], 'layer')}" if found is not None and gpu else ""
+    share, found, gpu = percent(shares(most)["hardware"]), most.culprit, slow_gpu(most)
+    blamed = f"; {gpu} holds up {plural(found.layers, 'layer')}" if found is not None and gpu else ""
     return f" Slow hardware costs most {where}: {share} of a step{blamed}."
 
 
-def _culprit_of(run: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The rank that holds up most layers of a result or a point; None where there is none."""
-    found: Mapping[str, Any] | None = (
-        culprit(run["stragglers"]) if "stragglers" in run else run.get("culprit")
-    )
-    return found
-
-
-def slow_gpu(point: Mapping[str, Any]) -> str:
+def slow_gpu(point: Compared) -> str:
     """The GPU that holds up most layers because its hardware is slow; empty where there is none."""
-    found = _culprit_of(point)
-    if found is None or found["rank"] is None or found["cause"] != "hardware":
+    found = point.culprit
+    if found is None or found.rank is None or found.cause != "hardware":
         return ""
-    return f"GPU {found['rank']}"
+    return f"GPU {found.rank}"
 
 
-def rebalances(point: Mapping[str, Any]) -> int:
+def rebalances(point: Compared) -> int:
     """How often a run placed its experts anew."""
-    found: int = point["metrics"].get("rebalancing", {}).get("rebalances", 0)
-    return found
+    return point.metrics.rebalancing.rebalances
 
 
 def steps(count: float) -> str:
@@ -238,17 +225,17 @@ def steps(count: float) -> str:
     return plural(max(1, math.ceil(count)), "step")
 
 
-def _fastest(comparison: Mapping[str, Any]) -> str:
+def _fastest(comparison: Comparison) -> str:
     """The best point that costs no quality to speak of; if another is faster, also that and its price."""
     best = best_point(comparison)
     if best is None:
-        return "Nothing but the scenario itself was tried." if comparison["points"] else "Nothing was varied."
-    point, base = comparison["points"][best], comparison["baseline"]
-    base_s, point_s = base["metrics"]["step_time_s"]["mean"], point["metrics"]["step_time_s"]["mean"]
-    if point["speedup"] < 1 + SMALL / 2:
+        return "Nothing but the scenario itself was tried." if comparison.points else "Nothing was varied."
+    point, base = comparison.points[best], comparison.baseline
+    base_s, point_s = base.metrics.step_time_s.mean, point.metrics.step_time_s.mean
+    if point.speedup < 1 + SMALL / 2:
         return f"Nothing tried here is faster: the best point, {vary(point)}, runs {speedup(point)}."
     free = _is_free(point, base)
-    more = (gpus(point) or 0) > (gpus(base) or 0)
+    more = (point.gpus or 0) > base.gpus
     sentence = f"{vary(point)} is {'best' if free and not more else 'fastest'}: {speedup(point)}"
     if not math.isclose(_tokens_per_step(point), _tokens_per_step(base), rel_tol=1e-6):
         sentence += " the tokens per second"
@@ -258,92 +245,82 @@ def _fastest(comparison: Mapping[str, Any]) -> str:
     return f"{sentence}." if free else f"{_best_free(comparison)} {sentence}."
 
 
-def _won(base: Mapping[str, Any], point: Mapping[str, Any]) -> str:
+def _won(base: Result, point: Outcome) -> str:
     """Where most of what a point saves comes from, and what of that it loses elsewhere."""
-    saved = {term: base["attribution"][f"{term}_s"] - point["attribution"][f"{term}_s"] for term in TERMS}
+    saved = {term: base.attribution.seconds(term) - point.attribution.seconds(term) for term in TERMS}
     # Copies of experts travel on the network, but not because of the traffic of tokens; their solver is a
     # fixed cost.
-    saved["moving"] = _rebalancing_s(base, "migration_s") - _rebalancing_s(point, "migration_s")
-    solver_s = _rebalancing_s(base, "solver_s") - _rebalancing_s(point, "solver_s")
+    moved, moves = base.metrics.rebalancing, point.metrics.rebalancing
+    saved["moving"] = moved.migration_s - moves.migration_s
+    solver_s = moved.solver_s - moves.solver_s
     saved["network"] -= saved["moving"] - solver_s
     saved["overhead"] -= solver_s
     term = max(saved, key=lambda name: saved[name])
     won_s = saved[term]
-    lost_s = won_s - (base["metrics"]["step_time_s"]["mean"] - point["metrics"]["step_time_s"]["mean"])
+    lost_s = won_s - (base.metrics.step_time_s.mean - point.metrics.step_time_s.mean)
     if lost_s < SMALL * won_s:
         return f", {format_seconds(won_s)} of it {WON[term]}"
     return f": {format_seconds(won_s)} {WON[term]}, of which {format_seconds(lost_s)} are lost elsewhere"
 
 
-def _rebalancing_s(point: Mapping[str, Any], part: str) -> float:
-    """By how much the mean step is longer because experts move, or because their solver runs."""
-    return float(point["metrics"]["rebalancing"].get(part, 0.0)) if rebalances(point) else 0.0
-
-
-def _is_free(point: Mapping[str, Any], base: Mapping[str, Any]) -> bool:
+def _is_free(point: Outcome, base: Result) -> bool:
     """Whether a point leaves the router's choice as the scenario does, or nearly so.
 
     It drops next to nothing more, and does not reroute most of the assignments unless the scenario does.
     """
-    metrics, before = point["metrics"], base["metrics"]
-    return bool(
-        metrics["dropped"] <= before["dropped"] + NEGLIGIBLE
-        and metrics["rerouted"] <= max(before["rerouted"], MOST)
-    )
+    metrics, before = point.metrics, base.metrics
+    few = metrics.dropped <= before.dropped + NEGLIGIBLE
+    return few and metrics.rerouted <= max(before.rerouted, MOST)
 
 
-def _price(point: Mapping[str, Any], base: Mapping[str, Any]) -> str:
+def _price(point: Outcome, base: Result) -> str:
     """On how many GPUs it runs, where that differs, and what it does to the router's choice more."""
-    metrics = point["metrics"]
-    asked, used, runs = gpus(base), gpus(point), ""
-    if asked and used and used != asked:
-        each = point["speedup"] * asked / used
+    metrics = point.metrics
+    asked, used, runs = base.gpus, point.gpus, ""
+    if used and used != asked:
+        each = point.speedup * asked / used
         runs = f", on {plural(used, 'GPU')} instead of {asked:,} ({each:.2f}× for each GPU)"
     prices: list[str] = []
     for name, verb in (("dropped", "drops"), ("rerouted", "reroutes"), ("added", "adds")):
-        if metrics[name] <= base["metrics"][name]:
+        share = getattr(metrics, name)
+        if share <= getattr(base.metrics, name):
             continue
         whole = "" if prices else " of the assignments"
-        prices.append(f"{verb} {percent(metrics[name])}{whole}")
-        if name == "dropped" and metrics["gate_mass_lost"] is not None:
-            prices[-1] += f" ({percent(metrics['gate_mass_lost'])} of the gate mass)"
+        prices.append(f"{verb} {percent(share)}{whole}")
+        if name == "dropped" and metrics.gate_mass_lost is not None:
+            prices[-1] += f" ({percent(metrics.gate_mass_lost)} of the gate mass)"
     return runs + (f"; it {' and '.join(prices)}" if prices else "")
 
 
-def _tokens_per_step(point: Mapping[str, Any]) -> float:
-    metrics = point["metrics"]
-    return float(metrics["tokens_per_s"] * metrics["step_time_s"]["mean"])
+def _tokens_per_step(run: Compared) -> float:
+    return run.metrics.tokens_per_s * run.metrics.step_time_s.mean
 
 
-def vary(point: Mapping[str, Any]) -> str:
+def vary(point: Outcome) -> str:
     """A point's varied keys and values, ``key=value`` after another."""
-    return ", ".join(f"{key}={brief(value)}" for key, value in point["vary"].items())
+    return ", ".join(f"{key}={brief(value)}" for key, value in point.vary.items())
 
 
-def varied_keys(comparison: Mapping[str, Any]) -> dict[str, str]:
+def varied_keys(comparison: Comparison) -> dict[str, str]:
     """Every varied key in order of appearance, and its short name: the last part where that is unique."""
-    keys = list(dict.fromkeys(key for point in comparison["points"] for key in point["vary"]))
+    keys = list(dict.fromkeys(key for point in comparison.points for key in point.vary))
     last = Counter(key.rsplit(".", 1)[-1] for key in keys)
     return {key: short if last[short := key.rsplit(".", 1)[-1]] == 1 else key for key in keys}
 
 
-def speedup(point: Mapping[str, Any]) -> str:
-    """A speedup as a factor.
-
-    >>> speedup({"speedup": 1.309})
-    '1.31×'
-    """
-    return f"{point['speedup']:.2f}×"
+def speedup(point: Outcome) -> str:
+    """A speedup as a factor: 1.31×."""
+    return f"{point.speedup:.2f}×"
 
 
-def _best_free(comparison: Mapping[str, Any]) -> str:
+def _best_free(comparison: Comparison) -> str:
     """The fastest point that leaves the router's choice as the scenario does, or that there is none."""
-    base = comparison["baseline"]
-    free = [point for point in comparison["points"] if _is_free(point, base)]
-    best = max(free, key=lambda point: point["speedup"], default=None)
-    if best is None or best["speedup"] < 1 + SMALL / 2:
-        faster = [point for point in comparison["points"] if point["speedup"] >= 1 + SMALL / 2]
-        most = any(point["metrics"]["rerouted"] > MOST for point in faster)
+    base = comparison.baseline
+    free = [point for point in comparison.points if _is_free(point, base)]
+    best = max(free, key=lambda point: point.speedup, default=None)
+    if best is None or best.speedup < 1 + SMALL / 2:
+        faster = [point for point in comparison.points if point.speedup >= 1 + SMALL / 2]
+        most = any(point.metrics.rerouted > MOST for point in faster)
         also = " and reroutes less than half" if most else ""
         return f"No point that drops no more than the scenario{also} is faster."
     price = _price(best, base)
@@ -351,10 +328,10 @@ def _best_free(comparison: Mapping[str, Any]) -> str:
     return f"Best {what} is {vary(best)}, {speedup(best)}{price}."
 
 
-def _reason(stragglers: Sequence[Mapping[str, Any]], cause: str, subject: str) -> str:
+def _reason(stragglers: Sequence[Straggler], cause: str, subject: str) -> str:
     """Why ``subject`` is last, for this cause; tokens with their mean excess."""
     if cause != "tokens":
         return f"{subject} {CAUSES[cause]}"
-    load = sum(row["load"] for row in stragglers if row["cause"] == "tokens")
-    load /= sum(row["cause"] == "tokens" for row in stragglers)
+    load = sum(row.load for row in stragglers if row.cause == "tokens")
+    load /= sum(row.cause == "tokens" for row in stragglers)
     return f"{subject} gets {load:.1f} times the mean GPU's tokens"

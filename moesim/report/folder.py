@@ -6,11 +6,10 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from moesim.analysis.execution_file import read_execution
-from moesim.analysis.result_file import read_comparison, read_result
-from moesim.analysis.validation_file import read_validation
+from moesim.analysis.execution_file import ExecutionResult
+from moesim.analysis.result_file import Comparison, Result
+from moesim.analysis.validation_file import ValidationResult
 from moesim.calibration.files import write_profile
 from moesim.deployment.deployment import Deployment
 from moesim.errors import OutputError
@@ -28,9 +27,7 @@ from traces.perfetto import write_perfetto
 from traces.timeline import read_timeline, read_work, write_timeline, write_work
 
 
-def write_run(
-    folder: Path, run: Run, result: dict[str, Any], comparison: dict[str, Any] | None = None
-) -> None:
+def write_run(folder: Path, run: Run, result: Result, comparison: Comparison | None = None) -> None:
     """Write what ``moesim run -o`` promises, and the comparison where there is one.
 
     Raises:
@@ -39,7 +36,7 @@ def write_run(
     work = run.work()
     with whole_folder(folder) as part:
         write_text(part / "scenario.yaml", run.deployment.scenario.to_yaml())
-        write_text(part / "result.json", to_json(result))
+        write_text(part / "result.json", to_json(result.plain()))
         write_timeline(run.timeline, part / "timeline.parquet")
         write_work(work, part / "work.parquet")
         write_perfetto(run.timeline, part / "timeline.json.gz")
@@ -49,18 +46,18 @@ def write_run(
         for move in run.moves:
             write_placement(move.placement, part / "placements" / f"step-{move.step}.json")
         if comparison is not None:
-            write_text(part / "whatif.json", to_json(comparison))
+            write_text(part / "whatif.json", to_json(comparison.plain()))
         write_text(part / "report.html", run_page(result, run.timeline, work, comparison))
 
 
-def write_comparison(folder: Path, comparison: dict[str, Any]) -> None:
+def write_comparison(folder: Path, comparison: Comparison) -> None:
     """Write what ``moesim whatif -o`` promises.
 
     Raises:
         OutputError: the folder cannot be written.
     """
     with whole_folder(folder) as part:
-        write_text(part / "whatif.json", to_json(comparison))
+        write_text(part / "whatif.json", to_json(comparison.plain()))
         write_text(part / "report.html", whatif_page(comparison))
 
 
@@ -77,24 +74,24 @@ def rebuild_report(folder: Path) -> list[Path]:
     """
     pages = {}
     compared = folder / "whatif.json"
-    comparison = read_comparison(compared) if compared.exists() else None
+    comparison = Comparison.read(compared) if compared.exists() else None
     if (folder / "result.json").exists():
-        result = read_result(folder / "result.json")
+        result = Result.read(folder / "result.json")
         timeline, work = read_timeline(folder / "timeline.parquet"), read_work(folder / "work.parquet")
-        if comparison is not None and comparison["baseline"]["scenario"] != result["scenario"]:
+        if comparison is not None and comparison.baseline.scenario != result.scenario:
             pages["whatif.html"] = whatif_page(comparison)
             comparison = None
         page = run_page(result, timeline, work, comparison)
     elif comparison is not None:
         page = whatif_page(comparison)
     elif (folder / "validation.json").exists():
-        validation = read_validation(folder / "validation.json")
+        validation = ValidationResult.read(folder / "validation.json")
         page = validation_page(
             validation,
             *(read_timeline(folder / f"{name}.parquet") for name in ("measured", "simulated")),
         )
     elif (folder / "execution.json").exists():
-        execution = read_execution(folder / "execution.json")
+        execution = ExecutionResult.read(folder / "execution.json")
         page = execution_page(execution, read_timeline(folder / "timeline.parquet"))
     else:
         raise OutputError("holds no result.json, whatif.json, validation.json or execution.json", file=folder)
@@ -116,7 +113,7 @@ def execution_folder(out: Path | None) -> Iterator[Path]:
 
 
 def write_execution(
-    folder: Path, deployment: Deployment, execution: Execution, result: dict[str, Any]
+    folder: Path, deployment: Deployment, execution: Execution, result: ExecutionResult
 ) -> None:
     """Add what ``moesim execute -o`` promises to the plan, timeline and counts that lie there.
 
@@ -124,12 +121,12 @@ def write_execution(
         OutputError: the folder cannot be written.
     """
     write_text(folder / "scenario.yaml", deployment.scenario.to_yaml())
-    write_text(folder / "execution.json", to_json(result))
+    write_text(folder / "execution.json", to_json(result.plain()))
     write_perfetto(execution.timeline, folder / "timeline.json.gz")
     write_text(folder / "report.html", execution_page(result, execution.timeline))
 
 
-def write_validation(folder: Path, validated: Validated, result: dict[str, Any]) -> None:
+def write_validation(folder: Path, validated: Validated, result: ValidationResult) -> None:
     """Write what ``moesim validate -o`` promises.
 
     Raises:
@@ -140,7 +137,7 @@ def write_validation(folder: Path, validated: Validated, result: dict[str, Any])
     with whole_folder(folder) as part:
         write_text(part / "scenario.yaml", deployment.scenario.to_yaml())
         write_profile(deployment.scenario.profile, part / "profile.yaml")
-        write_text(part / "validation.json", to_json(result))
+        write_text(part / "validation.json", to_json(result.plain()))
         write_timeline(validated.measured, part / "measured.parquet")
         write_timeline(simulated, part / "simulated.parquet")
         write_plan(deployment, part / "plan")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 
+from moesim.analysis.culprit import Straggler
+from moesim.analysis.stragglers import Slowest
 from moesim.report import svg
 from moesim.report.markup import Markup, tag
 from moesim.units import format_seconds
@@ -19,7 +21,7 @@ LEFT: Final = 62.0
 _TOP = 30.0
 
 
-def gantt(timeline: Timeline, stragglers: Sequence[Mapping[str, Any]]) -> Markup:
+def gantt(timeline: Timeline, stragglers: Sequence[Straggler | Slowest]) -> Markup:
     """The figure for the step whose time is closest to the mean.
 
     Args:
@@ -38,7 +40,7 @@ def gantt(timeline: Timeline, stragglers: Sequence[Mapping[str, Any]]) -> Markup
     right = svg.WIDTH - 10
     parts = [svg.time_axis(LEFT, right, _TOP, bottom, max(end - origin, 1e-9))]
     scale = (right - LEFT) / max(end - origin, 1e-9)
-    slow = {row["rank"] for row in stragglers if row["layer"] in layers and row["cause"] != "none"}
+    slow = {row.rank for row in stragglers if row.layer in layers and row.cause != "none"}
     for row, gpu in enumerate(gpus):
         class_ = "tick small end strong" if gpu in slow else "tick small end"
         parts.append(svg.text(LEFT - 6, _TOP + row * high + high / 2 + 3.5, f"GPU {gpu}", class_))
@@ -74,12 +76,12 @@ def _typical_step(timeline: Timeline) -> tuple[int, Timeline]:
     return int(steps[chosen]), timeline.select(index_N == chosen)
 
 
-def _window(spans: Timeline, stragglers: Sequence[Mapping[str, Any]]) -> tuple[Timeline, list[int], bool]:
+def _window(spans: Timeline, stragglers: Sequence[Straggler | Slowest]) -> tuple[Timeline, list[int], bool]:
     """The spans to draw, their layers, and whether that is the whole step."""
     layers = np.unique(spans.layer_N[spans.layer_N >= 0]).tolist()
     if len(layers) <= MOST_LAYERS:
         return spans, layers, True
-    lost = {row["layer"]: row["lost_s"] for row in stragglers}
+    lost = {row.layer: row.lost_s for row in stragglers}
     worst = max(layers, key=lambda layer: lost.get(layer, -1.0))
     first = min(max(layers.index(worst) - MOST_LAYERS // 2, 0), len(layers) - MOST_LAYERS)
     chosen = layers[first : first + MOST_LAYERS]
@@ -87,13 +89,13 @@ def _window(spans: Timeline, stragglers: Sequence[Mapping[str, Any]]) -> tuple[T
 
 
 def _gpus(
-    spans: Timeline, layers: Sequence[int], stragglers: Sequence[Mapping[str, Any]]
+    spans: Timeline, layers: Sequence[int], stragglers: Sequence[Straggler | Slowest]
 ) -> tuple[list[int], bool]:
     """The GPUs to draw: all, or the window's stragglers and others evenly spread; whether it is all."""
     present = np.unique(spans.rank_N).tolist()
     if len(present) <= MOST_GPUS:
         return present, True
-    chosen = {row["rank"] for row in stragglers if row["layer"] in layers} & set(present)
+    chosen = {row.rank for row in stragglers if row.layer in layers} & set(present)
     free = MOST_GPUS - len(chosen)
     spread = [present[index * len(present) // free] for index in range(free)]
     return sorted(chosen | set(spread)), False

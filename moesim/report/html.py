@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
+from moesim.analysis.culprit import Straggler
+from moesim.analysis.result_file import Comparison, Result
 from moesim.errors import TimelineError
 from moesim.report.breakdown import (
     attribution_table,
@@ -34,10 +36,10 @@ _MOST_LAYERS: Final = 2000
 
 
 def run_page(
-    result: Mapping[str, Any],
+    result: Result,
     timeline: Timeline,
     work: WorkTable,
-    comparison: Mapping[str, Any] | None = None,
+    comparison: Comparison | None = None,
 ) -> str:
     """The page of one run, and of a comparison with it as baseline where there is one.
 
@@ -49,11 +51,11 @@ def run_page(
     Raises:
         TimelineError: the timeline is not this result's.
     """
-    cluster, gpus = result["scenario"]["cluster"], result["scenario"]["parallelism"]["ep"]
+    cluster, gpus = result.scenario["cluster"], result.scenario["parallelism"]["ep"]
     _check_fit(timeline, gpus)
     steps = len(np.unique((timeline.repeat_N.astype(np.int64) << 32) | timeline.step_N))
     sections = [
-        opening(question(result["scenario"]), answer(result), trace_note(result["trace"])),
+        opening(question(result.scenario), answer(result), trace_note(result.trace)),
         _key_figures(result),
         _advice(result),
         section(
@@ -63,21 +65,21 @@ def run_page(
         section("Where the time goes", breakdown(result), phase_table(result), attribution_table(result)),
         *_stages(result),
         section("The stragglers", _stragglers(result)),
-        section("One step as it runs", gantt(timeline, result["stragglers"])),
+        section("One step as it runs", gantt(timeline, result.stragglers)),
     ]
     if comparison is not None:
         sections.append(_comparison(comparison))
-    sections += _notes(result.get("notes", []))
+    sections += _notes(result.notes)
     sections.append(_provenance(result))
-    return page(str(result["scenario"]["name"]), sections)
+    return page(str(result.scenario["name"]), sections)
 
 
 def _notes(lines: Sequence[str]) -> list[Markup]:
     return [section("Mind", tag("ul", *(tag("li", line) for line in lines)))] if lines else []
 
 
-def _stages(result: Mapping[str, Any]) -> list[Markup]:
-    stages = result["metrics"].get("stages")
+def _stages(result: Result) -> list[Markup]:
+    stages = result.metrics.stages
     return [section("What the policies did to the router's choice", stage_table(stages))] if stages else []
 
 
@@ -91,62 +93,60 @@ def _check_fit(timeline: Timeline, gpus: int) -> None:
         raise TimelineError(f"must name at most {_MOST_LAYERS} layers", field="layer", got=layers)
 
 
-def whatif_page(comparison: Mapping[str, Any]) -> str:
+def whatif_page(comparison: Comparison) -> str:
     """The page of a comparison alone."""
-    base = comparison["baseline"]
+    base = comparison.baseline
     keys = " or ".join(varied_keys(comparison).values())
-    asked = question(base["scenario"])[:-1] + f", and what if {keys} were another?"
+    asked = question(base.scenario)[:-1] + f", and what if {keys} were another?"
     sections = [
-        opening(asked, whatif_answer(comparison), trace_note(base["trace"])),
+        opening(asked, whatif_answer(comparison), trace_note(base.trace)),
         section("The points, fastest first", comparison_chart(comparison), comparison_table(comparison)),
         section("The scenario itself", tag("p", answer(base)), breakdown(base), phase_table(base)),
         *_notes(comparison_notes(comparison)),
         _provenance(base),
     ]
-    return page(f"{base['scenario']['name']}: what if", sections)
+    return page(f"{base.scenario['name']}: what if", sections)
 
 
-def _key_figures(result: Mapping[str, Any]) -> Markup:
-    metrics, share = result["metrics"], shares(result)
-    time, memory = metrics["step_time_s"], metrics["gpu_memory_bytes"]
+def _key_figures(result: Result) -> Markup:
+    metrics, share = result.metrics, shares(result)
+    time, memory = metrics.step_time_s, metrics.gpu_memory_bytes
     figures = [
         (
             "step time",
-            format_seconds(time["mean"]),
-            f"p95 {format_seconds(time['p95'])}, p99 {format_seconds(time['p99'])}",
+            format_seconds(time.mean),
+            f"p95 {format_seconds(time.p95)}, p99 {format_seconds(time.p99)}",
         ),
-        ("throughput", f"{metrics['tokens_per_s']:,.0f}", "tokens a second, all GPUs of the group together"),
+        ("throughput", f"{metrics.tokens_per_s:,.0f}", "tokens a second, all GPUs of the group together"),
         (
             "imbalance",
             percent(share["imbalance"]),
-            f"{format_seconds(result['attribution']['imbalance_s'])} of a step",
+            f"{format_seconds(result.attribution.imbalance_s)} of a step",
         ),
-        ("balancedness", f"{metrics['balancedness']:.3f}", "mean / max of assignments per GPU; 1 is perfect"),
+        ("balancedness", f"{metrics.balancedness:.3f}", "mean / max of assignments per GPU; 1 is perfect"),
         (
             "straggler ratio",
-            f"{metrics['straggler_ratio']['assignments']:.2f}",
-            f"max / mean of assignments; of expert time {metrics['straggler_ratio']['experts_time']:.2f}",
+            f"{metrics.straggler_ratio.assignments:.2f}",
+            f"max / mean of assignments; of expert time {metrics.straggler_ratio.experts_time:.2f}",
         ),
         (
             "memory",
-            format_bytes(memory["max"]),
-            f"weights and KV cache of the fullest GPU; mean {format_bytes(memory['mean'])}",
+            format_bytes(memory.max),
+            f"weights and KV cache of the fullest GPU; mean {format_bytes(memory.mean)}",
         ),
     ]
-    if result["scenario"]["cluster"]["nodes"] > 1:
-        figures.append(
-            ("between nodes", format_bytes(metrics["cross_node_bytes"]), "a step, all GPUs together")
-        )
-    if metrics["dropped"] or metrics["rerouted"]:
-        lost = metrics["gate_mass_lost"]
+    if result.scenario["cluster"]["nodes"] > 1:
+        figures.append(("between nodes", format_bytes(metrics.cross_node_bytes), "a step, all GPUs together"))
+    if metrics.dropped or metrics.rerouted:
+        lost = metrics.gate_mass_lost
         lost_text = "" if lost is None else f", gate mass lost {percent(lost)}"
         figures.append(
-            ("dropped", percent(metrics["dropped"]), f"rerouted {percent(metrics['rerouted'])}{lost_text}")
+            ("dropped", percent(metrics.dropped), f"rerouted {percent(metrics.rerouted)}{lost_text}")
         )
     return figures_list(figures)
 
 
-def _advice(result: Mapping[str, Any]) -> Markup:
+def _advice(result: Result) -> Markup:
     lines = advice(result)
     if not lines:
         return section("What would help", tag("p", "Nothing that this run shows is worth changing."))
@@ -159,8 +159,8 @@ def _with_code(line: str) -> Markup:
     return join(tag("code", part) if index % 2 else part for index, part in enumerate(parts))
 
 
-def _stragglers(result: Mapping[str, Any]) -> Markup:
-    rows = sorted(result["stragglers"], key=lambda row: (-row["lost_s"], row["layer"]))
+def _stragglers(result: Result) -> Markup:
+    rows = sorted(result.stragglers, key=lambda row: (-row.lost_s, row.layer))
     if not rows:
         return tag("p", "No layer has a straggler.", class_="note")
     parts = [
@@ -180,26 +180,26 @@ def _stragglers(result: Mapping[str, Any]) -> Markup:
     return join(parts)
 
 
-def _straggler_table(rows: list[Mapping[str, Any]]) -> Markup:
+def _straggler_table(rows: list[Straggler]) -> Markup:
     lines = []
     for row in rows:
         numbers = [
-            str(row["layer"]),
-            str(row["rank"]),
-            format_seconds(row["lost_s"]),
-            percent(row["share"]),
-            f"{row['load']:.2f}×",
-            f"{row['time']:.2f}×",
+            str(row.layer),
+            str(row.rank),
+            format_seconds(row.lost_s),
+            percent(row.share),
+            f"{row.load:.2f}×",
+            f"{row.time:.2f}×",
         ]
-        why = CAUSES[row["cause"]]
-        if row["cause"] == "tokens":
-            why += f", {percent(row['expert_share'])} of them for expert {row['expert']}"
+        why = CAUSES[row.cause]
+        if row.cause == "tokens":
+            why += f", {percent(row.expert_share)} of them for expert {row.expert}"
         lines.append(tag("tr", *(tag("td", cell, class_="n") for cell in numbers), tag("td", why)))
     head = ["layer", "GPU", "lost", "last in", "tokens", "time"]
     return table([], head, lines, ["why"])
 
 
-def _comparison(comparison: Mapping[str, Any]) -> Markup:
+def _comparison(comparison: Comparison) -> Markup:
     return section(
         "What if",
         tag("p", whatif_answer(comparison)),
@@ -208,12 +208,12 @@ def _comparison(comparison: Mapping[str, Any]) -> Markup:
     )
 
 
-def _provenance(result: Mapping[str, Any]) -> Markup:
+def _provenance(result: Result) -> Markup:
     """Where the numbers come from: every entry of the provenance, and the resolved scenario."""
-    trace = result["trace"]
-    rows = [("trace", f"{trace['name']}: {trace['origin'] or 'origin not stated'}")]
+    trace = result.trace
+    rows = [("trace", f"{trace.name}: {trace.origin or 'origin not stated'}")]
     # The wall time differs from run to run and would make equal runs' pages differ.
-    facts = {key: value for key, value in result["provenance"].items() if key not in ("wall_s", "command")}
+    facts = {key: value for key, value in result.provenance.items() if key not in ("wall_s", "command")}
     rows += [(str(key), brief(value)) for key, value in facts.items()]
     return section(
         "Where the numbers come from",
@@ -221,12 +221,12 @@ def _provenance(result: Mapping[str, Any]) -> Markup:
             "p",
             "Simulated, not measured: work counted from the routing trace, times from the hardware profile "
             "named here. Made by ",
-            tag("code", str(result["provenance"].get("command", "moesim run scenario.yaml"))),
+            tag("code", str(result.provenance.get("command", "moesim run scenario.yaml"))),
             "; the same command with the same versions gives the same numbers.",
         ),
         facts_table((key.replace("_", " "), value) for key, value in rows),
-        *_profile_sources(result["scenario"].get("profile", {}).get("sources", {})),
-        resolved(result["scenario"]),
+        *_profile_sources(result.scenario.get("profile", {}).get("sources", {})),
+        resolved(result.scenario),
     )
 
 

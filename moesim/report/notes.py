@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
+from moesim.analysis.result_file import Comparison
 from moesim.report.findings import named_runs
 from moesim.spec.question import plural
 
 _MOST: Final = 6
 
 
-def comparison_notes(comparison: Mapping[str, Any]) -> list[str]:
+def comparison_notes(comparison: Comparison) -> list[str]:
     """Those of the scenario, then those of points; what not all runs share names the first that has it.
 
-    >>> base, point = {"notes": ["Short."]}, {"vary": {"seed": 2}, "notes": ["Short.", "Far off."]}
-    >>> comparison_notes({"baseline": base, "points": [point]})
-    ['Short.', 'With seed=2: Far off.']
+    A note "Short." of all runs, and "Far off." of the point seed=2: ``['Short.', 'With seed=2: Far off.']``.
     """
     runs = named_runs(comparison)
     whose: dict[str, list[str]] = {}
     for name, run in runs:
-        for note in run.get("notes", []):
+        for note in run.notes:
             whose.setdefault(note, []).append(name)
     found = [note if len(names) == len(runs) else f"{_named(names)}: {note}" for note, names in whose.items()]
     hidden = len(found) - _MOST

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
+from moesim.analysis.scenario_facts import TraceFacts
 from moesim.report.breakdown import table
 from moesim.report.markup import Element, Markup, join, tag
 from moesim.spec.question import brief
@@ -53,12 +54,12 @@ def section(heading: str, *content: Element) -> Markup:
     return tag("section", tag("h2", heading), *content)
 
 
-def trace_note(trace: Mapping[str, Any]) -> str:
+def trace_note(trace: TraceFacts) -> str:
     """Where the routing comes from and how skewed it is."""
-    kind = "Generated routing" if trace["generated"] else "Recorded routing"
+    kind = "Generated routing" if trace.generated else "Recorded routing"
     return (
-        f"{kind}: {trace['name']} ({trace['origin'] or 'origin not stated'}), {trace['tokens']:,} tokens of "
-        f"{trace['requests']:,} requests, hottest expert at {trace['skew']:.2f} times "
+        f"{kind}: {trace.name} ({trace.origin or 'origin not stated'}), {trace.tokens:,} tokens of "
+        f"{trace.requests:,} requests, hottest expert at {trace.skew:.2f} times "
         "the mean load, averaged over layers."
     )
 

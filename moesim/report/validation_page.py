@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from moesim.analysis.validation import compare
+from moesim.analysis.validation_file import ValidationResult
 from moesim.report.markup import Markup, tag
 from moesim.report.page import facts_table, figures_list, opening, page, resolved, section, trace_note
 from moesim.report.validation_figures import both_timelines, error_map, scatter
-from moesim.report.validation_table import answer, asked, layer_table, quantity_table, rank_table, remarks
+from moesim.report.validation_table import (
+    answer,
+    asked,
+    cells,
+    layer_table,
+    quantity_table,
+    rank_table,
+    remarks,
+)
 from moesim.spec.question import brief
-from moesim.units import format_number, format_share
+from moesim.units import format_number
 from traces.timeline import Timeline
 
 
-def validation_page(result: Mapping[str, Any], measured: Timeline, simulated: Timeline) -> str:
+def validation_page(result: ValidationResult, measured: Timeline, simulated: Timeline) -> str:
     """The page.
 
     Args:
@@ -27,16 +33,16 @@ def validation_page(result: Mapping[str, Any], measured: Timeline, simulated: Ti
     """
     found = compare(measured, simulated)
     sections = [
-        opening(asked(result), answer(result), trace_note(result["trace"])),
+        opening(asked(result), answer(result), trace_note(result.trace)),
         _key_figures(result),
         section(
             "How far off: phases, layers and steps",
             quantity_table(result),
             tag(
                 "p",
-                "A cell is one step, layer and rank. p95: the 95th percentile over cells. Bias: the median with "
-                "its sign. Noise: half of how far the medians of the first and the second half of the repeats "
-                "lie apart.",
+                "A cell is one step, layer and rank. p95: the 95th percentile over cells. Bias: the median "
+                "with its sign. Noise: half of how far the medians of the first and the second half of the "
+                "repeats lie apart.",
                 class_="note",
             ),
         ),
@@ -54,32 +60,32 @@ def validation_page(result: Mapping[str, Any], measured: Timeline, simulated: Ti
         section("Mind", tag("ul", *(tag("li", line) for line in remarks(result)))),
         _provenance(result),
     ]
-    return page(f"{result['scenario']['name']}: validation", sections)
+    return page(f"{result.scenario['name']}: validation", sections)
 
 
-def _key_figures(result: Mapping[str, Any]) -> Markup:
-    error, ratio, tau = result["error"], result["straggler_ratio"], result["rank_order_tau"]
+def _key_figures(result: ValidationResult) -> Markup:
+    error, ratio, tau = result.error, result.straggler_ratio, result.rank_order_tau
     names = {"experts": "of a rank's experts", "layer": "of a layer", "step": "of a step"}
     figures = [
         (
             f"error {what}",
-            "–" if error[name] is None else format_share(error[name]["median"]),
-            "" if error[name] is None else f"median; 95th percentile {format_share(error[name]['p95'])}",
+            cells(error[name], ("median",))[0],
+            "" if error[name] is None else f"median; 95th percentile {cells(error[name], ('p95',))[0]}",
         )
         for name, what in names.items()
     ]
     figures += [
         (
             "straggler ratio",
-            f"{ratio['simulated']:.3f}",
-            f"max / mean of expert time; measured {ratio['measured']:.3f}",
+            f"{ratio.simulated:.3f}",
+            f"max / mean of expert time; measured {ratio.measured:.3f}",
         ),
         ("order of ranks", format_number(tau, 3), "Kendall's tau-b; 1 is the same order"),
-        ("measurement", result["verdict"], f"{result['repeats']} repeats"),
+        ("measurement", result.verdict, f"{result.repeats} repeats"),
     ]
     return figures_list(figures)
 
 
-def _provenance(result: Mapping[str, Any]) -> Markup:
-    facts = [(key.replace("_", " "), brief(value)) for key, value in result["provenance"].items()]
-    return section("Where the numbers come from", facts_table(facts), resolved(result["scenario"]))
+def _provenance(result: ValidationResult) -> Markup:
+    facts = [(key.replace("_", " "), brief(value)) for key, value in result.provenance.items()]
+    return section("Where the numbers come from", facts_table(facts), resolved(result.scenario))

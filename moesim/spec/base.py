@@ -115,9 +115,16 @@ _RULES = {
 
 def _spec_error(details: ErrorDetails, source: Source, at: Loc) -> SpecError:
     """One of pydantic's error records as ours."""
+    rule, inner, got = rule_of(details)
+    loc = (*at, *inner)
+    return SpecError(rule, file=source.file, line=source.line(loc), field=show_loc(loc) or None, **got)
+
+
+def rule_of(details: ErrorDetails) -> tuple[str, Loc, dict[str, Any]]:
+    """Of one of pydantic's error records the rule, the place that broke it, ``got`` where it can be shown."""
     context = details.get("ctx", {})
     # pydantic appends "[key]" where a mapping's key is at fault.
-    loc: Loc = (*at, *(part for part in details["loc"] if part != "[key]"), *context.get("at", ()))
+    loc: Loc = (*(part for part in details["loc"] if part != "[key]"), *context.get("at", ()))
     rule = _RULES.get(details["type"])
     if rule is not None:
         rule = rule.format_map(context)
@@ -125,10 +132,9 @@ def _spec_error(details: ErrorDetails, source: Source, at: Loc) -> SpecError:
         rule = str(context["error"])
     else:
         rule = details["msg"].replace("Input should", "must")
-    shown: dict[str, Any] = {}
     if "got" in context:
-        shown["got"] = context["got"]
+        return rule, loc, {"got": context["got"]}
     # Of a mapping the message would show the beginning, which helps nobody.
-    elif details["type"] != "missing" and not isinstance(details["input"], dict):
-        shown["got"] = details["input"]
-    return SpecError(rule, file=source.file, line=source.line(loc), field=show_loc(loc) or None, **shown)
+    if details["type"] != "missing" and not isinstance(details["input"], dict):
+        return rule, loc, {"got": details["input"]}
+    return rule, loc, {}

@@ -6,10 +6,9 @@ import hashlib
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 from moesim import __version__
-from moesim.analysis.result_file import read_result
+from moesim.analysis.result_file import Result
 from moesim.deployment.reading import load_trace
 from moesim.errors import MoesimError, OutputError
 from moesim.routing.policies import policies_from
@@ -29,19 +28,19 @@ class Store:
         self._trace: RoutingTrace | None = None
         self._digest = ""
 
-    def find(self, scenario: Scenario) -> dict[str, Any] | None:
+    def find(self, scenario: Scenario) -> Result | None:
         """The stored result; None if there is none, or what is there is damaged or of something else."""
         path = self._path(scenario)
         if not path.exists():
             return None
         try:
-            found = read_result(path)
+            found = Result.read(path)
         except MoesimError:
             return None
-        same = found["scenario"] == scenario.resolved() and found["provenance"].get("moesim") == __version__
+        same = found.scenario == scenario.resolved() and found.provenance.get("moesim") == __version__
         return found if same else None
 
-    def keep(self, scenario: Scenario, result: dict[str, Any]) -> None:
+    def keep(self, scenario: Scenario, result: Result) -> None:
         """Store a result, whole or not at all.
 
         Raises:
@@ -51,7 +50,7 @@ class Store:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"cannot be written: {error.strerror or error}", file=self._folder) from error
-        write_text(self._path(scenario), json.dumps(result, allow_nan=False))
+        write_text(self._path(scenario), json.dumps(result.plain(), allow_nan=False))
 
     def _path(self, scenario: Scenario) -> Path:
         parts = {

@@ -16,6 +16,7 @@ from moesim.analysis.counts import same_counts
 from moesim.analysis.notes import notes
 from moesim.analysis.result import trace_facts
 from moesim.analysis.validation import Validation, compare
+from moesim.analysis.validation_file import ValidationResult
 from moesim.calibration.assembly import measured_model
 from moesim.calibration.calibrate import Calibrating
 from moesim.calibration.design import Settings
@@ -200,25 +201,27 @@ def _joined(deployment: Deployment, launched: Sequence[Timeline], options: RunOp
     return join_repeats(launched)
 
 
-def validation_result(validated: Validated, asked: Executable, options: RunOptions) -> dict[str, Any]:
+def validation_result(
+    validated: Validated, asked: Executable, options: RunOptions, command: str
+) -> ValidationResult:
     """The content of ``validation.json``."""
     simulation, deployment = validated.simulation, validated.simulation.deployment
     scenario = deployment.scenario
-    return {
-        "format": "moesim.validation/1",
-        "scenario": scenario.resolved(),
-        "device": options.device,
+    return ValidationResult(
+        format="moesim.validation/1",
+        scenario=scenario.resolved(),
+        device=options.device,
+        verdict="ok" if validated.found.steady and not validated.doubts else "noisy",
         **validated.found.summary(),
-        "verdict": "ok" if validated.found.steady and not validated.doubts else "noisy",
-        "counts_equal": validated.counts_equal,
-        "simulated_phases": list(_TOGETHER) if options.serial else [],
-        "notes": [
+        counts_equal=validated.counts_equal,
+        simulated_phases=list(_TOGETHER) if options.serial else [],
+        notes=[
             *asked.notes,
             *_notes(simulation, options),
             *(f"Of the calibration: {doubt}." for doubt in validated.doubts),
         ],
-        "trace": trace_facts(deployment),
-        "provenance": {
+        trace=trace_facts(deployment),
+        provenance={
             "moesim": __version__,
             "numpy": np.__version__,
             "numba": numba.__version__,
@@ -229,8 +232,9 @@ def validation_result(validated: Validated, asked: Executable, options: RunOptio
             "profile": f"{scenario.profile.name}: {scenario.profile.origin}",
             "network": deployment.network_name,
             "placement": deployment.placement.origin,
+            "command": command,
         },
-    }
+    )
 
 
 def _notes(simulation: Run, options: RunOptions) -> list[str]:

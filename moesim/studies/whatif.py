@@ -13,9 +13,9 @@ from typing import Any
 
 from joblib import Parallel, delayed, parallel_config
 
-from moesim.analysis.culprit import culprit
 from moesim.analysis.rebalancing import payback_steps
-from moesim.analysis.result import Result, simulate_scenario
+from moesim.analysis.result import simulate_scenario
+from moesim.analysis.result_file import Comparison, Outcome, Result
 from moesim.errors import MoesimError, SpecError
 from moesim.spec.override import Override
 from moesim.spec.scenario import Scenario, load_scenario
@@ -90,7 +90,7 @@ def compare(
     store: Store | None = None,
     baseline: Result | None = None,
     progress: Callable[[], None] = lambda: None,
-) -> dict[str, Any]:
+) -> Comparison:
     """Simulate the base and all points; format ``moesim.whatif/1``.
 
     Args:
@@ -109,27 +109,27 @@ def compare(
         baseline = _stored(base, store) or _kept(base, simulate_scenario(base)[1], store)
     progress()
     results = _results(base, baseline, points, store, _workers(jobs, scheduler), progress)
-    tokens_per_s = baseline["metrics"]["tokens_per_s"]
+    tokens_per_s = baseline.metrics.tokens_per_s
     scenarios = [point.scenario for point in points]
     _, *paybacks = _paybacks([base, *scenarios], [baseline, *results])
     asked = _name(base)
     rows = [
-        {
-            "vary": point.vary,
-            "metrics": result["metrics"],
-            "attribution": result["attribution"],
-            "culprit": culprit(result["stragglers"]),
-            "gpus": point.scenario.parallelism.ep,
+        Outcome(
+            vary=point.vary,
+            metrics=result.metrics,
+            attribution=result.attribution,
+            culprit=result.culprit,
+            gpus=point.scenario.parallelism.ep,
             # Points may differ in tokens a step, so what counts is tokens a second.
-            "speedup": result["metrics"]["tokens_per_s"] / tokens_per_s,
-            "payback_steps": payback,
+            speedup=result.metrics.tokens_per_s / tokens_per_s,
+            payback_steps=payback,
             # Combinations of values that the scenario has anyway.
-            "as_asked": _name(point.scenario) == asked,
-            "notes": result["notes"],
-        }
+            as_asked=_name(point.scenario) == asked,
+            notes=result.notes,
+        )
         for point, result, payback in zip(points, results, paybacks, strict=True)
     ]
-    return {"format": "moesim.whatif/1", "baseline": baseline, "points": rows}
+    return Comparison(format="moesim.whatif/1", baseline=baseline, points=rows)
 
 
 def _results(
@@ -165,12 +165,18 @@ def _paybacks(scenarios: Sequence[Scenario], results: Sequence[Result]) -> list[
     """Steps after which a rebalance is won back; None without a run that differs only in that it has none."""
     names = [_name(each.model_copy(update={"rebalance": None})) for each in scenarios]
     never = {
-        name: result["metrics"]
+        name: result.metrics.step_time_s.mean
         for name, each, result in zip(names, scenarios, results, strict=True)
         if each.rebalance is None or each.rebalance.every_steps is None
     }
     return [
-        payback_steps(result["metrics"], never[name], each.workload.steps, each.rebalance.every_steps)
+        payback_steps(
+            result.metrics.step_time_s.mean,
+            never[name],
+            result.metrics.rebalancing,
+            each.workload.steps,
+            each.rebalance.every_steps,
+        )
         if name in never and each.rebalance is not None and each.rebalance.every_steps is not None
         else None
         for name, each, result in zip(names, scenarios, results, strict=True)

@@ -114,7 +114,7 @@ def test_kernels_take_what_the_simulator_says(pair: list[Serving], generic: Prof
     for batches in (pair[0].decode, pair[0].prefill):
         _, simulated = simulate_scenario(batches.steps.deployment.scenario)
         kernels_s = np.mean([batches.kernels_s(parts, generic) for parts in batches.counted])
-        assert kernels_s == pytest.approx(simulated["metrics"]["step_time_s"]["mean"], rel=1e-9)
+        assert kernels_s == pytest.approx(simulated.metrics.step_time_s.mean, rel=1e-9)
 
 
 def test_links_by_hand(pair: list[Serving], generic: Profile) -> None:

@@ -6,11 +6,18 @@ all-to-all back. Every GPU waits for the slowest one before both all-to-alls.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 
+from moesim.analysis.execution_file import ExecutionResult
+from moesim.analysis.record import Record
+from moesim.analysis.result_file import Comparison, Outcome, Result
+from moesim.analysis.validation_file import ValidationResult
 from traces.timeline import PHASES, Timeline, WorkTable
+
+Shown = TypeVar("Shown")
 
 TOKENS_PER_GPU, TOP_K, SLOTS_PER_GPU = 128, 8, 8
 COPY_BYTES = 7168
@@ -248,3 +255,22 @@ def example_comparison(result: dict[str, Any]) -> dict[str, Any]:
                 }
             )
     return {"format": "moesim.whatif/1", "baseline": result, "points": points}
+
+
+def typed(plain: dict[str, Any]) -> Record:
+    """What stands in a file, or is one point of a comparison, as its record."""
+    if "vary" in plain:
+        return Outcome.model_validate(plain)
+    if "points" in plain:
+        return Comparison.model_validate(plain)
+    kinds = (Result, ExecutionResult, ValidationResult)
+    return next(kind for kind in kinds if plain["format"] == f"moesim.{kind.THING}/1").model_validate(plain)
+
+
+def on_plain(show: Callable[..., Shown]) -> Callable[..., Shown]:
+    """A function of a report that takes what stands in files, which tests change more easily."""
+
+    def shown(*given: Any) -> Shown:
+        return show(*(typed(each) if isinstance(each, dict) else each for each in given))
+
+    return shown

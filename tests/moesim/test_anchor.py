@@ -239,7 +239,7 @@ def test_the_command_line_compares_reports_and_refuses_it(here: Path) -> None:
         {"dispatch.mode": "per_gpu"},
         {"dispatch.mode": "expert_to_expert"},
     ]
-    crossed = [point["metrics"]["cross_node_bytes"] for point in points]
+    crossed = [point.metrics.cross_node_bytes for point in points]
     assert crossed[0] != crossed[1]
     done = moesim("run", "s.yaml", "-s", "dispatch.mode=expert_to_expert", "-o", "run")
     assert done.code == 0, done.err

@@ -113,11 +113,11 @@ def simulated(folder: Path, **changes: Any) -> dict[str, Any]:
 def test_a_slow_link_is_hardwares_share_and_nothing_elses(tmp_path: Path, faults: Any, network: str) -> None:
     well = simulated(tmp_path, network=network)
     ill = simulated(tmp_path, network=network, faults=faults)
-    assert ill["attribution"]["hardware_s"] > 0.0
+    assert ill.attribution.hardware_s > 0.0
     for term in ("imbalance_s", "network_s", "overhead_s", "ideal_s"):
-        assert ill["attribution"][term] == pytest.approx(well["attribution"][term], rel=1e-12)
-    total = sum(ill["attribution"].values())
-    assert total == pytest.approx(ill["metrics"]["step_time_s"]["mean"], rel=1e-12)
+        assert ill.attribution[term] == pytest.approx(well.attribution[term], rel=1e-12)
+    total = sum(ill.attribution.plain().values())
+    assert total == pytest.approx(ill.metrics.step_time_s.mean, rel=1e-12)
 
 
 def test_a_slow_port_holds_up_its_attention_group() -> None:
@@ -168,15 +168,15 @@ def test_a_slow_nvlink_port_is_felt_in_attention_from_its_time_on(tmp_path: Path
 def test_a_fault_after_the_run_changes_nothing(tmp_path: Path) -> None:
     well = simulated(tmp_path)
     late = simulated(tmp_path, faults=[{"gpu": 1, "clock": 0.1, "from_s": 1000.0}])
-    assert late["metrics"] == well["metrics"]
-    assert late["attribution"]["hardware_s"] == pytest.approx(0.0, abs=1e-15)
+    assert late.metrics == well.metrics
+    assert late.attribution.hardware_s == pytest.approx(0.0, abs=1e-15)
 
 
 def test_a_fault_midway_lies_between_none_and_one_from_the_start(tmp_path: Path) -> None:
     slow_gpu = tiny_scenario()["cluster"]
     slow_gpu["gpu"]["flops"] = {"bf16": 1e9}
     steps = [
-        simulated(tmp_path, cluster=slow_gpu, faults=faults)["metrics"]["step_time_s"]["mean"]
+        simulated(tmp_path, cluster=slow_gpu, faults=faults).metrics.step_time_s.mean
         for faults in ([], [{"gpu": 1, "clock": 0.3, "from_s": 0.001}], [{"gpu": 1, "clock": 0.3}])
     ]
     assert steps[0] < steps[1] < steps[2]
@@ -185,9 +185,9 @@ def test_a_fault_midway_lies_between_none_and_one_from_the_start(tmp_path: Path)
 def test_jitter_is_seeded_and_only_ever_costs_time_on_average(tmp_path: Path) -> None:
     faults = [{"jitter": 0.3}]
     one, again = simulated(tmp_path, faults=faults), simulated(tmp_path, faults=faults)
-    assert one["metrics"] == again["metrics"]
-    assert one["metrics"] != simulated(tmp_path, faults=faults, seed=1)["metrics"]
-    assert one["attribution"]["hardware_s"] != 0.0
+    assert one.metrics == again.metrics
+    assert one.metrics != simulated(tmp_path, faults=faults, seed=1).metrics
+    assert one.attribution.hardware_s != 0.0
 
 
 @pytest.mark.parametrize(
@@ -223,4 +223,4 @@ def test_the_culprit_is_named(tmp_path: Path) -> None:
     slow = tiny_scenario()["cluster"]
     slow["gpu"]["flops"] = {"bf16": 1e9}
     found = simulated(tmp_path, cluster=slow, faults=[{"gpu": 1, "clock": 0.1}])
-    assert {(entry["rank"], entry["cause"]) for entry in found["stragglers"]} == {(1, "hardware")}
+    assert {(entry.rank, entry.cause) for entry in found.stragglers} == {(1, "hardware")}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from moesim.analysis.execution_file import read_execution
+from moesim.analysis.execution_file import ExecutionResult
 from moesim.deployment.deployment import Deployment, deploy
 from moesim.errors import MoesimError
 from moesim.live.execute import Execution
@@ -37,7 +37,7 @@ RUN = {
 }
 
 
-def executed(folder: Path, **changes: Any) -> tuple[Deployment, Execution, dict[str, Any]]:
+def executed(folder: Path, **changes: Any) -> tuple[Deployment, Execution, ExecutionResult]:
     """A run that took what is simulated, twice; ``changes`` of what the executor tells of it."""
     workload = {"phase": "decode", "tokens_per_gpu": 4, "context": 16, "steps": 2, "part": "moe"}
     deployment = deploy(load_scenario(str(write_small(folder, workload=workload))))
@@ -46,7 +46,11 @@ def executed(folder: Path, **changes: Any) -> tuple[Deployment, Execution, dict[
     if told["serial"]:
         timeline = timeline.select(timeline.phase_N != PHASES.index("wait"))
     execution = Execution(join_repeats([timeline, timeline]), None, told)
-    return deployment, execution, execution_result(deployment, execution, ["2 ranks share 1 core"])
+    return (
+        deployment,
+        execution,
+        execution_result(deployment, execution, ["2 ranks share 1 core"], "moesim execute"),
+    )
 
 
 def test_a_page_says_what_the_table_says_and_is_made_anew(tmp_path: Path) -> None:
@@ -89,10 +93,10 @@ def test_whatever_is_read_can_be_shown(tmp_path: Path) -> None:
     _, execution, result = executed(tmp_path)
     path = tmp_path / "execution.json"
     shown = refused = 0
-    for mutant in itertools.islice(mutants(result), 0, None, 9):
+    for mutant in itertools.islice(mutants(result.plain()), 0, None, 9):
         path.write_text(json.dumps(mutant), encoding="utf-8")
         try:
-            read = read_execution(path)
+            read = ExecutionResult.read(path)
             execution_page(read, execution.timeline)
         except MoesimError:
             refused += 1

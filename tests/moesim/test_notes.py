@@ -16,7 +16,7 @@ from tests.moesim.tiny import tiny_scenario, write_scenario
 
 def notes(folder: Path, **changes: Any) -> str:
     path = write_scenario(folder, tiny_scenario(**changes))
-    return " ".join(simulate_scenario(load_scenario(str(path)))[1]["notes"])
+    return " ".join(simulate_scenario(load_scenario(str(path)))[1].notes)
 
 
 def test_faults_without_effect_are_named(tmp_path: Path) -> None:

@@ -119,12 +119,12 @@ def test_every_assignment_is_served_by_a_slot_that_holds_its_expert_then(
     gpu_N = deployment.placement.slot_gpu_S[slots_table.destination_N]
     np.add.at(served_LGE, (row_N, gpu_N, held_N), slots_table.count_N)
     for entry in stragglers(done.timeline, slots_table, deployment.placement, moves=done.moves):
-        own_E = served_LGE[entry["layer"] - 1, entry["rank"]]
-        assert own_E[entry["expert"]] == own_E.max()
-        assert entry["expert_share"] == own_E.max() / own_E.sum()
+        own_E = served_LGE[entry.layer - 1, entry.rank]
+        assert own_E[entry.expert] == own_E.max()
+        assert entry.expert_share == own_E.max() / own_E.sum()
         # Over all steps, though the rank may be the last in some of them only.
-        mean_G = served_LGE[entry["layer"] - 1].sum() / 4
-        assert entry["expert_load"] == pytest.approx(own_E.max() / mean_G)
+        mean_G = served_LGE[entry.layer - 1].sum() / 4
+        assert entry.expert_load == pytest.approx(own_E.max() / mean_G)
 
     assert done.moves
     before = deployment.placement
@@ -146,12 +146,12 @@ def test_attribution_adds_up_and_lanes_do_not_overlap(folder: Path, mode: str, f
     done = run(deploy(scenario(folder, {"mode": mode, "solve": "10 us"}, faults=faults)))
     done.timeline.validate()
     found = result(done)
-    step_s = found["metrics"]["step_time_s"]["mean"]
-    assert sum(found["attribution"].values()) == pytest.approx(step_s, rel=1e-9)
-    assert sum(found["metrics"]["phase_time_s"].values()) == pytest.approx(step_s, rel=1e-9)
-    assert found["metrics"]["rebalancing"]["rebalances"] == len(found["rebalances"]) == len(done.moves) > 0
+    step_s = found.metrics.step_time_s.mean
+    assert sum(found.attribution.plain().values()) == pytest.approx(step_s, rel=1e-9)
+    assert sum(found.metrics.phase_time_s.values()) == pytest.approx(step_s, rel=1e-9)
+    assert found.metrics.rebalancing.rebalances == len(found.rebalances) == len(done.moves) > 0
     if faults:
-        assert found["attribution"]["hardware_s"] > 0
+        assert found.attribution.hardware_s > 0
 
 
 @pytest.mark.parametrize("network", ["ports", "fluid"])
@@ -177,10 +177,10 @@ def test_a_stall_takes_what_the_network_takes_for_the_plan(folder: Path, network
     for name in ("start_s_N", "end_s_N"):
         early, late = (getattr(each.timeline, name)[each.timeline.step_N < EVERY] for each in (done, settled))
         np.testing.assert_array_equal(early, late)
-    metrics = result(done)["metrics"]["rebalancing"]
+    metrics = result(done).metrics.rebalancing
     # GPUs that receive little begin with their attention before the others.
-    assert metrics["migration_s"] * STEPS <= sum(seconds.values()) * (1 + 1e-9)
-    assert metrics["migration_s"] * STEPS >= 0.002
+    assert metrics.migration_s * STEPS <= sum(seconds.values()) * (1 + 1e-9)
+    assert metrics.migration_s * STEPS >= 0.002
 
 
 @pytest.mark.parametrize("mode", ["sync", "layerwise"])
@@ -188,7 +188,7 @@ def test_the_same_placement_again_moves_nothing_and_costs_nothing(folder: Path, 
     still = run(deploy(scenario(folder, {"mode": mode, "max_moves": 0})))
     settled = run(deploy(scenario(folder)))
     assert [move.copies for move in still.moves] == [0, 0]
-    assert result(still)["metrics"]["rebalancing"]["migration_s"] == 0.0
+    assert result(still).metrics.rebalancing.migration_s == 0.0
     for name in ("start_s_N", "end_s_N", "assignments_N", "phase_N", "bytes_N"):
         np.testing.assert_array_equal(getattr(still.timeline, name), getattr(settled.timeline, name))
 
@@ -233,15 +233,15 @@ def test_a_slow_network_carries_layers_one_after_another(folder: Path) -> None:
     assert second[0] > done.moves[1].step
     assert not stalls(done)
     found = result(done)
-    assert found["metrics"]["rebalancing"]["migration_s"] > 0
+    assert found.metrics.rebalancing.migration_s > 0
     # Experts travel beside the tokens, and are none of their bytes.
     work, timeline = done.work(), done.timeline
     for phase in (PHASES.index("dispatch"), PHASES.index("combine")):
         spans, copies = timeline.phase_N == phase, work.phase_N == phase
         assert timeline.bytes_N[spans].sum() == work.bytes_N[copies].sum()
     if NEVER in done.moves[-1].from_L:
-        assert None in found["rebalances"][-1]["from_step"]
-        assert any("is under way" in note for note in found["notes"])
+        assert None in found.rebalances[-1]["from_step"]
+        assert any("is under way" in note for note in found.notes)
 
 
 def test_slots_keep_their_gpus() -> None:
@@ -265,9 +265,9 @@ def test_a_run_writes_every_placement_that_it_decided(folder: Path) -> None:
         "step-3.json",
         "step-6.json",
     ]
-    for move, row in zip(done.moves, found["rebalances"], strict=True):
+    for move, row in zip(done.moves, found.rebalances, strict=True):
         assert read_placement(folder / "out" / "placements" / f"step-{row['step']}.json") == move.placement
-        assert row["from_step"] == [row["step"]] * 2
+        assert row.from_step == [row.step] * 2
 
 
 def test_whatif_says_whether_it_pays_for_any_number_of_workers(here: Path) -> None:
@@ -327,9 +327,9 @@ def test_a_solver_that_cannot_keep_to_the_limit_is_refused(folder: Path) -> None
 
 def test_without_effect_is_named(folder: Path) -> None:
     found = result(run(deploy(scenario(folder, {"every_steps": STEPS}))))
-    assert f"rebalance has no effect: its first is before step {STEPS} of {STEPS}." in found["notes"]
+    assert f"rebalance has no effect: its first is before step {STEPS} of {STEPS}." in found.notes
     never = result(run(deploy(scenario(folder, {"every_steps": None}))))
-    assert not any("rebalance" in note for note in never["notes"])
+    assert not any("rebalance" in note for note in never.notes)
 
 
 def test_a_real_run_leaves_experts_where_they_are(folder: Path) -> None:

@@ -10,10 +10,13 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from moesim.report.html import run_page, whatif_page
-from moesim.report.validation_page import validation_page
-from tests.moesim.report_example import example_comparison, example_run
+from moesim.report import html
+from moesim.report import validation_page as validations
+from tests.moesim.report_example import example_comparison, example_run, on_plain
 from tests.moesim.validation_example import example_validation
+
+run_page, whatif_page = on_plain(html.run_page), on_plain(html.whatif_page)
+validation_page = on_plain(validations.validation_page)
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 # What the browser asks for by itself, whatever the page.

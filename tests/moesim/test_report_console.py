@@ -8,18 +8,19 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from moesim.report.breakdown import comparison_table
-from moesim.report.console import run_tables, whatif_table, whatif_tables
-from moesim.report.html import whatif_page
-from moesim.report.notes import comparison_notes
-from tests.moesim.report_example import example_comparison, example_run
+from moesim.report import breakdown, console, html, notes
+from tests.moesim.report_example import example_comparison, example_run, on_plain
+
+run_tables, whatif_table = on_plain(console.run_tables), on_plain(console.whatif_table)
+whatif_tables, whatif_page = on_plain(console.whatif_tables), on_plain(html.whatif_page)
+comparison_table, comparison_notes = on_plain(breakdown.comparison_table), on_plain(notes.comparison_notes)
 
 
 def printed(parts: list[Any], width: int) -> str:
     out = io.StringIO()
-    console = Console(file=out, width=width)
+    terminal = Console(file=out, width=width)
     for part in parts:
-        console.print(part)
+        terminal.print(part)
     return out.getvalue()
 
 

@@ -7,11 +7,30 @@ from typing import Any
 
 import pytest
 
-from moesim.analysis.culprit import culprit, lost_by_cause
-from moesim.report.breakdown import comparison_table
-from moesim.report.findings import advice, answer, percent, straggler_summary, vary, whatif_answer
+from moesim.analysis.culprit import Straggler
+from moesim.analysis.culprit import culprit as culprit_of
+from moesim.analysis.culprit import lost_by_cause as lost_of
+from moesim.report import breakdown, findings
+from moesim.report.findings import percent
 from moesim.spec.question import question
-from tests.moesim.report_example import example_comparison, example_run
+from tests.moesim.report_example import example_comparison, example_run, on_plain
+
+advice, answer = on_plain(findings.advice), on_plain(findings.answer)
+whatif_answer, vary = on_plain(findings.whatif_answer), on_plain(findings.vary)
+comparison_table = on_plain(breakdown.comparison_table)
+
+
+def rows_of(stragglers: list[dict[str, Any]]) -> list[Straggler]:
+    return [Straggler.model_validate(row) for row in stragglers]
+
+
+def culprit(stragglers: list[dict[str, Any]]) -> dict[str, Any] | None:
+    found = culprit_of(rows_of(stragglers))
+    return None if found is None else found.plain()
+
+
+def straggler_summary(stragglers: list[dict[str, Any]]) -> str:
+    return findings.straggler_summary(rows_of(stragglers))
 
 
 def straggler(layer: int, rank: int, cause: str = "tokens", **values: float) -> dict[str, Any]:
@@ -63,7 +82,7 @@ def test_the_cause_is_the_one_that_loses_most() -> None:
         "GPU 1 is the straggler in 3 of 3 layers because it has more experts with tokens, so it streams "
         "more weights from memory"
     )
-    assert list(lost_by_cause(rows)) == ["weights", "tokens"]
+    assert list(lost_of(rows_of(rows))) == ["weights", "tokens"]
 
 
 def test_the_straggler_changes() -> None:

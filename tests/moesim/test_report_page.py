@@ -12,15 +12,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from moesim.analysis.culprit import Straggler
 from moesim.errors import TimelineError
-from moesim.report.breakdown import attribution_table, breakdown, by_speedup, phase_table
+from moesim.report import breakdown as breakdowns
+from moesim.report import html
 from moesim.report.gantt import gantt
 from moesim.report.heatmap import EDGES, heatmap, load_table, slot_bound
-from moesim.report.html import run_page, whatif_page
 from moesim.report.markup import join, tag
 from moesim.report.svg import ticks
-from tests.moesim.report_example import example_comparison, example_run
+from tests.moesim.report_example import example_comparison, example_run, on_plain
 from traces.timeline import PHASES, STREAMS, Timeline, WorkTable
+
+run_page, whatif_page = on_plain(html.run_page), on_plain(html.whatif_page)
+breakdown, by_speedup = on_plain(breakdowns.breakdown), on_plain(breakdowns.by_speedup)
+attribution_table, phase_table = on_plain(breakdowns.attribution_table), on_plain(breakdowns.phase_table)
 
 Run = tuple[dict[str, Any], Timeline, WorkTable]
 
@@ -53,6 +58,10 @@ class Structure(HTMLParser):
     def named(self, name: str, class_: str | None = None) -> list[dict[str, str | None]]:
         found = [attributes for element, attributes in self.elements if element == name]
         return [a for a in found if class_ is None or class_ in (a.get("class") or "").split()]
+
+
+def stragglers_of(result: dict[str, Any]) -> list[Straggler]:
+    return [Straggler.model_validate(row) for row in result["stragglers"]]
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +166,7 @@ def test_many_gpus_share_columns() -> None:
     assert len(re.findall('class="heat-[0-9]"><title>', figure)) == 2 * 100
     assert "GPUs 198 to 199" in figure
     assert "the most loaded of 2 neighbouring GPUs" in figure
-    drawn = set(re.findall(r">GPU (\d+)<", gantt(timeline, result["stragglers"])))
+    drawn = set(re.findall(r">GPU (\d+)<", gantt(timeline, stragglers_of(result))))
     assert len(drawn) == 32
     assert {str(row["rank"]) for row in result["stragglers"]} <= drawn
 
@@ -165,7 +174,7 @@ def test_many_gpus_share_columns() -> None:
 def test_the_timeline_window_lies_around_the_worst_layer() -> None:
     result, timeline, _ = example_run(layers=9)
     worst = max(result["stragglers"], key=lambda row: row["lost_s"])
-    figure = gantt(timeline, result["stragglers"])
+    figure = gantt(timeline, stragglers_of(result))
     shown = [int(layer) for layer in re.findall(r">layer (\d+), [\d.]+ [mµ]s<", figure)]
     assert len(shown) == 3
     assert worst["layer"] in shown
@@ -177,14 +186,14 @@ def test_the_timeline_window_lies_around_the_worst_layer() -> None:
 
 def test_overlapping_streams_get_lanes_of_their_own(run: Run) -> None:
     result, timeline, _ = run
-    assert "upper half" not in gantt(timeline, result["stragglers"])
+    assert "upper half" not in gantt(timeline, stragglers_of(result))
     experts = np.flatnonzero(timeline.phase_N == PHASES.index("experts"))
     stream_N = timeline.stream_N.copy()
     start_s_N = timeline.start_s_N.copy()
     stream_N[experts] = 1 - STREAMS.index("communication")
     start_s_N[experts] -= 20e-6
     overlapping = dataclasses.replace(timeline, stream_N=stream_N, start_s_N=start_s_N)
-    assert "upper half" in gantt(overlapping, result["stragglers"])
+    assert "upper half" in gantt(overlapping, stragglers_of(result))
 
 
 def test_stacked_bars_keep_their_proportions(run: Run) -> None:
@@ -222,7 +231,7 @@ def test_ticks_are_round_few_and_inside(low: float, length: float, most: int) ->
 
 def test_points_stand_fastest_first(run: Run) -> None:
     comparison = example_comparison(run[0])
-    speedups = [point["speedup"] for _, point in by_speedup(comparison)]
+    speedups = [point.speedup for _, point in by_speedup(comparison)]
     assert speedups == sorted(speedups, reverse=True)
     table = Structure(whatif_page(comparison))
     assert len(table.named("tr", "best")) == 1

@@ -129,15 +129,15 @@ def done(folder: Any, **changes: Any) -> tuple[Run, dict[str, Any]]:
 def test_attribution_adds_up(folder: Any) -> None:
     for dispatch in MODES:
         _, found = done(folder, dispatch={"mode": dispatch, "dtype": "bf16", "combine_dtype": "bf16"})
-        assert sum(found["attribution"].values()) == pytest.approx(
-            found["metrics"]["step_time_s"]["mean"], rel=1e-12
+        assert sum(found.attribution.plain().values()) == pytest.approx(
+            found.metrics.step_time_s.mean, rel=1e-12
         )
-        assert sum(found["metrics"]["phase_time_s"].values()) == pytest.approx(
-            found["metrics"]["step_time_s"]["mean"], rel=1e-12
+        assert sum(found.metrics.phase_time_s.values()) == pytest.approx(
+            found.metrics.step_time_s.mean, rel=1e-12
         )
-        assert found["attribution"]["hardware_s"] == 0.0
+        assert found.attribution.hardware_s == 0.0
         for term in ("network_s", "overhead_s", "ideal_s"):
-            assert found["attribution"][term] > 0.0
+            assert found.attribution[term] > 0.0
 
 
 @pytest.mark.parametrize("overlap", ["none", "shared_expert"])
@@ -157,17 +157,17 @@ def test_what_ranks_tell_each_other_for_a_policy_is_network(folder: Any, overlap
         term: found["global"]["attribution"][term] - found["source"]["attribution"][term]
         for term in found["source"]["attribution"]
     }
-    assert more["network_s"] == pytest.approx(2 * (2 * 8 * 4 / (1e9 * links.nic) + 2e-6), rel=1e-6)
-    assert more["ideal_s"] == pytest.approx(0.0, abs=1e-12)
+    assert more.network_s == pytest.approx(2 * (2 * 8 * 4 / (1e9 * links.nic) + 2e-6), rel=1e-6)
+    assert more.ideal_s == pytest.approx(0.0, abs=1e-12)
 
 
 def test_one_gpu_has_neither_network_nor_imbalance(folder: Any) -> None:
     cluster = tiny_scenario()["cluster"] | {"nodes": 1, "gpus_per_node": 1}
     finished, found = done(folder, cluster=cluster, parallelism={"ep": 1})
-    assert found["attribution"]["network_s"] == 0.0
-    assert found["attribution"]["imbalance_s"] == pytest.approx(0.0, abs=1e-15)
-    assert found["metrics"]["balancedness"] == 1.0
-    assert found["metrics"]["cross_node_bytes"] == 0.0
+    assert found.attribution.network_s == 0.0
+    assert found.attribution.imbalance_s == pytest.approx(0.0, abs=1e-15)
+    assert found.metrics.balancedness == 1.0
+    assert found.metrics.cross_node_bytes == 0.0
     assert not (finished.timeline.phase_N == PHASES.index("wait")).any()
 
 
@@ -187,21 +187,19 @@ def test_a_hot_expert_names_its_gpu(folder: Any) -> None:
         Deployment(asked, deployment.trace, hot, deployment.placement, deployment.policies, deployment.memory)
     )
     found = stragglers(finished.timeline, finished.slots, deployment.placement)
-    assert [(entry["layer"], entry["rank"], entry["expert"]) for entry in found] == [(1, 2, 5), (2, 2, 5)]
+    assert [(entry.layer, entry.rank, entry.expert) for entry in found] == [(1, 2, 5), (2, 2, 5)]
     for entry in found:
-        assert entry["share"] == 1.0
-        assert entry["load"] > 2.0
-        assert entry["lost_s"] > 0.0
-        assert entry["cause"] == "tokens"
+        assert entry.share == 1.0
+        assert entry.load > 2.0
+        assert entry.lost_s > 0.0
+        assert entry.cause == "tokens"
 
 
 def test_more_tensor_parallelism_shares_attention(folder: Any) -> None:
     one, two = (done(folder, parallelism={"ep": 4, "tp": tp})[1] for tp in (1, 2))
-    assert one["metrics"]["gpu_memory_bytes"]["max"] > two["metrics"]["gpu_memory_bytes"]["max"]
+    assert one.metrics.gpu_memory_bytes.max > two.metrics.gpu_memory_bytes.max
     # The experts' work is the same: tensor parallelism is attention's alone.
-    assert (
-        one["metrics"]["straggler_ratio"]["assignments"] == two["metrics"]["straggler_ratio"]["assignments"]
-    )
+    assert one.metrics.straggler_ratio.assignments == two.metrics.straggler_ratio.assignments
 
 
 @pytest.mark.shared
@@ -218,23 +216,23 @@ def test_gpt_oss_balancedness_by_hand(shared: Any, folder: Any) -> None:
         "workload": {"tokens_per_gpu": 64, "context": 1024, "steps": 10},
     }
     found = result(run(deploy(load_scenario(str(write_scenario(folder, asked, "gptoss.yaml"))))))
-    assert 0.66 <= found["metrics"]["balancedness"] <= 0.695
-    assert found["trace"]["generated"] is False
+    assert 0.66 <= found.metrics.balancedness <= 0.695
+    assert found.trace.generated is False
 
 
 def test_unequal_ranks_are_a_cause_of_their_own(folder: Any) -> None:
     """Rank 0 has long contexts: what it costs beyond equal ones is the ranks' part of the imbalance."""
     workload = tiny_scenario()["workload"]
     even = done(folder)[1]
-    assert even["data_parallel_imbalance_s"] == 0.0
+    assert even.data_parallel_imbalance_s == 0.0
     uneven = done(folder, workload=workload | {"context": [40_000, 16, 16, 16]})[1]
     level = done(folder, workload=workload | {"context": (40_000 + 3 * 16) // 4})[1]
-    assert uneven["data_parallel_imbalance_s"] == pytest.approx(
-        uneven["metrics"]["step_time_s"]["mean"] - level["metrics"]["step_time_s"]["mean"], rel=1e-9
+    assert uneven.data_parallel_imbalance_s == pytest.approx(
+        uneven.metrics.step_time_s.mean - level.metrics.step_time_s.mean, rel=1e-9
     )
-    assert 0.0 < uneven["data_parallel_imbalance_s"] <= uneven["attribution"]["imbalance_s"]
+    assert 0.0 < uneven.data_parallel_imbalance_s <= uneven.attribution.imbalance_s
     # Its contexts, not its tokens, make rank 0 the last to enter the dispatch.
-    assert {entry["cause"] for entry in uneven["stragglers"]} <= {"attention", "none"}
+    assert {entry.cause for entry in uneven.stragglers} <= {"attention", "none"}
 
 
 @pytest.mark.parametrize("overlap", ["shared_expert", "two_batch"])
@@ -251,7 +249,7 @@ def test_multiprocessors_that_transfers_take_are_network(folder: Any, overlap: s
         links = profile["dispatch"]["per_gpu"] | {"sms": sms}
         profile = profile | {"dispatch": profile["dispatch"] | {"per_gpu": links}}
         changes = {"model": model, "cluster": cluster, "workload": workload, "profile": profile}
-        found[sms] = done(folder, overlap=overlap, **changes)[1]["attribution"]
+        found[sms] = done(folder, overlap=overlap, **changes)[1].attribution
     for term in ("overhead_s", "ideal_s"):
         assert found[50][term] == pytest.approx(found[0][term], rel=1e-9)
     more_s = found[50]["network_s"] - found[0]["network_s"]
@@ -267,15 +265,15 @@ def test_overlap_invents_no_stragglers(folder: Any, overlap: str) -> None:
     cluster = tiny_scenario()["cluster"]
     cluster["gpu"]["sms"] = 100
     _, found = done(folder, model=model, cluster=cluster, overlap=overlap)
-    lost_s = sum(entry["lost_s"] for entry in found["stragglers"])
-    assert lost_s < 0.5 * found["metrics"]["step_time_s"]["mean"]
-    assert found["metrics"]["step_time_s"]["mean"] >= max(found["bounds"].values())
+    lost_s = sum(entry.lost_s for entry in found.stragglers)
+    assert lost_s < 0.5 * found.metrics.step_time_s.mean
+    assert found.metrics.step_time_s.mean >= max(found.bounds.values())
 
 
 def test_prefill_positions_make_ranks_unequal(folder: Any) -> None:
     workload = {"phase": "prefill", "tokens_per_gpu": 8, "context": 0, "steps": 4}
     trace = {"synth": {"requests": 8, "tokens_per_request": 4000, "skew": 0.0}}
-    assert done(folder, workload=workload, trace=trace)[1]["data_parallel_imbalance_s"] > 0.0
+    assert done(folder, workload=workload, trace=trace)[1].data_parallel_imbalance_s > 0.0
 
 
 def test_two_batches_pay_the_fixed_cost_of_a_step_once(folder: Any) -> None:
@@ -283,8 +281,8 @@ def test_two_batches_pay_the_fixed_cost_of_a_step_once(folder: Any) -> None:
     cluster["gpu"]["sms"] = 100
     one, two = (done(folder, cluster=cluster, overlap=overlap)[1] for overlap in ("none", "two_batch"))
     step = 1e-3  # of the generic profile
-    assert one["attribution"]["overhead_s"] > step
-    assert two["attribution"]["overhead_s"] < 2 * step
+    assert one.attribution.overhead_s > step
+    assert two.attribution.overhead_s < 2 * step
 
 
 @pytest.mark.parametrize(("tokens", "wins"), [(32, False), (256, True)])
@@ -308,7 +306,7 @@ def test_two_batches_lose_where_batches_are_small_and_win_where_they_are_large(
 def test_equal_splits_send_more(folder: Any) -> None:
     dispatch = {"mode": "per_gpu", "dtype": "bf16", "combine_dtype": "bf16"}
     one, two = (done(folder, dispatch=dispatch | {"padded": padded})[1] for padded in (False, True))
-    assert two["metrics"]["cross_node_bytes"] > one["metrics"]["cross_node_bytes"]
+    assert two.metrics.cross_node_bytes > one.metrics.cross_node_bytes
 
 
 @some
@@ -318,7 +316,7 @@ def test_a_step_without_overlap_takes_no_less_than_all_its_phases_at_peak(
 ) -> None:
     dispatch = {"mode": mode, "dtype": "bf16", "combine_dtype": "bf16"}
     _, found = done(folder, dispatch=dispatch, placement=placement, seed=seed)
-    assert found["metrics"]["step_time_s"]["mean"] >= sum(found["bounds"].values())
+    assert found.metrics.step_time_s.mean >= sum(found.bounds.values())
 
 
 def test_a_draw_without_tokens_is_refused(folder: Any) -> None:
@@ -336,7 +334,7 @@ def test_the_moe_part_is_the_whole_model_without_the_rest(folder: Any, overlap: 
     assert left - {"wait"} == {"router", "dispatch", "experts", "combine"}
     for column in ("phase_N", "count_N", "bytes_N", "destination_N"):
         assert (getattr(moe.work(), column) == getattr(whole.work(), column)).all()
-    phases = found["metrics"]["phase_time_s"]
+    phases = found.metrics.phase_time_s
     assert phases["attention"] == phases["dense"] == phases["other"] == 0
     assert (moe.deployment.memory.total_G < whole.deployment.memory.total_G).all()
     assert (moe.deployment.memory.cache_G == 0).all()

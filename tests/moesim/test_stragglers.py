@@ -69,8 +69,8 @@ def named(
         layers=tuple(range(len(layers))),
     )
     found = stragglers(recording.timeline(), table, placement, faulty)
-    assert [row["layer"] for row in found] == list(range(len(layers)))
-    return [(row["rank"], row["cause"]) for row in found]
+    assert [row.layer for row in found] == list(range(len(layers)))
+    return [(row.rank, row.cause) for row in found]
 
 
 def test_without_a_loss_there_is_no_cause() -> None:

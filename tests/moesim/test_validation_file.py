@@ -9,14 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moesim.analysis.validation_file import read_validation
+from moesim.analysis.validation_file import ValidationResult
 from moesim.errors import MoesimError
+from moesim.report import validation_page as html
+from moesim.report import validation_table
 from moesim.report.folder import rebuild_report
-from moesim.report.validation_page import validation_page
-from moesim.report.validation_table import validation_tables
+from tests.moesim.report_example import on_plain
 from tests.moesim.test_report_result_file import mutants
 from tests.moesim.validation_example import example_validation
 from traces.timeline import write_timeline
+
+validation_page = on_plain(html.validation_page)
+validation_tables = on_plain(validation_table.validation_tables)
 
 
 def test_a_report_is_made_anew_from_the_other_files(tmp_path: Path) -> None:
@@ -40,7 +44,7 @@ def test_whatever_is_read_can_be_shown(tmp_path: Path) -> None:
     for mutant in itertools.islice(mutants(result), 0, None, 11):
         path.write_text(json.dumps(mutant), encoding="utf-8")
         try:
-            read = read_validation(path)
+            read = ValidationResult.read(path)
         except MoesimError as error:
             assert str(error).startswith(str(path))  # noqa: PT017 - either outcome is right
             refused += 1

@@ -11,13 +11,18 @@ import pytest
 from rich.console import Console
 
 from moesim.analysis.validation import compare
+from moesim.report import validation_page as html
+from moesim.report import validation_table
 from moesim.report.validation_figures import EDGES, both_timelines, error_map, scatter
-from moesim.report.validation_page import validation_page
-from moesim.report.validation_table import answer, remarks, validation_tables
 from moesim.units import format_share
+from tests.moesim.report_example import on_plain
 from tests.moesim.test_report_page import Structure
 from tests.moesim.validation_example import example_validation
 from traces.timeline import PHASES, Timeline
+
+answer, remarks = on_plain(validation_table.answer), on_plain(validation_table.remarks)
+validation_page = on_plain(html.validation_page)
+validation_tables = on_plain(validation_table.validation_tables)
 
 Example = tuple[dict[str, Any], Timeline, Timeline]
 
@@ -84,7 +89,8 @@ def test_noise_and_wrong_counts_are_said_first(example: Example) -> None:
 
 def test_each_error_is_compared_with_its_noise(example: Example) -> None:
     def said(errors: dict[str, float], noise: float) -> str:
-        spreads = {name: {"median": error, "p95": 0.5, "bias": 0.0} for name, error in errors.items()}
+        spreads: dict[str, Any] = dict.fromkeys(example[0]["error"])
+        spreads |= {name: {"median": error, "p95": 0.5, "bias": 0.0} for name, error in errors.items()}
         noises = {name: {"median": noise, "p95": 0.5} for name in errors}
         found = answer(example[0] | {"verdict": "noisy", "error": spreads, "noise": noises})
         return found.partition(" A rank's")[0]

@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from moesim.analysis.scenario_facts import TraceFacts
 from moesim.analysis.validation import compare
+from moesim.analysis.validation_file import ValidationResult
 from tests.moesim.moe_timelines import moe_timeline
 from traces.timeline import Timeline
 
@@ -34,32 +36,39 @@ def example_validation(
         moe_timeline(measured, "measured", true_layers),
         moe_timeline(simulated, "simulated", true_layers),
     )
-    result = {
-        "format": "moesim.validation/1",
-        "scenario": {
+    found = compare(*timelines)
+    result = ValidationResult(
+        format="moesim.validation/1",
+        scenario={
             "name": "example",
             "model": {"name": "example-moe"},
+            "cluster": {"gpu": {"name": "CPU"}, "nodes": 1, "gpus_per_node": ranks},
+            "parallelism": {"ep": ranks, "tp": 1},
+            "workload": {"phase": "decode", "tokens_per_gpu": 8, "steps": steps},
             "placement": {"solver": "linear"},
             "routing": {"policy": "none"},
             "dispatch": {"mode": "per_gpu"},
         },
-        "device": "cpu",
-        **compare(*timelines).summary(),
-        "counts_equal": True,
-        "simulated_phases": [],
-        "notes": ["2 ranks share 1 core."],
-        "trace": {
-            "name": "synthetic",
-            "origin": "generated",
-            "tokens": 4096,
-            "requests": 64,
-            "skew": 2.9,
-            "generated": True,
-        },
-        "provenance": {
+        device="cpu",
+        verdict="ok" if found.steady else "noisy",
+        **found.summary(),
+        counts_equal=True,
+        simulated_phases=[],
+        notes=["2 ranks share 1 core."],
+        trace=TraceFacts.model_validate(
+            {
+                "name": "synthetic",
+                "origin": "generated",
+                "tokens": 4096,
+                "requests": 64,
+                "skew": 2.9,
+                "generated": True,
+            }
+        ),
+        provenance={
             "moesim": "0.1.0",
             "profile": "example",
             "command": "moesim validate example --ranks 2",
         },
-    }
-    return result, *timelines
+    )
+    return result.plain(), *timelines
