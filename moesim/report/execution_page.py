@@ -7,9 +7,7 @@ from moesim.analysis.stragglers import slowest
 from moesim.errors import TimelineError
 from moesim.report.execution_table import answer, ran, rank_table
 from moesim.report.gantt import gantt
-from moesim.report.markup import tag
-from moesim.report.page import facts_table, figures_list, opening, page, resolved, section, trace_note
-from moesim.spec.question import brief
+from moesim.report.page import figures_list, listed, opening, page, provenance, section, trace_note
 from moesim.units import format_seconds
 from traces.timeline import Timeline
 
@@ -32,11 +30,8 @@ def execution_page(result: ExecutionResult, timeline: Timeline) -> str:
     ]
     if not result.run["serial"]:
         sections.append(section("One step as it ran", gantt(timeline, slowest(timeline))))
-    if result.notes:
-        sections.append(section("Mind", tag("ul", *(tag("li", line) for line in result.notes))))
-    facts = {**result.run, **result.provenance}
-    named = [(key.replace("_", " "), brief(value)) for key, value in facts.items()]
-    sections.append(section("Where the numbers come from", facts_table(named), resolved(result.scenario)))
+    sections += listed("Mind", result.notes)
+    sections.append(provenance({**result.run, **result.provenance}, result.scenario))
     return page(f"{result.scenario['name']}: a real run", sections)
 
 

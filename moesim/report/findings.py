@@ -64,9 +64,6 @@ _BALANCE_ADVICE: Final = {
 }
 
 
-percent = format_share
-
-
 def shares(result: Compared) -> dict[str, float]:
     """Each attribution term as a fraction of the mean step time, in the order of ``TERMS``."""
     step_s = result.metrics.step_time_s.mean
@@ -79,16 +76,16 @@ def answer(result: Result) -> str:
     share = shares(result)
     culprit = straggler_summary(result.stragglers)
     if share["hardware"] >= SMALL and share["hardware"] > share["imbalance"]:
-        sentence = f"Slow hardware costs {percent(share['hardware'])} of a {step} step"
+        sentence = f"Slow hardware costs {format_share(share['hardware'])} of a {step} step"
         return f"{sentence}; {culprit}." if culprit else f"{sentence}."
     if share["imbalance"] < SMALL:
         costs = {term: share[term] for term in ("network", "overhead", "hardware")}
         largest = max(costs, key=lambda term: costs[term])
         return (
-            f"Imbalance costs {percent(max(share['imbalance'], 0.0))} of a {step} step, so balancing experts "
-            f"wins next to nothing here; {largest} costs {percent(costs[largest])}."
+            f"Imbalance costs {format_share(max(share['imbalance'], 0.0))} of a {step} step, so balancing "
+            f"experts wins next to nothing here; {largest} costs {format_share(costs[largest])}."
         )
-    sentence = f"Imbalance costs {percent(share['imbalance'])} of a {step} step"
+    sentence = f"Imbalance costs {format_share(share['imbalance'])} of a {step} step"
     return f"{sentence}; {culprit}." if culprit else f"{sentence}."
 
 
@@ -198,7 +195,7 @@ def _slow_hardware(comparison: Comparison) -> str:
     where, most = max(named_runs(comparison), key=lambda run: shares(run[1])["hardware"])
     if shares(most)["hardware"] < SMALL:
         return ""
-    share, found, gpu = percent(shares(most)["hardware"]), most.culprit, slow_gpu(most)
+    share, found, gpu = format_share(shares(most)["hardware"]), most.culprit, slow_gpu(most)
     blamed = f"; {gpu} holds up {plural(found.layers, 'layer')}" if found is not None and gpu else ""
     return f" Slow hardware costs most {where}: {share} of a step{blamed}."
 
@@ -286,9 +283,9 @@ def _price(point: Outcome, base: Result) -> str:
         if share <= getattr(base.metrics, name):
             continue
         whole = "" if prices else " of the assignments"
-        prices.append(f"{verb} {percent(share)}{whole}")
+        prices.append(f"{verb} {format_share(share)}{whole}")
         if name == "dropped" and metrics.gate_mass_lost is not None:
-            prices[-1] += f" ({percent(metrics.gate_mass_lost)} of the gate mass)"
+            prices[-1] += f" ({format_share(metrics.gate_mass_lost)} of the gate mass)"
     return runs + (f"; it {' and '.join(prices)}" if prices else "")
 
 

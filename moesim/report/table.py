@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from moesim.report.markup import Markup, tag
 
@@ -20,12 +20,16 @@ class Column:
         number: at the right, under each other; on a page never broken.
         whole: in the terminal never broken; other cells go on in the next line where there is no room.
         soft: in the terminal dim.
+        short: the head in the terminal, where another is.
+        only: ``terminal`` or ``page``, where only one of them shows it.
     """
 
     head: str = ""
     number: bool = False
     whole: bool = False
     soft: bool = False
+    short: str = ""
+    only: Literal["", "terminal", "page"] = ""
 
 
 def words(*heads: str) -> list[Column]:
@@ -46,6 +50,8 @@ class Table:
         rows: a cell for each column. Whatever text the data holds is shown as it is.
         title: above it in the terminal, where it then has lines around its cells; a page has headings.
         caption: below it.
+        strong: whether the caption is in bold in the terminal.
+        gap: characters between columns there.
         marks: by row what is special about it: ``best``, ``base`` or ``total``.
     """
 
@@ -53,45 +59,54 @@ class Table:
     rows: Sequence[Sequence[str]]
     title: str = ""
     caption: str = ""
+    strong: bool = False
+    gap: int = 2
     marks: Mapping[int, str] = field(default_factory=dict)
 
     def __rich__(self) -> table.Table:
         from rich.table import Table as Grid
 
-        heads = any(column.head for column in self.columns)
+        columns, rows = self._part("terminal")
+        heads = any(column.head for column in columns)
         if self.title:
             grid = Grid(title=_plain(self.title, "table.title"), title_justify="left")
         else:
-            grid = Grid(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", show_header=heads)
+            grid = Grid(
+                box=None, pad_edge=False, padding=(0, self.gap, 0, 0), header_style="dim", show_header=heads
+            )
         if self.caption:
-            grid.caption, grid.caption_justify = _plain(self.caption, "table.caption"), "left"
-        for column in self.columns:
+            grid.caption = _plain(self.caption, "bold" if self.strong else "table.caption")
+            grid.caption_justify = "left"
+        for column in columns:
             grid.add_column(
-                _plain(column.head),
+                _plain(column.short or column.head),
                 justify="right" if column.number else "left",
                 no_wrap=column.whole,
                 # Cut, a name would be another's.
                 overflow="ellipsis" if column.whole else "fold",
                 style="dim" if column.soft else None,
             )
-        for index, row in enumerate(self.rows):
+        for index, row in enumerate(rows):
             grid.add_row(*map(_plain, row), style="bold" if self.marks.get(index) == "best" else None)
         return grid
 
     def __html__(self) -> Markup:
-        classes = ["n" if column.number else None for column in self.columns]
-        heads = (tag("th", column.head, class_=n) for column, n in zip(self.columns, classes, strict=True))
-        rows = (
-            tag(
-                "tr",
-                *(tag("td", cell, class_=n) for cell, n in zip(row, classes, strict=True)),
-                class_=self.marks.get(index),
-            )
-            for index, row in enumerate(self.rows)
-        )
-        shown = tag("table", tag("thead", tag("tr", *heads)), tag("tbody", *rows))
+        columns, rows = self._part("page")
+        classes = ["n" if column.number else None for column in columns]
+
+        def line(kind: str, cells: Sequence[str], class_: str | None = None) -> Markup:
+            pairs = zip(cells, classes, strict=True)
+            return tag("tr", *(tag(kind, cell, class_=n) for cell, n in pairs), class_=class_)
+
+        head = tag("thead", line("th", [column.head for column in columns]))
+        body = tag("tbody", *(line("td", row, self.marks.get(index)) for index, row in enumerate(rows)))
         note = [tag("p", self.caption, class_="note")] if self.caption else []
-        return tag("div", shown, *note, class_="scroll")
+        return tag("div", tag("table", head, body), *note, class_="scroll")
+
+    def _part(self, where: str) -> tuple[list[Column], list[list[str]]]:
+        """The columns shown there, and their cells by row."""
+        kept = [number for number, column in enumerate(self.columns) if column.only in ("", where)]
+        return [self.columns[n] for n in kept], [[row[n] for n in kept] for row in self.rows]
 
 
 def _plain(text: str, style: str = "") -> text.Text:

@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 
 from moesim.analysis.validation import Validation
 from moesim.report import svg
-from moesim.report.findings import percent
 from moesim.report.gantt import LEFT, MOST_GPUS, MOST_LAYERS, draw_brackets, draw_spans
 from moesim.report.markup import Markup, tag
-from moesim.units import format_seconds
+from moesim.units import format_seconds, format_share
 from traces.timeline import PHASES, Timeline
 
 FloatArray = NDArray[np.float64]
@@ -97,7 +96,7 @@ def error_map(found: Validation) -> Markup:
             for row, layer in enumerate(found.layers.tolist()):
                 error = float(error_LG[row, column])
                 class_ = "bar" if np.isnan(error) else f"heat-{np.searchsorted(EDGES, error, side='right')}"
-                said = "took no time" if np.isnan(error) else f"{percent(error)}"
+                said = "took no time" if np.isnan(error) else f"{format_share(error)}"
                 parts.append(
                     svg.rect(
                         x,
@@ -197,9 +196,9 @@ def _spread(count: int, most: int) -> list[int]:
 
 def _legend(y: float) -> Markup:
     names: Sequence[str] = [
-        f"< {percent(EDGES[0])}",
+        f"< {format_share(EDGES[0])}",
         *(f"{100 * low:g} to {100 * high:g} %" for low, high in itertools.pairwise(EDGES)),
-        f"≥ {percent(EDGES[-1])}",
+        f"≥ {format_share(EDGES[-1])}",
     ]
     entries = [(f"heat-{index}", name) for index, name in enumerate(names)]
     return tag("g", svg.text(LEFT, y - 18, "error", "tick"), svg.legend(LEFT, y, entries, 104))

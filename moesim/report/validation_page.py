@@ -5,7 +5,7 @@ from __future__ import annotations
 from moesim.analysis.validation import compare
 from moesim.analysis.validation_file import ValidationResult
 from moesim.report.markup import Markup, tag
-from moesim.report.page import facts_table, figures_list, opening, page, resolved, section, trace_note
+from moesim.report.page import figures_list, listed, opening, page, provenance, section, trace_note
 from moesim.report.validation_figures import both_timelines, error_map, scatter
 from moesim.report.validation_table import (
     answer,
@@ -16,7 +16,6 @@ from moesim.report.validation_table import (
     rank_table,
     remarks,
 )
-from moesim.spec.question import brief
 from moesim.units import format_number
 from traces.timeline import Timeline
 
@@ -57,8 +56,8 @@ def validation_page(result: ValidationResult, measured: Timeline, simulated: Tim
             tag("details", tag("summary", "the layers as a table"), layer_table(result)),
         ),
         section("A step as it ran and as it was simulated", both_timelines(found, measured, simulated)),
-        section("Mind", tag("ul", *(tag("li", line) for line in remarks(result)))),
-        _provenance(result),
+        *listed("Mind", remarks(result)),
+        provenance(result.provenance, result.scenario),
     ]
     return page(f"{result.scenario['name']}: validation", sections)
 
@@ -84,8 +83,3 @@ def _key_figures(result: ValidationResult) -> Markup:
         ("measurement", result.verdict, f"{result.repeats} repeats"),
     ]
     return figures_list(figures)
-
-
-def _provenance(result: ValidationResult) -> Markup:
-    facts = [(key.replace("_", " "), brief(value)) for key, value in result.provenance.items()]
-    return section("Where the numbers come from", facts_table(facts), resolved(result.scenario))
