@@ -17,6 +17,7 @@ from moesim.report.findings import (
     steps,
     tried,
     varied_keys,
+    vary,
 )
 from moesim.report.table import Column, Table, numbers
 from moesim.spec.question import brief
@@ -125,11 +126,7 @@ def by_speedup(comparison: Comparison) -> list[tuple[int, Outcome]]:
 def names(comparison: Comparison) -> list[str]:
     """What to call the scenario itself, and each point, fastest first: ``key=value`` after another."""
     keys = varied_keys(comparison)
-    named = [
-        [", ".join(f"{keys[key]}={brief(value)}" for key, value in point.vary.items())]
-        for point in comparison.points
-    ]
-    return [name for (name,) in _rows(comparison, named)]
+    return [name for (name,) in _rows(comparison, [[vary(point, keys)] for point in comparison.points])]
 
 
 def _rows(comparison: Comparison, cells: Sequence[Sequence[str]]) -> list[Sequence[str]]:

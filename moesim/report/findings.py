@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from moesim.analysis.culprit import Straggler, culprit, lost_by_cause
@@ -293,9 +293,9 @@ def _tokens_per_step(run: Compared) -> float:
     return run.metrics.tokens_per_s * run.metrics.step_time_s.mean
 
 
-def vary(point: Outcome) -> str:
-    """A point's varied keys and values, ``key=value`` after another."""
-    return ", ".join(f"{key}={brief(value)}" for key, value in point.vary.items())
+def vary(point: Outcome, names: Mapping[str, str] | None = None) -> str:
+    """A point's varied keys, or their ``names``, and values, ``key=value`` after another."""
+    return ", ".join(f"{(names or {}).get(key, key)}={brief(value)}" for key, value in point.vary.items())
 
 
 def varied_keys(comparison: Comparison) -> dict[str, str]:

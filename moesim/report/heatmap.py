@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Final
 
 import numpy as np
@@ -77,14 +76,16 @@ def heatmap(timeline: Timeline, work: WorkTable, gpus: int, gpus_per_node: int, 
             per_step = float(load_LG[row, members].max()) / steps
             name = _gpu_name(members.start, min(members.stop, gpus) - 1)
             tooltip = f"layer {layer}, {name}: {value:.2f} × the mean, {per_step:.4g} assignments a step"
-            class_ = f"heat-{np.searchsorted(EDGES, value, side='right')}"
-            parts.append(svg.rect(_LEFT + column * wide, y, wide - 0.5, high - 0.5, class_, tooltip))
+            x = _LEFT + column * wide
+            parts.append(svg.rect(x, y, wide - 0.5, high - 0.5, svg.heat(EDGES, value), tooltip))
     parts.append(_margin(layers_L, relative_LG, bound_L, high))
-    parts.append(_legend(_TOP + high * len(layers_L) + 40))
+    bottom = _TOP + high * len(layers_L)
+    parts.append(svg.text(_LEFT, bottom + 22, "times the layer's mean", "tick"))
+    parts.append(svg.heat_legend(_LEFT, bottom + 40, EDGES, " ×", 86))
     worst = int(relative_LG.max(1).argmax())
     shared_note = f" One column is the most loaded of {together} neighbouring GPUs." if together > 1 else ""
     return svg.figure(
-        _TOP + high * len(layers_L) + 52,
+        bottom + 52,
         "Heat map of assignments, layer by GPU, relative to each layer's mean",
         *parts,
         caption=(
@@ -140,15 +141,3 @@ def _margin(layers_L: np.ndarray, relative_LG: np.ndarray, bound_L: np.ndarray, 
         parts.append(svg.line(left + bound * scale, y, left + bound * scale, y + high - 1, "bound"))
         parts.append(svg.text(svg.WIDTH - 4, y + high / 2 + 3.5, f"{value:.2f}", "tick small end"))
     return tag("g", *parts)
-
-
-def _legend(y: float) -> Markup:
-    names = [f"< {EDGES[0]:g}"]
-    names += [f"{low:g} to {high:g}" for low, high in itertools.pairwise(EDGES)]
-    names.append(f"≥ {EDGES[-1]:g}")
-    entries = [
-        (f"heat-{index}", f"{name} ×" if index in (0, 7) else name) for index, name in enumerate(names)
-    ]
-    return tag(
-        "g", svg.text(_LEFT, y - 18, "times the layer's mean", "tick"), svg.legend(_LEFT, y, entries, 86)
-    )

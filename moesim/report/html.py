@@ -13,7 +13,7 @@ from moesim.report.comparison_table import comparison_table
 from moesim.report.findings import TERMS, advice, answer, varied_keys, whatif_answer
 from moesim.report.gantt import gantt
 from moesim.report.heatmap import heatmap
-from moesim.report.markup import Markup, join, tag
+from moesim.report.markup import Element, Markup, join, tag
 from moesim.report.notes import comparison_notes
 from moesim.report.page import figures_list, listed, opening, page, provenance, section, trace_note
 from moesim.report.run_table import attribution_table, figures, phase_table, stage_table, straggler_table
@@ -113,7 +113,7 @@ def _stragglers(result: Result) -> Markup:
     rows = sorted(result.stragglers, key=lambda row: (-row.lost_s, row.layer))
     if not rows:
         return tag("p", "No layer has a straggler.", class_="note")
-    parts = [
+    parts: list[Element] = [
         tag(
             "p",
             "The GPU that is most often the last to finish its experts, for each layer; where most is lost "

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 
 from moesim.report.markup import Markup, tag
@@ -85,3 +87,21 @@ def legend(x: float, y: float, entries: Sequence[tuple[str, str]], step: float |
         parts += [rect(x, y - 9, 11, 11, class_), text(x + 15, y, name, "tick")]
         x += step or 30 + 6.3 * len(name)
     return tag("g", *parts)
+
+
+def heat(edges: Sequence[float], value: float) -> str:
+    """The class of one of the eight colours that ``edges`` part."""
+    return f"heat-{bisect_right(edges, value)}"
+
+
+def heat_legend(
+    x: float, y: float, edges: Sequence[float], unit: str, step: float, *, each: bool = False
+) -> Markup:
+    """The colours with their values; the unit at both ends, or at ``each``."""
+    between = unit if each else ""
+    names = [
+        f"< {edges[0]:g}{unit}",
+        *(f"{low:g} to {high:g}{between}" for low, high in itertools.pairwise(edges)),
+        f"≥ {edges[-1]:g}{unit}",
+    ]
+    return legend(x, y, [(f"heat-{index}", name) for index, name in enumerate(names)], step)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -11,7 +9,7 @@ from numpy.typing import NDArray
 
 from moesim.analysis.validation import Validation
 from moesim.report import svg
-from moesim.report.gantt import LEFT, MOST_GPUS, MOST_LAYERS, draw_brackets, draw_spans
+from moesim.report.gantt import LEFT, MOST_GPUS, MOST_LAYERS, draw_brackets, draw_spans, typical
 from moesim.report.markup import Markup, tag
 from moesim.units import format_seconds, format_share
 from traces.timeline import PHASES, Timeline
@@ -41,7 +39,8 @@ def both_timelines(found: Validation, measured: Timeline, simulated: Timeline) -
     blocks = {}
     for name, timeline in (("measured", measured), ("simulated", simulated)):
         shown = (timeline.step_N == step) & np.isin(timeline.layer_N, layers) & np.isin(timeline.rank_N, gpus)
-        blocks[name] = _typical_repeat(timeline.select(shown))
+        repeats = timeline.select(shown)
+        _, blocks[name] = typical(repeats, repeats.repeat_N, np.median)
     seconds = max(float(block.end_s_N.max() - block.start_s_N.min()) for block in blocks.values())
     high = 20.0 if len(gpus) <= 16 else 15.0
     right = svg.WIDTH - 10
@@ -95,8 +94,8 @@ def error_map(found: Validation) -> Markup:
                 parts.append(svg.text(x + wide / 2, top - 8, str(ranks[column]), "tick small middle"))
             for row, layer in enumerate(found.layers.tolist()):
                 error = float(error_LG[row, column])
-                class_ = "bar" if np.isnan(error) else f"heat-{np.searchsorted(EDGES, error, side='right')}"
-                said = "took no time" if np.isnan(error) else f"{format_share(error)}"
+                class_ = "bar" if np.isnan(error) else svg.heat(EDGES, error)
+                said = "took no time" if np.isnan(error) else format_share(error)
                 parts.append(
                     svg.rect(
                         x,
@@ -110,7 +109,9 @@ def error_map(found: Validation) -> Markup:
             x += wide
         x += between
     bottom = top + high * len(found.layers)
-    parts.append(_legend(bottom + 40))
+    percents = [100 * edge for edge in EDGES]
+    parts.append(svg.text(LEFT, bottom + 22, "error", "tick"))
+    parts.append(svg.heat_legend(LEFT, bottom + 40, percents, " %", 104, each=True))
     return svg.figure(
         bottom + 52,
         "Heat map of errors by layer and rank",
@@ -174,16 +175,6 @@ def _over_steps(error_WLG: FloatArray) -> FloatArray:
     return np.where(none_LG, np.nan, median_LG)
 
 
-def _typical_repeat(spans: Timeline) -> Timeline:
-    """Of a part of a timeline the repeat whose length is closest to the median."""
-    repeats, index_N = np.unique(spans.repeat_N, return_inverse=True)
-    start_s, end_s = np.full(len(repeats), np.inf), np.full(len(repeats), -np.inf)
-    np.minimum.at(start_s, index_N, spans.start_s_N)
-    np.maximum.at(end_s, index_N, spans.end_s_N)
-    length_s = end_s - start_s
-    return spans.select(index_N == int(np.abs(length_s - np.median(length_s)).argmin()))
-
-
 def _spread(count: int, most: int) -> list[int]:
     """All of ``count`` indices, or ``most`` of them evenly spread.
 
@@ -192,13 +183,3 @@ def _spread(count: int, most: int) -> list[int]:
     """
     kept = min(count, most)
     return [index * count // kept for index in range(kept)]
-
-
-def _legend(y: float) -> Markup:
-    names: Sequence[str] = [
-        f"< {format_share(EDGES[0])}",
-        *(f"{100 * low:g} to {100 * high:g} %" for low, high in itertools.pairwise(EDGES)),
-        f"≥ {format_share(EDGES[-1])}",
-    ]
-    entries = [(f"heat-{index}", name) for index, name in enumerate(names)]
-    return tag("g", svg.text(LEFT, y - 18, "error", "tick"), svg.legend(LEFT, y, entries, 104))

@@ -7,8 +7,12 @@ import io
 import pytest
 from rich.console import Console
 
+from moesim.analysis.result_file import Compared, Comparison
+from moesim.report import comparison_table
 from moesim.report.markup import join
 from moesim.report.table import Column, Table, numbers, words
+from moesim.units import format_seconds
+from tests.moesim.report_example import example_comparison, example_run, typed
 from tests.moesim.test_report_page import Structure
 
 TABLE = Table(
@@ -55,3 +59,18 @@ def test_long_names_go_on_in_the_next_line(title: str) -> None:
 
 def test_a_table_without_heads_has_no_line_for_them() -> None:
     assert printed(Table([Column(), Column(soft=True)], [["a", "b"]])).strip() == "a  b"
+
+
+def test_a_metric_is_added_to_one_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    added = comparison_table.Metric("p99", lambda run: format_seconds(run.metrics.step_time_s.p99), "tail")
+    monkeypatch.setattr(comparison_table, "METRICS", (*comparison_table.METRICS, added))
+    comparison = typed(example_comparison(example_run()[0]))
+    assert isinstance(comparison, Comparison)
+    table = comparison_table.comparison_table(comparison)
+    text, found = printed(table, 120), Structure(join([table]))
+    assert text.splitlines()[0].endswith("tail")
+    assert "p99" in found.words
+    runs: list[Compared] = [comparison.baseline, *comparison.points]
+    for run in runs:
+        assert added.cell(run) in text
+        assert added.cell(run) in found.words
