@@ -12,6 +12,7 @@ from rich.text import Text
 
 from moesim.analysis.result_file import Compared, Comparison, Result, Stage
 from moesim.report.breakdown import asked_cells, by_speedup, group, mass_lost, memory, moving, pays_after
+from moesim.report.figures import key_figures
 from moesim.report.findings import (
     DATA_PARALLEL,
     TERMS,
@@ -19,7 +20,6 @@ from moesim.report.findings import (
     answer,
     best_point,
     percent,
-    rebalances,
     shares,
     slow_gpu,
     speedup,
@@ -29,7 +29,7 @@ from moesim.report.findings import (
 from moesim.report.notes import comparison_notes
 from moesim.report.stages import SHARES, stage_shares
 from moesim.spec.question import brief, question
-from moesim.units import format_bytes, format_seconds
+from moesim.units import format_seconds
 from traces.timeline import PHASES
 
 # The layers that lose most; the report lists all.
@@ -155,28 +155,12 @@ def _table(gap: int = 2, **options: Any) -> Table:
 
 
 def _figures(result: Result) -> Table:
-    metrics = result.metrics
-    time, memory = metrics.step_time_s, metrics.gpu_memory_bytes
     table = _table(show_header=False)
     table.add_column()
     table.add_column(justify="right", no_wrap=True)
     table.add_column(style="dim")
-    ratio = metrics.straggler_ratio
-    table.add_row("step time", format_seconds(time.mean), f"p95 {format_seconds(time.p95)}")
-    table.add_row("throughput", f"{metrics.tokens_per_s:,.0f}", "tokens/s, all GPUs together")
-    table.add_row("balancedness", f"{metrics.balancedness:.3f}", "mean / max of assignments per GPU")
-    table.add_row("straggler ratio", f"{ratio.assignments:.2f}", "max / mean of assignments per GPU")
-    if metrics.dropped or metrics.rerouted:
-        lost = metrics.gate_mass_lost
-        note = "of the assignments" + ("" if lost is None else f", gate mass lost {percent(lost)}")
-        table.add_row("dropped", percent(metrics.dropped), note)
-        table.add_row("rerouted", percent(metrics.rerouted), "of the assignments")
-    if rebalances(result):
-        rebalancing = metrics.rebalancing
-        sent = f"{rebalancing.moved_experts:,} copies sent, {format_bytes(rebalancing.bytes)}"
-        table.add_row("rebalanced", f"{rebalances(result)}×", f"{sent}; {moving(result)} a step")
-    mean = f"weights and KV cache of the fullest GPU; mean {format_bytes(memory.mean)}"
-    table.add_row("memory", format_bytes(memory.max), mean)
+    for name, value, note in key_figures(result):
+        table.add_row(name, value, note)
     trace = result.trace
     kind = "generated" if trace.generated else "recorded"
     skew = f"hottest expert at {trace.skew:.2f} times the mean load"

@@ -18,6 +18,7 @@ from moesim.report.breakdown import (
     phase_table,
     table,
 )
+from moesim.report.figures import key_figures
 from moesim.report.findings import CAUSES, advice, answer, percent, shares, varied_keys, whatif_answer
 from moesim.report.gantt import gantt
 from moesim.report.heatmap import heatmap
@@ -26,7 +27,7 @@ from moesim.report.notes import comparison_notes
 from moesim.report.page import facts_table, figures_list, opening, page, resolved, section, trace_note
 from moesim.report.stages import stage_table
 from moesim.spec.question import brief, question
-from moesim.units import format_bytes, format_seconds
+from moesim.units import format_seconds
 from traces.timeline import Timeline, WorkTable
 
 # Rows of stragglers before the fold; the rest opens on a click.
@@ -109,41 +110,8 @@ def whatif_page(comparison: Comparison) -> str:
 
 
 def _key_figures(result: Result) -> Markup:
-    metrics, share = result.metrics, shares(result)
-    time, memory = metrics.step_time_s, metrics.gpu_memory_bytes
-    figures = [
-        (
-            "step time",
-            format_seconds(time.mean),
-            f"p95 {format_seconds(time.p95)}, p99 {format_seconds(time.p99)}",
-        ),
-        ("throughput", f"{metrics.tokens_per_s:,.0f}", "tokens a second, all GPUs of the group together"),
-        (
-            "imbalance",
-            percent(share["imbalance"]),
-            f"{format_seconds(result.attribution.imbalance_s)} of a step",
-        ),
-        ("balancedness", f"{metrics.balancedness:.3f}", "mean / max of assignments per GPU; 1 is perfect"),
-        (
-            "straggler ratio",
-            f"{metrics.straggler_ratio.assignments:.2f}",
-            f"max / mean of assignments; of expert time {metrics.straggler_ratio.experts_time:.2f}",
-        ),
-        (
-            "memory",
-            format_bytes(memory.max),
-            f"weights and KV cache of the fullest GPU; mean {format_bytes(memory.mean)}",
-        ),
-    ]
-    if result.scenario["cluster"]["nodes"] > 1:
-        figures.append(("between nodes", format_bytes(metrics.cross_node_bytes), "a step, all GPUs together"))
-    if metrics.dropped or metrics.rerouted:
-        lost = metrics.gate_mass_lost
-        lost_text = "" if lost is None else f", gate mass lost {percent(lost)}"
-        figures.append(
-            ("dropped", percent(metrics.dropped), f"rerouted {percent(metrics.rerouted)}{lost_text}")
-        )
-    return figures_list(figures)
+    cost = f"{format_seconds(result.attribution.imbalance_s)} of a step"
+    return figures_list([("imbalance", percent(shares(result)["imbalance"]), cost), *key_figures(result)])
 
 
 def _advice(result: Result) -> Markup:
