@@ -10,15 +10,17 @@ from moesim.analysis.result_file import Comparison, Result
 from moesim.errors import TimelineError
 from moesim.report.breakdown import breakdown, comparison_chart
 from moesim.report.comparison_table import comparison_table
-from moesim.report.findings import TERMS, advice, answer, varied_keys, whatif_answer
+from moesim.report.figures import key_figures
+from moesim.report.findings import TERMS, advice, answer, shares, varied_keys, whatif_answer
 from moesim.report.gantt import gantt
 from moesim.report.heatmap import heatmap
 from moesim.report.markup import Element, Markup, join, tag
 from moesim.report.notes import comparison_notes
 from moesim.report.page import figures_list, listed, opening, page, provenance, section, trace_note
-from moesim.report.run_table import attribution_table, figures, phase_table, stage_table, straggler_table
+from moesim.report.run_table import attribution_table, phase_table, stage_table, straggler_table
 from moesim.report.table import Table, words
 from moesim.spec.question import question
+from moesim.units import format_seconds, format_share
 from traces.timeline import Timeline, WorkTable
 
 # Rows of stragglers before the fold; the rest opens on a click.
@@ -46,10 +48,11 @@ def run_page(
     cluster, gpus = result.scenario["cluster"], result.scenario["parallelism"]["ep"]
     _check_fit(timeline, gpus)
     stages = result.metrics.stages
+    cost = f"{format_seconds(result.attribution.imbalance_s)} of a step"
     steps = len(np.unique((timeline.repeat_N.astype(np.int64) << 32) | timeline.step_N))
     sections = [
         opening(question(result.scenario), answer(result), trace_note(result.trace)),
-        figures_list(figures(result, whole=True)),
+        figures_list([("imbalance", format_share(shares(result)["imbalance"]), cost), *key_figures(result)]),
         _advice(result),
         section(
             "Who gets the work: assignments by layer and GPU",

@@ -6,54 +6,20 @@ from collections.abc import Sequence
 
 from moesim.analysis.culprit import Straggler
 from moesim.analysis.result_file import Result, Stage
-from moesim.report.findings import CAUSES, DATA_PARALLEL, TERMS, rebalances
+from moesim.report.figures import key_figures
+from moesim.report.findings import CAUSES, DATA_PARALLEL, TERMS
 from moesim.report.table import Column, Table, numbers, words
-from moesim.units import format_bytes, format_count, format_number, format_seconds, format_share
+from moesim.units import format_number, format_seconds, format_share
 from traces.timeline import PHASES
 
 
-def figures(result: Result, *, whole: bool) -> list[tuple[str, str, str]]:
-    """Key figures: name, value, and a line that explains it.
-
-    Args:
-        whole: with all that a page has room for; its opening tells of the routing already.
-    """
-    metrics, trace, imbalance_s = result.metrics, result.trace, result.attribution.imbalance_s
-    time, memory, ratio = metrics.step_time_s, metrics.gpu_memory_bytes, metrics.straggler_ratio
-    p99 = f", p99 {format_seconds(time.p99)}" if whole else ""
-    experts = f"; of expert time {format_number(ratio.experts_time)}" if whole else ""
-    found = [
-        ("step time", format_seconds(time.mean), f"p95 {format_seconds(time.p95)}{p99}"),
-        ("throughput", format_count(metrics.tokens_per_s), "tokens/s, all GPUs together"),
-        ("balancedness", format_number(metrics.balancedness, 3), "mean / max of assignments per GPU"),
-        ("straggler ratio", format_number(ratio.assignments), f"max / mean of assignments per GPU{experts}"),
-    ]
-    if whole:
-        share = format_share(imbalance_s / time.mean)
-        found.insert(2, ("imbalance", share, f"{format_seconds(imbalance_s)} of a step"))
-    if metrics.dropped or metrics.rerouted:
-        lost = metrics.gate_mass_lost
-        note = "of the assignments" + ("" if lost is None else f", gate mass lost {format_share(lost)}")
-        found.append(("dropped", format_share(metrics.dropped), note))
-        found.append(("rerouted", format_share(metrics.rerouted), "of the assignments"))
-    if rebalances(result):
-        moved = metrics.rebalancing
-        sent = f"{format_count(moved.moved_experts)} copies sent, {format_bytes(moved.bytes)}"
-        each = format_seconds(moved.migration_s)
-        found.append(("rebalanced", f"{rebalances(result)}×", f"{sent}; {each} a step"))
-    mean = f"weights and KV cache of the fullest GPU; mean {format_bytes(memory.mean)}"
-    found.append(("memory", format_bytes(memory.max), mean))
-    if whole and result.scenario["cluster"]["nodes"] > 1:
-        found.append(("between nodes", format_bytes(metrics.cross_node_bytes), "a step, all GPUs together"))
-    if not whole:
-        skew = f"{trace.name}, hottest expert at {trace.skew:.2f} times the mean load"
-        found.append(("routing", "generated" if trace.generated else "recorded", skew))
-    return found
-
-
 def figure_table(result: Result) -> Table:
-    """Key figures without heads."""
-    return Table([*words(""), *numbers(""), Column(soft=True)], figures(result, whole=False))
+    """Key figures and the routing: name, value, and a line that explains it."""
+    trace = result.trace
+    kind = "generated" if trace.generated else "recorded"
+    skew = f"{trace.name}, hottest expert at {trace.skew:.2f} times the mean load"
+    rows = [*key_figures(result), ("routing", kind, skew)]
+    return Table([*words(""), *numbers(""), Column(soft=True)], rows)
 
 
 def stage_table(stages: Sequence[Stage]) -> Table:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from moesim.analysis.rebalancing import payback_steps
 from moesim.analysis.result import result
+from moesim.analysis.result_file import Rebalancing
 from moesim.analysis.stragglers import stragglers
 from moesim.deployment.deployment import Deployment, deploy
 from moesim.errors import PlacementError, SpecError
@@ -240,7 +241,7 @@ def test_a_slow_network_carries_layers_one_after_another(folder: Path) -> None:
         spans, copies = timeline.phase_N == phase, work.phase_N == phase
         assert timeline.bytes_N[spans].sum() == work.bytes_N[copies].sum()
     if NEVER in done.moves[-1].from_L:
-        assert None in found.rebalances[-1]["from_step"]
+        assert None in found.rebalances[-1].from_step
         assert any("is under way" in note for note in found.notes)
 
 
@@ -266,7 +267,7 @@ def test_a_run_writes_every_placement_that_it_decided(folder: Path) -> None:
         "step-6.json",
     ]
     for move, row in zip(done.moves, found.rebalances, strict=True):
-        assert read_placement(folder / "out" / "placements" / f"step-{row['step']}.json") == move.placement
+        assert read_placement(folder / "out" / "placements" / f"step-{row.step}.json") == move.placement
         assert row.from_step == [row.step] * 2
 
 
@@ -291,16 +292,15 @@ def test_the_page_has_columns_for_moving_where_something_moves(folder: Path) -> 
 
 
 def test_pay_back_needs_a_gain_and_a_move() -> None:
-    never = {"step_time_s": {"mean": 1.0}}
+    def payback(mean_s: float, rebalances: int, migration_s: float) -> float | None:
+        """Of a run of 10 steps that rebalances every 5, beside one whose mean step is 1 s."""
+        moved = Rebalancing(rebalances=rebalances, migration_s=migration_s)
+        return payback_steps(mean_s, 1.0, moved, 10, 5)
 
-    def point(mean_s: float, rebalances: int, migration_s: float) -> dict[str, Any]:
-        moved = {"rebalances": rebalances, "migration_s": migration_s}
-        return {"step_time_s": {"mean": mean_s}, "rebalancing": moved}
-
-    assert payback_steps(point(1.0, 0, 0.0), never, 10, 5) is None
-    assert payback_steps(point(1.2, 1, 0.2), never, 10, 5) is None
+    assert payback(1.0, 0, 0.0) is None
+    assert payback(1.2, 1, 0.2) is None
     # 0.1 s a step over 10 steps are lost at once; 0.2 s a step are won in the 5 steps after it.
-    assert payback_steps(point(1.0, 1, 0.1), never, 10, 5) == pytest.approx(5.0)
+    assert payback(1.0, 1, 0.1) == pytest.approx(5.0)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moesim.analysis.result import result
+from moesim.analysis.result_file import Attribution, Result
 from moesim.analysis.stragglers import stragglers
 from moesim.deployment.deployment import Deployment, deploy
 from moesim.dispatch.modes import MODES
@@ -121,7 +122,7 @@ def _relabel(deployment: Deployment, new_E: np.ndarray) -> Deployment:
     )
 
 
-def done(folder: Any, **changes: Any) -> tuple[Run, dict[str, Any]]:
+def done(folder: Any, **changes: Any) -> tuple[Run, Result]:
     finished = run(deploy(scenario(folder, **changes)))
     return finished, result(finished)
 
@@ -137,7 +138,7 @@ def test_attribution_adds_up(folder: Any) -> None:
         )
         assert found.attribution.hardware_s == 0.0
         for term in ("network_s", "overhead_s", "ideal_s"):
-            assert found.attribution[term] > 0.0
+            assert getattr(found.attribution, term) > 0.0
 
 
 @pytest.mark.parametrize("overlap", ["none", "shared_expert"])
@@ -148,17 +149,15 @@ def test_what_ranks_tell_each_other_for_a_policy_is_network(folder: Any, overlap
     """
     cluster = tiny_scenario()["cluster"]
     cluster["gpu"]["sms"] = 100
-    found = {}
+    found: dict[str, Attribution] = {}
     for scope in ("source", "global"):
         routing = DROP | {"capacity_factor": 1e6, "scope": scope}
-        finished, found[scope] = done(folder, routing=routing, cluster=cluster, overlap=overlap)
+        finished, outcome = done(folder, routing=routing, cluster=cluster, overlap=overlap)
+        found[scope] = outcome.attribution
     links = finished.deployment.links(finished.deployment.scenario.profile)
-    more = {
-        term: found["global"]["attribution"][term] - found["source"]["attribution"][term]
-        for term in found["source"]["attribution"]
-    }
-    assert more.network_s == pytest.approx(2 * (2 * 8 * 4 / (1e9 * links.nic) + 2e-6), rel=1e-6)
-    assert more.ideal_s == pytest.approx(0.0, abs=1e-12)
+    more_s = found["global"].network_s - found["source"].network_s
+    assert more_s == pytest.approx(2 * (2 * 8 * 4 / (1e9 * links.nic) + 2e-6), rel=1e-6)
+    assert found["global"].ideal_s - found["source"].ideal_s == pytest.approx(0.0, abs=1e-12)
 
 
 def test_one_gpu_has_neither_network_nor_imbalance(folder: Any) -> None:
@@ -251,8 +250,8 @@ def test_multiprocessors_that_transfers_take_are_network(folder: Any, overlap: s
         changes = {"model": model, "cluster": cluster, "workload": workload, "profile": profile}
         found[sms] = done(folder, overlap=overlap, **changes)[1].attribution
     for term in ("overhead_s", "ideal_s"):
-        assert found[50][term] == pytest.approx(found[0][term], rel=1e-9)
-    more_s = found[50]["network_s"] - found[0]["network_s"]
+        assert getattr(found[50], term) == pytest.approx(getattr(found[0], term), rel=1e-9)
+    more_s = found[50].network_s - found[0].network_s
     # The dispatch hides a slower shared expert.
     assert more_s > 0 if overlap == "two_batch" else more_s == pytest.approx(0.0, abs=1e-12)
 

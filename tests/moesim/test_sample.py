@@ -57,7 +57,7 @@ def test_its_model_replays_it_as_it_was_recorded(sample: RoutingTrace) -> None:
     deployment = deploy(scenario("tiny-moe"))
     assert deployment.trace.digest() == sample.digest()
     facts = trace_facts(deployment)
-    assert (facts["name"], facts["generated"]) == ("the built-in sample", False)
+    assert (facts.name, facts.generated) == ("the built-in sample", False)
 
 
 def test_other_models_replay_more_of_its_kind() -> None:
@@ -68,9 +68,9 @@ def test_other_models_replay_more_of_its_kind() -> None:
     assert made.digest() == wanted.digest()
     assert made.candidate_ids_TLC is not None
     facts = trace_facts(deployment)
-    assert facts["generated"]
-    assert facts["name"] == "like the built-in sample, in the shape of gpt-oss-20b"
-    assert "tiny_moe" in facts["origin"]
+    assert facts.generated
+    assert facts.name == "like the built-in sample, in the shape of gpt-oss-20b"
+    assert "tiny_moe" in facts.origin
 
 
 def test_its_generator_was_fitted_to_it(sample: RoutingTrace) -> None:

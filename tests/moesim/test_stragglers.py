@@ -176,4 +176,4 @@ def test_figures_of_the_named_rank() -> None:
         "expert_share": 0.7,
         "expert_load": 28 / 20,
     }
-    assert row == pytest.approx(expected)
+    assert row.plain() == pytest.approx(expected)

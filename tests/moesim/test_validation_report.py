@@ -89,10 +89,10 @@ def test_noise_and_wrong_counts_are_said_first(example: Example) -> None:
 
 def test_each_error_is_compared_with_its_noise(example: Example) -> None:
     def said(errors: dict[str, float], noise: float) -> str:
-        spreads: dict[str, Any] = dict.fromkeys(example[0]["error"])
-        spreads |= {name: {"median": error, "p95": 0.5, "bias": 0.0} for name, error in errors.items()}
+        spreads = {name: {"median": error, "p95": 0.5, "bias": 0.0} for name, error in errors.items()}
         noises = {name: {"median": noise, "p95": 0.5} for name in errors}
-        found = answer(example[0] | {"verdict": "noisy", "error": spreads, "noise": noises})
+        others = {name: None for name in example[0]["error"] if name not in errors}
+        found = answer(example[0] | {"verdict": "noisy", "error": spreads | others, "noise": noises})
         return found.partition(" A rank's")[0]
 
     assert said({"experts": 0.33, "layer": 0.47, "dispatch": 0.01}, 0.022) == (

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from moesim.analysis.culprit import Culprit
 from moesim.analysis.result import simulate_scenario
+from moesim.analysis.result_file import Comparison
 from moesim.errors import MemoryFitError, OutputError, SpecError
 from moesim.spec.override import Override
 from moesim.spec.scenario import Scenario
@@ -43,9 +45,8 @@ def seeds(*values: int) -> tuple[Scenario, list[Point]]:
     return plan("s.yaml", [TRACE], [Vary("seed", values)])
 
 
-def timeless(comparison: dict[str, Any]) -> dict[str, Any]:
-    comparison["baseline"]["provenance"]["wall_s"] = 0
-    return comparison
+def timeless(comparison: Comparison) -> Comparison:
+    return comparison.made(wall_s=0)
 
 
 # The plan
@@ -92,21 +93,21 @@ def test_the_points_of_the_demo_can_be_simulated() -> None:
 def test_points_are_the_results_of_their_scenarios() -> None:
     base, points = seeds(1, 2)
     comparison = compare(base, points)
-    assert comparison["format"] == "moesim.whatif/1"
-    for row, point in zip(comparison["points"], points, strict=True):
+    assert comparison.format == "moesim.whatif/1"
+    for row, point in zip(comparison.points, points, strict=True):
         _, alone = simulate_scenario(point.scenario)
-        assert row["vary"] == point.vary
-        assert row["metrics"] == alone["metrics"]
-        assert row["attribution"] == alone["attribution"]
-        base = comparison["baseline"]["metrics"]["tokens_per_s"]
-        assert row["speedup"] == alone["metrics"]["tokens_per_s"] / base
+        assert row.vary == point.vary
+        assert row.metrics == alone.metrics
+        assert row.attribution == alone.attribution
+        base = comparison.baseline.metrics.tokens_per_s
+        assert row.speedup == alone.metrics.tokens_per_s / base
 
 
 def test_a_fault_is_laid_at_the_door_of_its_gpu() -> None:
     base, points = plan("s.yaml", [TRACE], [Vary("faults", ([{"gpu": 2, "clock": 0.01}], []))])
-    slow, healthy = compare(base, points)["points"]
-    assert slow["culprit"] == {"rank": 2, "layers": 2, "cause": "hardware"}
-    assert healthy["culprit"] is None or healthy["culprit"]["cause"] != "hardware"
+    slow, healthy = compare(base, points).points
+    assert slow.culprit == Culprit(rank=2, layers=2, cause="hardware")
+    assert healthy.culprit is None or healthy.culprit.cause != "hardware"
 
 
 def test_equal_scenarios_are_simulated_once(simulated: list[int]) -> None:
@@ -115,16 +116,16 @@ def test_equal_scenarios_are_simulated_once(simulated: list[int]) -> None:
     comparison = compare(base, points, progress=lambda: told.append(1))
     assert simulated == [0, 1, 2]
     assert len(told) == 5
-    assert [row["vary"]["seed"] for row in comparison["points"]] == [0, 1, 1, 2]
-    assert comparison["points"][0]["speedup"] == 1
-    assert [row["as_asked"] for row in comparison["points"]] == [True, False, False, False]
-    assert comparison["points"][1] == comparison["points"][2]
+    assert [row.vary["seed"] for row in comparison.points] == [0, 1, 1, 2]
+    assert comparison.points[0].speedup == 1
+    assert [row.as_asked for row in comparison.points] == [True, False, False, False]
+    assert comparison.points[1] == comparison.points[2]
 
 
 def test_a_known_baseline_is_not_simulated_again(simulated: list[int]) -> None:
     base, points = seeds(1)
     _, known = simulate_scenario(base)
-    assert compare(base, points, baseline=known)["baseline"] is known
+    assert compare(base, points, baseline=known).baseline is known
     assert simulated == [1]
 
 
@@ -156,8 +157,8 @@ def test_finished_points_are_not_run_again(here: Path, simulated: list[int]) -> 
     base, more = seeds(1, 3, 2)
     second = compare(base, more, store=store)
     assert simulated == [0, 1, 2, 3]
-    assert second["baseline"] == first["baseline"]
-    assert [second["points"][0], second["points"][2]] == first["points"]
+    assert second.baseline == first.baseline
+    assert [second.points[0], second.points[2]] == first.points
     assert len(files(here / "points")) == 4
 
 
@@ -235,7 +236,7 @@ def test_a_point_is_known_by_all_that_determines_it(here: Path, monkeypatch: pyt
     for _ in range(2):
         store.keep(base, result)
         assert len(files(folder)) == 1
-    assert store.find(base) == json.loads(json.dumps(result))
+    assert store.find(base) == result
     # The same file with other routing in it.
     write_trace(random_trace(1, layers=(1, 2), lengths=(12,) * 6), "t.parquet")
     assert store.find(base) is None
