@@ -159,7 +159,7 @@ def _figures(result: Result) -> Table:
     table.add_column()
     table.add_column(justify="right", no_wrap=True)
     table.add_column(style="dim")
-    for name, value, note in key_figures(result):
+    for name, value, note in key_figures(result.metrics):
         table.add_row(name, value, note)
     trace = result.trace
     kind = "generated" if trace.generated else "recorded"

@@ -111,7 +111,9 @@ def whatif_page(comparison: Comparison) -> str:
 
 def _key_figures(result: Result) -> Markup:
     cost = f"{format_seconds(result.attribution.imbalance_s)} of a step"
-    return figures_list([("imbalance", percent(shares(result)["imbalance"]), cost), *key_figures(result)])
+    return figures_list(
+        [("imbalance", percent(shares(result)["imbalance"]), cost), *key_figures(result.metrics)]
+    )
 
 
 def _advice(result: Result) -> Markup:

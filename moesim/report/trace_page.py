@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from moesim.report import svg
 from moesim.report.breakdown import table
-from moesim.report.heatmap import EDGES
+from moesim.report.heatmap import EDGES, load_legend
 from moesim.report.markup import Markup, tag
 from moesim.report.page import figures_list, opening, page, section
 from moesim.report.trace_detail_table import (
@@ -109,9 +109,11 @@ def _load_map(found: FullStatistics) -> Markup:
             parts.append(svg.text(_LEFT - 6, y + high / 2 + 3.5, str(layer), "tick small end"))
         for n, value in enumerate(cells_N.tolist()):
             tooltip = f"layer {layer}: {value:.2f} × the mean"
-            parts.append(svg.rect(_LEFT + n * wide, y, wide - 0.5, high - 0.5, _heat(value), tooltip))
+            parts.append(
+                svg.rect(_LEFT + n * wide, y, wide - 0.5, high - 0.5, svg.heat(EDGES, value), tooltip)
+            )
     bottom = _TOP + high * len(cells_LN)
-    parts.append(_legend(bottom + 22))
+    parts.append(load_legend(_LEFT, bottom + 22))
     return svg.figure(
         bottom + 34,
         "Heat map of expert loads, layer by rank of the expert",
@@ -140,8 +142,8 @@ def _company_map(found: FullStatistics) -> Markup:
                 f"{_name(order_E, a, len(lift_NN))} and {_name(order_E, b, len(lift_NN))}: {value:.2f} ×"
             )
             x, y = _LEFT + b * side, _TOP + a * side
-            parts.append(svg.rect(x, y, side - 0.5, side - 0.5, _heat(value), tooltip))
-    parts.append(_legend(_TOP + 560 + 22))
+            parts.append(svg.rect(x, y, side - 0.5, side - 0.5, svg.heat(EDGES, value), tooltip))
+    parts.append(load_legend(_LEFT, _TOP + 560 + 22))
     return svg.figure(
         _TOP + 560 + 34,
         "Heat map of pairs of experts, meetings over those by chance",
@@ -207,19 +209,6 @@ def _skew(found: FullStatistics) -> Markup:
 def _rows(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:
     lines = [tag("tr", tag("td", row[0]), *(tag("td", cell, class_="n") for cell in row[1:])) for row in rows]
     return table([head[0]], list(head[1:]), lines)
-
-
-def _heat(value: float) -> str:
-    return f"heat-{np.searchsorted(EDGES, value, side='right')}"
-
-
-def _legend(y: float) -> Markup:
-    names = [
-        f"< {EDGES[0]:g} ×",
-        *(f"{a:g} to {b:g}" for a, b in itertools.pairwise(EDGES)),
-        f"≥ {EDGES[-1]:g} ×",
-    ]
-    return svg.legend(_LEFT, y, [(f"heat-{n}", name) for n, name in enumerate(names)], 86)
 
 
 def _merged(values: Floats, axis: int) -> Floats:
