@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from moesim.analysis.critical_path import critical_path
 from moesim.analysis.cube import Cube, max_over_mean
 from moesim.analysis.rebalancing import rebalancing_metrics
-from moesim.analysis.result_file import Metrics, Result
+from moesim.analysis.result_file import Metrics, Rebalancing, StepTime
 from moesim.analysis.times import layer_times, step_times
 from moesim.simulation.run import Run
 from moesim.simulation.tally import Tally
@@ -50,13 +50,19 @@ class Spans:
         return self.cube.values("experts", self.timeline.assignments_N)
 
 
-class Figure(NamedTuple):
-    """A number that a reader sees, and what to know of it."""
+@dataclass(frozen=True)
+class Figure:
+    """How a reader sees a metric.
+
+    Attributes:
+        number: None where it says nothing.
+        note: says what the number is, beside it.
+    """
 
     label: str
-    value: float
     unit: Unit
-    note: str
+    number: Callable[[Metrics], float | None]
+    note: Callable[[Metrics], str]
 
 
 @dataclass(frozen=True)
@@ -67,21 +73,13 @@ class Metric:
         key: in ``result.json``. A key that :class:`Metrics` lacks is kept there all the same.
         of_spans, of_run: computes it, in the form of ``result.json``; an empty list is not written. What
             spans alone determine is a metric of real runs, too.
-        label: what tables and the page call it; without one they do not show it as a figure.
-        unit: of the shown number.
-        number: which number of the value is shown; none where it is None.
-        note: says what the number is, beside it.
-        where: whether a result's figure says anything.
+        figure: what tables and the page show of it among their key figures, if anything.
     """
 
     key: str
     of_spans: Callable[[Spans], Any] | None = None
     of_run: Callable[[Run], Any] | None = None
-    label: str = ""
-    unit: Unit = "ratio"
-    number: Callable[[Any], float | None] = lambda value: value
-    note: Callable[[Metrics], str] = lambda _: ""
-    where: Callable[[Result], bool] = lambda _: True
+    figure: Figure | None = None
 
 
 def timeline_metrics(timeline: Timeline, tokens_per_step: float) -> dict[str, Any]:
@@ -100,17 +98,6 @@ def run_metrics(done: Run) -> Metrics:
     values = timeline_metrics(done.timeline, done.tokens / done.deployment.scenario.workload.steps)
     values |= {metric.key: metric.of_run(done) for metric in METRICS if metric.of_run is not None}
     return Metrics.model_validate({key: value for key, value in values.items() if value != []})
-
-
-def figures(result: Result) -> list[Figure]:
-    """What a reader sees of the metrics, in the order of ``METRICS``."""
-    found = []
-    for metric in METRICS:
-        number = metric.number(getattr(result.metrics, metric.key, None)) if metric.label else None
-        # A metric that no class declares may be of any type in a file.
-        if isinstance(number, int | float) and metric.where(result):
-            found.append(Figure(metric.label, number, metric.unit, metric.note(result.metrics)))
-    return found
 
 
 def routing_metrics(tally: Tally) -> dict[str, float | None]:
@@ -168,103 +155,100 @@ def _memory(done: Run) -> dict[str, float]:
     return {"max": float(total_G.max()), "mean": float(total_G.mean())}
 
 
-def _changes_routing(result: Result) -> bool:
-    return result.metrics.dropped > 0 or result.metrics.rerouted > 0
+def _changed(key: str, of: str) -> Figure:
+    """A share of what policies change, where one changes anything."""
+
+    def number(found: Metrics) -> float | None:
+        share: float | None = getattr(found, key)
+        return share if found.dropped or found.rerouted else None
+
+    return Figure(key.replace("_", " "), "share", number, _note(of))
 
 
-METRICS: Final = (
+def _ratio_note(found: Metrics) -> str:
+    return f"max / mean of assignments; of expert time {found.straggler_ratio.experts_time:.3f}"
+
+
+def _memory_note(found: Metrics) -> str:
+    return f"weights and KV cache of the fullest GPU; mean {format_bytes(found.gpu_memory_bytes.mean)}"
+
+
+def _times(found: StepTime) -> str:
+    return f"p95 {format_seconds(found.p95)}, p99 {format_seconds(found.p99)}"
+
+
+def _sent(found: Rebalancing) -> str:
+    sent = f"{found.moved_experts:,} copies sent, {format_bytes(found.bytes)}"
+    return f"{sent}; {format_seconds(found.migration_s)} a step"
+
+
+def _note(text: str) -> Callable[[Metrics], str]:
+    return lambda _: text
+
+
+METRICS: tuple[Metric, ...] = (
     Metric(
         "step_time_s",
         _step_time,
-        label="step time",
-        unit="s",
-        number=lambda value: value.mean,
-        note=lambda each: (
-            f"p95 {format_seconds(each.step_time_s.p95)}, p99 {format_seconds(each.step_time_s.p99)}"
-        ),
+        figure=Figure("step time", "s", lambda m: m.step_time_s.mean, lambda m: _times(m.step_time_s)),
     ),
     Metric(
         "tokens_per_s",
         lambda spans: spans.tokens_per_step / float(spans.step_s.mean()),
-        label="throughput",
-        unit="1/s",
-        note=lambda _: "tokens a second, all GPUs of the group together",
+        figure=Figure(
+            "throughput",
+            "1/s",
+            lambda m: m.tokens_per_s,
+            _note("tokens a second, all GPUs together"),
+        ),
     ),
     Metric("layer_time_s", _layer_time),
     Metric("phase_time_s", _phase_time),
     Metric(
         "straggler_ratio",
         _straggler_ratio,
-        label="straggler ratio",
-        number=lambda value: value.assignments,
-        note=lambda each: (
-            f"max / mean of assignments; of expert time {each.straggler_ratio.experts_time:.3f}"
-        ),
+        figure=Figure("straggler ratio", "ratio", lambda m: m.straggler_ratio.assignments, _ratio_note),
     ),
     Metric(
         "balancedness",
         lambda spans: sglang(spans.assignments_WLG),
-        label="balancedness",
-        note=lambda _: "mean / max of assignments per GPU; 1 is perfect",
+        figure=Figure(
+            "balancedness",
+            "ratio",
+            lambda m: m.balancedness,
+            _note("mean / max of assignments; 1 is perfect"),
+        ),
     ),
     Metric("wished", of_run=_share("wished")),
     Metric("kept", of_run=_share("kept")),
-    Metric(
-        "rerouted",
-        of_run=_share("rerouted"),
-        label="rerouted",
-        unit="share",
-        note=lambda _: "of the assignments",
-        where=_changes_routing,
-    ),
-    Metric(
-        "dropped",
-        of_run=_share("dropped"),
-        label="dropped",
-        unit="share",
-        note=lambda _: "of the assignments",
-        where=_changes_routing,
-    ),
+    Metric("rerouted", of_run=_share("rerouted"), figure=_changed("rerouted", "of the assignments")),
+    Metric("dropped", of_run=_share("dropped"), figure=_changed("dropped", "of the assignments")),
     Metric("added", of_run=_share("added")),
     Metric(
         "gate_mass_lost",
         of_run=_share("gate_mass_lost"),
-        label="gate mass lost",
-        unit="share",
-        note=lambda _: "of the gate weights, with what was dropped",
-        where=_changes_routing,
+        figure=_changed("gate_mass_lost", "of the gate weights"),
     ),
     Metric("effective_capacity_factor", of_run=_share("effective_capacity_factor")),
     Metric("stages", of_run=_stages),
     Metric(
         "cross_node_bytes",
         of_run=lambda done: done.cross_node_bytes / done.deployment.scenario.workload.steps,
-        label="between nodes",
-        unit="B",
-        note=lambda _: "a step, all GPUs together",
-        where=lambda result: result.scenario["cluster"]["nodes"] > 1,
+        figure=Figure(
+            "between nodes", "B", lambda m: m.cross_node_bytes or None, _note("a step, all GPUs together")
+        ),
     ),
     Metric(
         "gpu_memory_bytes",
         of_run=_memory,
-        label="memory",
-        unit="B",
-        number=lambda value: value.max,
-        note=lambda each: (
-            f"weights and KV cache of the fullest GPU; mean {format_bytes(each.gpu_memory_bytes.mean)}"
-        ),
+        figure=Figure("memory", "B", lambda m: m.gpu_memory_bytes.max, _memory_note),
     ),
     Metric(
         "rebalancing",
         of_run=rebalancing_metrics,
-        label="rebalanced",
-        unit="times",
-        number=lambda value: value.rebalances,
-        note=lambda each: (
-            f"{each.rebalancing.moved_experts:,} copies sent, {format_bytes(each.rebalancing.bytes)}; "
-            f"{format_seconds(each.rebalancing.migration_s)} a step"
+        figure=Figure(
+            "rebalanced", "times", lambda m: m.rebalancing.rebalances or None, lambda m: _sent(m.rebalancing)
         ),
-        where=lambda result: result.metrics.rebalancing.rebalances > 0,
     ),
 )
 """In the order of ``result.json``. A new metric is one entry here, and what computes it."""

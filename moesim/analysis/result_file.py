@@ -99,6 +99,11 @@ class Metrics(Record):
     gpu_memory_bytes: Memory
     rebalancing: Rebalancing = Rebalancing()
 
+    def number(self, key: str) -> float | None:
+        """A metric that no field declares; None where the file has no number for it."""
+        found = (self.model_extra or {}).get(key)
+        return found if isinstance(found, int | float) else None
+
 
 class Attribution(Record):
     """Seconds of a mean step by cause; they sum to it."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from moesim.analysis.metrics import Unit, figures
-from moesim.analysis.result_file import Result
+from moesim.analysis import metrics
+from moesim.analysis.metrics import Unit
+from moesim.analysis.result_file import Metrics
 from moesim.units import format_bytes, format_count, format_seconds, format_share
 
 _WRITTEN: Final[Mapping[Unit, Callable[[float], str]]] = {
@@ -19,6 +20,11 @@ _WRITTEN: Final[Mapping[Unit, Callable[[float], str]]] = {
 }
 
 
-def key_figures(result: Result) -> list[tuple[str, str, str]]:
+def key_figures(found: Metrics) -> list[tuple[str, str, str]]:
     """Name, value, and a line that explains it, of every metric that has something to say."""
-    return [(label, _WRITTEN[unit](value), note) for label, value, unit, note in figures(result)]
+    figures = [metric.figure for metric in metrics.METRICS if metric.figure is not None]
+    return [
+        (each.label, _WRITTEN[each.unit](number), each.note(found))
+        for each in figures
+        if (number := each.number(found)) is not None
+    ]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from moesim.analysis.culprit import Straggler
 from moesim.analysis.stragglers import Slowest
+from moesim.analysis.typical import typical
 from moesim.report import svg
 from moesim.report.markup import Markup, tag
 from moesim.units import format_seconds
@@ -31,7 +31,8 @@ def gantt(timeline: Timeline, stragglers: Sequence[Straggler | Slowest]) -> Mark
     if not len(timeline):
         return tag("p", "The timeline is empty.", class_="note")
     first = timeline.select(timeline.repeat_N == timeline.repeat_N.min())
-    step, spans = typical(first, first.step_N, np.mean)
+    spans = typical(first, first.step_N, np.mean)
+    step = int(spans.step_N[0])
     spans, layers, whole = _window(spans, stragglers)
     gpus, all_gpus = _gpus(spans, layers, stragglers)
     spans = spans.select(np.isin(spans.rank_N, gpus))
@@ -63,19 +64,6 @@ def gantt(timeline: Timeline, stragglers: Sequence[Straggler | Slowest]) -> Mark
         caption=f"Step {step}, the one closest to the mean: {shown}; {which}. "
         f"Time 0 is the start of what is shown.{bold}{two}",
     )
-
-
-def typical(
-    spans: Timeline, part_N: npt.NDArray[np.int32], middle: Callable[[npt.NDArray[np.float64]], float]
-) -> tuple[int, Timeline]:
-    """The part, a step or a repeat, whose length is closest to the middle of all, the first of equals."""
-    parts, index_N = np.unique(part_N, return_inverse=True)
-    start_s, end_s = np.full(len(parts), np.inf), np.full(len(parts), -np.inf)
-    np.minimum.at(start_s, index_N, spans.start_s_N)
-    np.maximum.at(end_s, index_N, spans.end_s_N)
-    length_s = end_s - start_s
-    chosen = int(np.abs(length_s - middle(length_s)).argmin())
-    return int(parts[chosen]), spans.select(index_N == chosen)
 
 
 def _window(spans: Timeline, stragglers: Sequence[Straggler | Slowest]) -> tuple[Timeline, list[int], bool]:

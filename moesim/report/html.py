@@ -52,7 +52,9 @@ def run_page(
     steps = len(np.unique((timeline.repeat_N.astype(np.int64) << 32) | timeline.step_N))
     sections = [
         opening(question(result.scenario), answer(result), trace_note(result.trace)),
-        figures_list([("imbalance", format_share(shares(result)["imbalance"]), cost), *key_figures(result)]),
+        figures_list(
+            [("imbalance", format_share(shares(result)["imbalance"]), cost), *key_figures(result.metrics)]
+        ),
         _advice(result),
         section(
             "Who gets the work: assignments by layer and GPU",

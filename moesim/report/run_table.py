@@ -18,7 +18,7 @@ def figure_table(result: Result) -> Table:
     trace = result.trace
     kind = "generated" if trace.generated else "recorded"
     skew = f"{trace.name}, hottest expert at {trace.skew:.2f} times the mean load"
-    rows = [*key_figures(result), ("routing", kind, skew)]
+    rows = [*key_figures(result.metrics), ("routing", kind, skew)]
     return Table([*words(""), *numbers(""), Column(soft=True)], rows)
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
-from bisect import bisect_right
 from collections.abc import Sequence
 
 from moesim.report.markup import Markup, tag
@@ -90,18 +90,13 @@ def legend(x: float, y: float, entries: Sequence[tuple[str, str]], step: float |
 
 
 def heat(edges: Sequence[float], value: float) -> str:
-    """The class of one of the eight colours that ``edges`` part."""
-    return f"heat-{bisect_right(edges, value)}"
+    """The CSS class of a value, whose colour lies between two of the edges."""
+    return f"heat-{bisect.bisect_right(edges, value)}"
 
 
-def heat_legend(
-    x: float, y: float, edges: Sequence[float], unit: str, step: float, *, each: bool = False
-) -> Markup:
-    """The colours with their values; the unit at both ends, or at ``each``."""
-    between = unit if each else ""
-    names = [
-        f"< {edges[0]:g}{unit}",
-        *(f"{low:g} to {high:g}{between}" for low, high in itertools.pairwise(edges)),
-        f"≥ {edges[-1]:g}{unit}",
-    ]
+def heat_legend(x: float, y: float, edges: Sequence[str], unit: str, between: str, step: float) -> Markup:
+    """The colours and their edges; the unit of the outer ones, and what follows the ranges between."""
+    names = [f"< {edges[0]} {unit}"]
+    names += [f"{low} to {high}{between}" for low, high in itertools.pairwise(edges)]
+    names.append(f"≥ {edges[-1]} {unit}")
     return legend(x, y, [(f"heat-{index}", name) for index, name in enumerate(names)], step)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moesim.report import svg
-from moesim.report.heatmap import EDGES
+from moesim.report.heatmap import EDGES, load_legend
 from moesim.report.markup import Markup
 from moesim.report.page import figures_list, opening, page, section
 from moesim.report.trace_table import batch_table, detail_table, distance_table, part_table
@@ -104,7 +104,7 @@ def _load_map(found: FullStatistics) -> Markup:
                 svg.rect(_LEFT + n * wide, y, wide - 0.5, high - 0.5, svg.heat(EDGES, value), tooltip)
             )
     bottom = _TOP + high * len(cells_LN)
-    parts.append(svg.heat_legend(_LEFT, bottom + 22, EDGES, " ×", 86))
+    parts.append(load_legend(_LEFT, bottom + 22))
     return svg.figure(
         bottom + 34,
         "Heat map of expert loads, layer by rank of the expert",
@@ -134,7 +134,7 @@ def _company_map(found: FullStatistics) -> Markup:
             )
             x, y = _LEFT + b * side, _TOP + a * side
             parts.append(svg.rect(x, y, side - 0.5, side - 0.5, svg.heat(EDGES, value), tooltip))
-    parts.append(svg.heat_legend(_LEFT, _TOP + 560 + 22, EDGES, " ×", 86))
+    parts.append(load_legend(_LEFT, _TOP + 560 + 22))
     return svg.figure(
         _TOP + 560 + 34,
         "Heat map of pairs of experts, meetings over those by chance",

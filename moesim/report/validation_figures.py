@@ -7,9 +7,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from moesim.analysis.typical import over_steps, typical
 from moesim.analysis.validation import Validation
 from moesim.report import svg
-from moesim.report.gantt import LEFT, MOST_GPUS, MOST_LAYERS, draw_brackets, draw_spans, typical
+from moesim.report.gantt import LEFT, MOST_GPUS, MOST_LAYERS, draw_brackets, draw_spans
 from moesim.report.markup import Markup, tag
 from moesim.units import format_seconds, format_share
 from traces.timeline import PHASES, Timeline
@@ -39,8 +40,8 @@ def both_timelines(found: Validation, measured: Timeline, simulated: Timeline) -
     blocks = {}
     for name, timeline in (("measured", measured), ("simulated", simulated)):
         shown = (timeline.step_N == step) & np.isin(timeline.layer_N, layers) & np.isin(timeline.rank_N, gpus)
-        repeats = timeline.select(shown)
-        _, blocks[name] = typical(repeats, repeats.repeat_N, np.median)
+        block = timeline.select(shown)
+        blocks[name] = typical(block, block.repeat_N, np.median)
     seconds = max(float(block.end_s_N.max() - block.start_s_N.min()) for block in blocks.values())
     high = 20.0 if len(gpus) <= 16 else 15.0
     right = svg.WIDTH - 10
@@ -73,9 +74,9 @@ def error_map(found: Validation) -> Markup:
     """A row for each MoE layer; a column for each rank and phase, and one for the whole layer."""
     ranks = _spread(found.ranks, MOST_COLUMNS // 3)
     blocks = [
-        (phase, _over_steps(found.error(phase)[..., ranks])) for phase in ("experts", "dispatch", "combine")
+        (phase, over_steps(found.error(phase)[..., ranks])) for phase in ("experts", "dispatch", "combine")
     ]
-    blocks.append(("layer", _over_steps(found.error("layer")[..., None])))
+    blocks.append(("layer", over_steps(found.error("layer")[..., None])))
     between, top = 26.0, 46.0
     columns = sum(block.shape[1] for _, block in blocks)
     wide = min((svg.WIDTH - LEFT - 10 - between * (len(blocks) - 1)) / columns, 90.0)
@@ -109,9 +110,7 @@ def error_map(found: Validation) -> Markup:
             x += wide
         x += between
     bottom = top + high * len(found.layers)
-    percents = [100 * edge for edge in EDGES]
-    parts.append(svg.text(LEFT, bottom + 22, "error", "tick"))
-    parts.append(svg.heat_legend(LEFT, bottom + 40, percents, " %", 104, each=True))
+    parts.append(_legend(bottom + 40))
     return svg.figure(
         bottom + 52,
         "Heat map of errors by layer and rank",
@@ -168,13 +167,6 @@ def _cloud(found: Validation, quantity: str, what: str, left: float, top: float,
     return tag("g", *parts)
 
 
-def _over_steps(error_WLG: FloatArray) -> FloatArray:
-    """[L, G]: the median over steps that have a value, NaN where none has."""
-    none_LG = np.isnan(error_WLG).all(axis=0)
-    median_LG: FloatArray = np.nanmedian(np.where(none_LG, 0.0, error_WLG), axis=0)
-    return np.where(none_LG, np.nan, median_LG)
-
-
 def _spread(count: int, most: int) -> list[int]:
     """All of ``count`` indices, or ``most`` of them evenly spread.
 
@@ -183,3 +175,8 @@ def _spread(count: int, most: int) -> list[int]:
     """
     kept = min(count, most)
     return [index * count // kept for index in range(kept)]
+
+
+def _legend(y: float) -> Markup:
+    edges = [f"{100 * edge:g}" for edge in EDGES]
+    return tag("g", svg.text(LEFT, y - 18, "error", "tick"), svg.heat_legend(LEFT, y, edges, "%", " %", 104))

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from moesim.analysis import metrics
 from moesim.analysis.metrics import routing_metrics, timeline_metrics
+from moesim.analysis.result_file import Metrics
 from moesim.analysis.times import step_times
 from moesim.hardware.network import Ports
 from moesim.simulation.conditions import Conditions
@@ -99,9 +100,11 @@ def test_a_metric_is_declared_once(monkeypatch: pytest.MonkeyPatch, here: Path) 
     def hottest(spans: metrics.Spans) -> float:
         return float(spans.assignments_WLG.max())
 
-    entry = metrics.Metric(
-        "hottest_cell", hottest, label="hottest cell", unit="1/s", note=lambda _: "so it is"
-    )
+    def number(found: Metrics) -> float | None:
+        return found.number("hottest_cell")
+
+    figure = metrics.Figure("hottest cell", "1/s", number, lambda _: "so it is")
+    entry = metrics.Metric("hottest_cell", hottest, figure=figure)
     monkeypatch.setattr(metrics, "METRICS", (*metrics.METRICS, entry))
     assert moesim("run", "s.yaml", "-o", "out").code == 0
     value = json.loads((here / "out" / "result.json").read_text("utf-8"))["metrics"]["hottest_cell"]

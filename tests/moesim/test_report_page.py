@@ -13,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moesim.analysis.culprit import Straggler
+from moesim.analysis.layer_loads import load_table, slot_bound
 from moesim.errors import TimelineError
 from moesim.report import breakdown as breakdowns
 from moesim.report import comparison_table, html, run_table
 from moesim.report.gantt import gantt
-from moesim.report.heatmap import EDGES, heatmap, load_table, slot_bound
+from moesim.report.heatmap import EDGES, heatmap
 from moesim.report.markup import join, tag
 from moesim.report.svg import ticks
 from tests.moesim.report_example import example_comparison, example_run, on_plain
