@@ -1,18 +1,94 @@
-"""The metrics of a run, from its timeline."""
+"""Every metric, declared once: its key in ``metrics``, how it is computed, and how a reader sees it."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from moesim.analysis.attribution import Counterfactuals
 from moesim.analysis.critical_path import critical_path
 from moesim.analysis.cube import Cube, max_over_mean
+from moesim.analysis.rebalancing import rebalancing_metrics
+from moesim.analysis.result_file import Metrics, Rebalancing, StepTime
+from moesim.analysis.times import layer_times, step_times
+from moesim.simulation.run import Run
+from moesim.simulation.tally import Tally
+from moesim.units import format_bytes, format_seconds
 from placement.judging.balancedness import sglang
 from traces.timeline import PHASES, Timeline
 
 FloatArray = NDArray[np.float64]
+
+Unit = Literal["s", "B", "1/s", "share", "ratio", "times"]
+"""Of a figure, which says how it is written; ``share`` is a fraction, ``times`` a count of events."""
+
+
+@dataclass(frozen=True)
+class Spans:
+    """One run, one repeat; ``tokens_per_step`` of all ranks together."""
+
+    timeline: Timeline
+    tokens_per_step: float
+
+    @cached_property
+    def cube(self) -> Cube:
+        """Of the timeline."""
+        return Cube.of(self.timeline)
+
+    @cached_property
+    def step_s(self) -> FloatArray:
+        """[W] seconds."""
+        return step_times(self.timeline)
+
+    @cached_property
+    def assignments_WLG(self) -> FloatArray:
+        """That each rank's experts serve."""
+        return self.cube.values("experts", self.timeline.assignments_N)
+
+
+@dataclass(frozen=True)
+class Explained:
+    """A simulated run, and the same steps without the causes of their time."""
+
+    run: Run
+    without: Counterfactuals
+
+
+@dataclass(frozen=True)
+class Figure:
+    """How a reader sees a metric.
+
+    Attributes:
+        number: None where it says nothing.
+        note: says what the number is, beside it.
+    """
+
+    label: str
+    unit: Unit
+    number: Callable[[Metrics], float | None]
+    note: Callable[[Metrics], str]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One entry of ``metrics``.
+
+    Attributes:
+        key: in ``result.json``. A key that :class:`Metrics` lacks is kept there all the same.
+        of_spans, of_run: computes it, in the form of ``result.json``; an empty list is not written. What
+            spans alone determine is a metric of real runs, too.
+        figure: what tables and the page show of it among their key figures, if anything.
+    """
+
+    key: str
+    of_spans: Callable[[Spans], Any] | None = None
+    of_run: Callable[[Explained], Any] | None = None
+    figure: Figure | None = None
 
 
 def timeline_metrics(timeline: Timeline, tokens_per_step: float) -> dict[str, Any]:
@@ -22,49 +98,168 @@ def timeline_metrics(timeline: Timeline, tokens_per_step: float) -> dict[str, An
         timeline: one run, one repeat.
         tokens_per_step: of all ranks together.
     """
-    cube = Cube.of(timeline)
-    step_s = step_times(timeline)
-    layer_s = layer_times(timeline, cube)
-    path_s = np.mean([critical_path(timeline, step) for step in range(cube.steps)], axis=0)
-    assignments_WLG = cube.values("experts", timeline.assignments_N)
+    spans = Spans(timeline, tokens_per_step)
+    return {metric.key: metric.of_spans(spans) for metric in METRICS if metric.of_spans is not None}
+
+
+def run_metrics(done: Explained) -> Metrics:
+    """All metrics of a simulated run."""
+    values = timeline_metrics(
+        done.run.timeline, done.run.tokens / done.run.deployment.scenario.workload.steps
+    )
+    values |= {metric.key: metric.of_run(done) for metric in METRICS if metric.of_run is not None}
+    return Metrics.model_validate({key: value for key, value in values.items() if value != []})
+
+
+def routing_metrics(tally: Tally) -> dict[str, float | None]:
+    """Fractions of the wished assignments; None where the trace has no weights, or nothing has a capacity."""
+    weighted = tally.weighted and tally.gate_mass > 0
+    shares: dict[str, float | None] = {
+        name: getattr(tally, name) / tally.wished
+        for name in ("wished", "kept", "rerouted", "dropped", "added")
+    }
+    shares["gate_mass_lost"] = tally.gate_mass_lost / tally.gate_mass if weighted else None
+    if tally.kept == tally.wished:
+        shares["gate_mass_lost"] = 0.0
+    shares["effective_capacity_factor"] = tally.room / tally.limited if tally.limited else None
+    return shares
+
+
+def _step_time(spans: Spans) -> dict[str, float]:
+    percentiles = {f"p{q}": float(np.percentile(spans.step_s, q)) for q in (50, 95, 99)}
+    return {"mean": float(spans.step_s.mean()), **percentiles}
+
+
+def _layer_time(spans: Spans) -> dict[str, float]:
+    layer_s = layer_times(spans.timeline, spans.cube)
+    return {"mean": float(layer_s.mean()), "p95": float(np.percentile(layer_s, 95))}
+
+
+def _phase_time(spans: Spans) -> dict[str, float]:
+    path_s = np.mean([critical_path(spans.timeline, step) for step in range(spans.cube.steps)], axis=0)
+    return dict(zip(PHASES, path_s.tolist(), strict=True))
+
+
+def _straggler_ratio(spans: Spans) -> dict[str, float]:
+    cube = spans.cube
     return {
-        "step_time_s": {
-            "mean": float(step_s.mean()),
-            **{f"p{q}": float(np.percentile(step_s, q)) for q in (50, 95, 99)},
-        },
-        "tokens_per_s": tokens_per_step / float(step_s.mean()),
-        "layer_time_s": {"mean": float(layer_s.mean()), "p95": float(np.percentile(layer_s, 95))},
-        "phase_time_s": dict(zip(PHASES, path_s.tolist(), strict=True)),
-        "straggler_ratio": {
-            "assignments": max_over_mean(assignments_WLG),
-            "experts_time": max_over_mean(cube.seconds("experts")),
-            "dispatch_bytes": max_over_mean(cube.values("dispatch", timeline.bytes_N)),
-        },
-        "balancedness": sglang(assignments_WLG),
+        "assignments": max_over_mean(spans.assignments_WLG),
+        "experts_time": max_over_mean(cube.seconds("experts")),
+        "dispatch_bytes": max_over_mean(cube.values("dispatch", spans.timeline.bytes_N)),
     }
 
 
-def step_times(timeline: Timeline) -> FloatArray:
-    """Seconds of each step: from its first start to its last end."""
-    steps = int(timeline.step_N.max()) + 1
-    start, end = np.full(steps, np.inf), np.full(steps, -np.inf)
-    np.minimum.at(start, timeline.step_N, timeline.start_s_N)
-    np.maximum.at(end, timeline.step_N, timeline.end_s_N)
-    seconds: FloatArray = end - start
-    return seconds
+def _share(name: str) -> Callable[[Explained], float | None]:
+    """Of the last of the routing policies."""
+    return lambda done: routing_metrics(done.run.tallies[-1])[name]
 
 
-def layer_times(timeline: Timeline, cube: Cube) -> FloatArray:
-    """[W, L] seconds of each MoE layer: from the end of the layer before it to its own, on the last rank."""
-    inside = np.flatnonzero(timeline.layer_N >= 0)
-    layers = int(timeline.layer_N.max()) + 1
-    end = np.full((cube.steps, layers + 1), -np.inf)
-    np.maximum.at(end, (timeline.step_N[inside], timeline.layer_N[inside] + 1), timeline.end_s_N[inside])
-    # What comes before all layers, such as experts that move, is in none of them.
-    start = np.full(cube.steps, np.inf)
-    np.minimum.at(start, timeline.step_N[inside], timeline.start_s_N[inside])
-    end[:, 0] = start
-    # A layer without spans ends when the one before it does.
-    end = np.maximum.accumulate(end, axis=1)
-    layer_s: FloatArray = np.diff(end, axis=1)[:, cube.layers]
-    return layer_s
+def _stages(done: Explained) -> list[dict[str, Any]]:
+    """Of each of several policies; of one the other metrics say all."""
+    each = zip(done.run.deployment.policies, done.run.tallies, strict=True)
+    stages = [{"policy": policy.name} | routing_metrics(tally) for policy, tally in each]
+    return stages if len(stages) > 1 else []
+
+
+def _memory(done: Explained) -> dict[str, float]:
+    total_G = done.run.deployment.memory.total_G
+    return {"max": float(total_G.max()), "mean": float(total_G.mean())}
+
+
+def _changed(key: str, of: str) -> Figure:
+    """A share of what policies change, where one changes anything."""
+
+    def number(found: Metrics) -> float | None:
+        share: float | None = getattr(found, key)
+        return share if found.dropped or found.rerouted else None
+
+    return Figure(key.replace("_", " "), "share", number, _note(of))
+
+
+def _ratio_note(found: Metrics) -> str:
+    return f"max / mean of assignments; of expert time {found.straggler_ratio.experts_time:.3f}"
+
+
+def _memory_note(found: Metrics) -> str:
+    return f"weights and KV cache of the fullest GPU; mean {format_bytes(found.gpu_memory_bytes.mean)}"
+
+
+def _times(found: StepTime) -> str:
+    return f"p95 {format_seconds(found.p95)}, p99 {format_seconds(found.p99)}"
+
+
+def _sent(found: Rebalancing) -> str:
+    sent = f"{found.moved_experts:,} copies sent, {format_bytes(found.bytes)}"
+    return f"{sent}; {format_seconds(found.migration_s)} a step"
+
+
+def _note(text: str) -> Callable[[Metrics], str]:
+    return lambda _: text
+
+
+METRICS: tuple[Metric, ...] = (
+    Metric(
+        "step_time_s",
+        _step_time,
+        figure=Figure("step time", "s", lambda m: m.step_time_s.mean, lambda m: _times(m.step_time_s)),
+    ),
+    Metric(
+        "tokens_per_s",
+        lambda spans: spans.tokens_per_step / float(spans.step_s.mean()),
+        figure=Figure(
+            "throughput",
+            "1/s",
+            lambda m: m.tokens_per_s,
+            _note("tokens a second, all GPUs together"),
+        ),
+    ),
+    Metric("layer_time_s", _layer_time),
+    Metric("phase_time_s", _phase_time),
+    Metric(
+        "straggler_ratio",
+        _straggler_ratio,
+        figure=Figure("straggler ratio", "ratio", lambda m: m.straggler_ratio.assignments, _ratio_note),
+    ),
+    Metric(
+        "balancedness",
+        lambda spans: sglang(spans.assignments_WLG),
+        figure=Figure(
+            "balancedness",
+            "ratio",
+            lambda m: m.balancedness,
+            _note("mean / max of assignments; 1 is perfect"),
+        ),
+    ),
+    Metric("wished", of_run=_share("wished")),
+    Metric("kept", of_run=_share("kept")),
+    Metric("rerouted", of_run=_share("rerouted"), figure=_changed("rerouted", "of the assignments")),
+    Metric("dropped", of_run=_share("dropped"), figure=_changed("dropped", "of the assignments")),
+    Metric("added", of_run=_share("added")),
+    Metric(
+        "gate_mass_lost",
+        of_run=_share("gate_mass_lost"),
+        figure=_changed("gate_mass_lost", "of the gate weights"),
+    ),
+    Metric("effective_capacity_factor", of_run=_share("effective_capacity_factor")),
+    Metric("stages", of_run=_stages),
+    Metric(
+        "cross_node_bytes",
+        of_run=lambda done: done.run.cross_node_bytes / done.run.deployment.scenario.workload.steps,
+        figure=Figure(
+            "between nodes", "B", lambda m: m.cross_node_bytes or None, _note("a step, all GPUs together")
+        ),
+    ),
+    Metric(
+        "gpu_memory_bytes",
+        of_run=_memory,
+        figure=Figure("memory", "B", lambda m: m.gpu_memory_bytes.max, _memory_note),
+    ),
+    Metric(
+        "rebalancing",
+        of_run=lambda done: rebalancing_metrics(done.run, done.without.migration_s),
+        figure=Figure(
+            "rebalanced", "times", lambda m: m.rebalancing.rebalances or None, lambda m: _sent(m.rebalancing)
+        ),
+    ),
+)
+"""In the order of ``result.json``. A new metric is one entry here, and what computes it."""

@@ -10,16 +10,15 @@ import numpy as np
 from moesim import __version__
 from moesim.analysis.attribution import Counterfactuals
 from moesim.analysis.bounds import Bounds
-from moesim.analysis.metrics import timeline_metrics
+from moesim.analysis.metrics import Explained, run_metrics
 from moesim.analysis.notes import notes
-from moesim.analysis.rebalancing import rebalance_rows, rebalancing_metrics
-from moesim.analysis.result_file import Metrics, Result
+from moesim.analysis.rebalancing import rebalance_rows
+from moesim.analysis.result_file import Result
 from moesim.analysis.scenario_facts import TraceFacts
 from moesim.analysis.stragglers import stragglers
 from moesim.deployment.deployment import Deployment, deploy
 from moesim.deployment.reading import replays_sample
 from moesim.simulation.run import Run, run
-from moesim.simulation.tally import Tally
 from moesim.spec.scenario import Scenario
 from traces.statistics import expert_loads
 
@@ -42,24 +41,12 @@ def result(done: Run, without: Counterfactuals, bounds: Bounds) -> Result:
     """The content of ``result.json``; ``provenance.wall_s`` is left at 0."""
     deployment = done.deployment
     scenario, steps = deployment.scenario, deployment.scenario.workload.steps
-    metrics = timeline_metrics(done.timeline, done.tokens / steps)
-    step_s = metrics["step_time_s"]["mean"]
-    metrics |= routing_metrics(done.tallies[-1])
-    if len(done.tallies) > 1:
-        metrics["stages"] = [
-            {"policy": policy.name} | routing_metrics(tally)
-            for policy, tally in zip(deployment.policies, done.tallies, strict=True)
-        ]
-    metrics["cross_node_bytes"] = done.cross_node_bytes / steps
-    metrics["gpu_memory_bytes"] = {
-        "max": float(deployment.memory.total_G.max()),
-        "mean": float(deployment.memory.total_G.mean()),
-    }
-    metrics["rebalancing"] = rebalancing_metrics(done, without.migration_s)
+    metrics = run_metrics(Explained(done, without))
+    step_s = metrics.step_time_s.mean
     return Result(
         format="moesim.result/1",
         scenario=scenario.resolved(),
-        metrics=Metrics.model_validate(metrics),
+        metrics=metrics,
         attribution=without.terms(step_s, steps),
         data_parallel_imbalance_s=without.data_parallel_s / steps,
         rebalances=rebalance_rows(done.moves, deployment.placement),
@@ -86,20 +73,6 @@ def result(done: Run, without: Counterfactuals, bounds: Bounds) -> Result:
             "wall_s": 0.0,
         },
     )
-
-
-def routing_metrics(tally: Tally) -> dict[str, float | None]:
-    """Fractions of the wished assignments; None where the trace has no weights, or nothing has a capacity."""
-    weighted = tally.weighted and tally.gate_mass > 0
-    shares: dict[str, float | None] = {
-        name: getattr(tally, name) / tally.wished
-        for name in ("wished", "kept", "rerouted", "dropped", "added")
-    }
-    shares["gate_mass_lost"] = tally.gate_mass_lost / tally.gate_mass if weighted else None
-    if tally.kept == tally.wished:
-        shares["gate_mass_lost"] = 0.0
-    shares["effective_capacity_factor"] = tally.room / tally.limited if tally.limited else None
-    return shares
 
 
 def trace_facts(deployment: Deployment) -> TraceFacts:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from moesim.analysis.culprit import Culprit, Straggler, culprit
 from moesim.analysis.record import Count, FileRecord, Fraction, Record, Size
@@ -74,7 +74,12 @@ class Stage(Record):
 
 
 class Metrics(Record):
-    """What a run measured: of a mean step, where nothing else is said; shares as in a :class:`Stage`."""
+    """What a run measured: of a mean step, where nothing else is said; shares as in a :class:`Stage`.
+
+    ``metrics.METRICS`` says how each is computed; one that no code asks for by name needs no field here.
+    """
+
+    model_config = ConfigDict(extra="allow")
 
     step_time_s: StepTime
     tokens_per_s: float
@@ -93,6 +98,11 @@ class Metrics(Record):
     cross_node_bytes: Fraction
     gpu_memory_bytes: Memory
     rebalancing: Rebalancing = Rebalancing()
+
+    def number(self, key: str) -> float | None:
+        """A metric that no field declares; None where the file has no number for it."""
+        found = (self.model_extra or {}).get(key)
+        return found if isinstance(found, int | float) else None
 
 
 class Attribution(Record):

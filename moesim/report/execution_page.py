@@ -5,12 +5,9 @@ from __future__ import annotations
 from moesim.analysis.execution_file import ExecutionMetrics, ExecutionResult
 from moesim.analysis.stragglers import slowest
 from moesim.errors import TimelineError
-from moesim.report.breakdown import table
-from moesim.report.execution_table import answer, ran, rank_rows, shown_phases
+from moesim.report.execution_table import answer, ran, rank_table
 from moesim.report.gantt import gantt
-from moesim.report.markup import Markup, tag
-from moesim.report.page import facts_table, figures_list, opening, page, resolved, section, trace_note
-from moesim.spec.question import brief
+from moesim.report.page import figures_list, listed, opening, page, provenance, section, trace_note
 from moesim.units import format_seconds
 from traces.timeline import Timeline
 
@@ -29,15 +26,12 @@ def execution_page(result: ExecutionResult, timeline: Timeline) -> str:
     sections = [
         opening(ran(result), answer(result), trace_note(result.trace)),
         figures_list(_key_figures(result.metrics)),
-        section("Where each rank's time goes", _ranks(result)),
+        section("Where each rank's time goes", rank_table(result)),
     ]
     if not result.run["serial"]:
         sections.append(section("One step as it ran", gantt(timeline, slowest(timeline))))
-    if result.notes:
-        sections.append(section("Mind", tag("ul", *(tag("li", line) for line in result.notes))))
-    facts = {**result.run, **result.provenance}
-    named = [(key.replace("_", " "), brief(value)) for key, value in facts.items()]
-    sections.append(section("Where the numbers come from", facts_table(named), resolved(result.scenario)))
+    sections += listed("Mind", result.notes)
+    sections.append(provenance({**result.run, **result.provenance}, result.scenario))
     return page(f"{result.scenario['name']}: a real run", sections)
 
 
@@ -63,15 +57,3 @@ def _key_figures(metrics: ExecutionMetrics) -> list[tuple[str, str, str]]:
         ),
         ("balancedness", f"{metrics.balancedness:.3f}", "mean / max of assignments"),
     ]
-
-
-def _ranks(result: ExecutionResult) -> Markup:
-    rows = [
-        tag("tr", tag("td", row[0]), *(tag("td", cell, class_="n") for cell in row[1:]))
-        for row in rank_rows(result)
-    ]
-    return tag(
-        "div",
-        tag("p", "Seconds of a step; medians over the repeats."),
-        table(["rank"], [phase.replace("_", " ") for phase in shown_phases(result)], rows),
-    )

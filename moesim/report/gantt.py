@@ -9,6 +9,7 @@ import numpy as np
 
 from moesim.analysis.culprit import Straggler
 from moesim.analysis.stragglers import Slowest
+from moesim.analysis.typical import typical
 from moesim.report import svg
 from moesim.report.markup import Markup, tag
 from moesim.units import format_seconds
@@ -29,7 +30,9 @@ def gantt(timeline: Timeline, stragglers: Sequence[Straggler | Slowest]) -> Mark
     """
     if not len(timeline):
         return tag("p", "The timeline is empty.", class_="note")
-    step, spans = _typical_step(timeline)
+    first = timeline.select(timeline.repeat_N == timeline.repeat_N.min())
+    spans = typical(first, first.step_N, np.mean)
+    step = int(spans.step_N[0])
     spans, layers, whole = _window(spans, stragglers)
     gpus, all_gpus = _gpus(spans, layers, stragglers)
     spans = spans.select(np.isin(spans.rank_N, gpus))
@@ -61,19 +64,6 @@ def gantt(timeline: Timeline, stragglers: Sequence[Straggler | Slowest]) -> Mark
         caption=f"Step {step}, the one closest to the mean: {shown}; {which}. "
         f"Time 0 is the start of what is shown.{bold}{two}",
     )
-
-
-def _typical_step(timeline: Timeline) -> tuple[int, Timeline]:
-    """The first repeat's step whose time is closest to their mean, the first of equals."""
-    repeat = timeline.repeat_N.min()
-    timeline = timeline.select(timeline.repeat_N == repeat)
-    steps, index_N = np.unique(timeline.step_N, return_inverse=True)
-    start_s, end_s = np.full(len(steps), np.inf), np.full(len(steps), -np.inf)
-    np.minimum.at(start_s, index_N, timeline.start_s_N)
-    np.maximum.at(end_s, index_N, timeline.end_s_N)
-    length_s = end_s - start_s
-    chosen = int(np.abs(length_s - length_s.mean()).argmin())
-    return int(steps[chosen]), timeline.select(index_N == chosen)
 
 
 def _window(spans: Timeline, stragglers: Sequence[Straggler | Slowest]) -> tuple[Timeline, list[int], bool]:

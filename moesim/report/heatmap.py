@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Final
 
 import numpy as np
 
+from moesim.analysis.layer_loads import load_table, over_mean, slot_bound
 from moesim.report import svg
 from moesim.report.markup import Markup, tag
 from moesim.spec.question import plural
-from traces.timeline import PHASES, Timeline, WorkTable
+from traces.timeline import Timeline, WorkTable
 
 # Borders between the eight colours, as multiples of the layer's mean; the fourth holds the mean.
 EDGES: Final = (0.5, 0.7, 0.9, 1.1, 1.4, 2.0, 3.0)
@@ -19,48 +19,12 @@ MOST_COLUMNS: Final = 128
 _LEFT, _RIGHT, _TOP = 62.0, 190.0, 46.0
 
 
-def load_table(timeline: Timeline, gpus: int) -> tuple[np.ndarray, np.ndarray]:
-    """Assignments of each GPU in each MoE layer, summed over steps and repeats.
-
-    Returns:
-        layers_L: the true indices of layers with expert work; load_LG: float64.
-    """
-    rows = np.flatnonzero((timeline.phase_N == PHASES.index("experts")) & (timeline.layer_N >= 0))
-    layers_L, index_N = np.unique(timeline.layer_N[rows], return_inverse=True)
-    flat = index_N * gpus + timeline.rank_N[rows]
-    load = np.bincount(flat, timeline.assignments_N[rows], minlength=len(layers_L) * gpus)
-    return layers_L, load.reshape(len(layers_L), gpus)
-
-
-def slot_bound(work: WorkTable, layers_L: np.ndarray, load_LG: np.ndarray) -> np.ndarray:
-    """The hottest slot over the mean GPU (axis L): no exchange of slots takes a layer's max below it.
-
-    Never below 1, which is perfect balance.
-    """
-    rows = np.flatnonzero((work.phase_N == PHASES.index("experts")) & np.isin(work.layer_N, layers_L))
-    bound_L = np.ones(len(layers_L))
-    if not len(rows):
-        return bound_L
-    slots = int(work.destination_N[rows].max()) + 1
-    flat = np.searchsorted(layers_L, work.layer_N[rows]).astype(np.int64) * slots + work.destination_N[rows]
-    # Only slots that occur: their numbers in a file may be far apart.
-    used, index_N = np.unique(flat, return_inverse=True)
-    load = np.bincount(index_N, work.count_N[rows])
-    hottest_L = np.zeros(len(layers_L))
-    np.maximum.at(hottest_L, used // slots, load)
-    mean_L = load_LG.mean(1)
-    np.divide(hottest_L, mean_L, out=bound_L, where=mean_L > 0)
-    return np.maximum(bound_L, 1.0)
-
-
 def heatmap(timeline: Timeline, work: WorkTable, gpus: int, gpus_per_node: int, steps: int) -> Markup:
     """The figure: a row for each MoE layer, a column for each GPU, the layer's max / mean beside it."""
     layers_L, load_LG = load_table(timeline, gpus)
     if not len(layers_L):
         return tag("p", "The run has no expert work to show.", class_="note")
-    mean_L = load_LG.mean(1)
-    relative_LG = np.divide(load_LG, mean_L[:, None], out=np.ones_like(load_LG), where=mean_L[:, None] > 0)
-    bound_L = slot_bound(work, layers_L, load_LG)
+    relative_LG, bound_L = over_mean(load_LG), slot_bound(work, layers_L, load_LG)
     together = -(-gpus // MOST_COLUMNS)
     columns = -(-gpus // together)
     wide = (svg.WIDTH - _LEFT - _RIGHT) / columns
@@ -77,14 +41,15 @@ def heatmap(timeline: Timeline, work: WorkTable, gpus: int, gpus_per_node: int, 
             per_step = float(load_LG[row, members].max()) / steps
             name = _gpu_name(members.start, min(members.stop, gpus) - 1)
             tooltip = f"layer {layer}, {name}: {value:.2f} × the mean, {per_step:.4g} assignments a step"
-            class_ = f"heat-{np.searchsorted(EDGES, value, side='right')}"
+            class_ = svg.heat(EDGES, value)
             parts.append(svg.rect(_LEFT + column * wide, y, wide - 0.5, high - 0.5, class_, tooltip))
     parts.append(_margin(layers_L, relative_LG, bound_L, high))
-    parts.append(_legend(_TOP + high * len(layers_L) + 40))
+    bottom = _TOP + high * len(layers_L)
+    parts += [svg.text(_LEFT, bottom + 22, "times the layer's mean", "tick"), load_legend(_LEFT, bottom + 40)]
     worst = int(relative_LG.max(1).argmax())
     shared_note = f" One column is the most loaded of {together} neighbouring GPUs." if together > 1 else ""
     return svg.figure(
-        _TOP + high * len(layers_L) + 52,
+        bottom + 52,
         "Heat map of assignments, layer by GPU, relative to each layer's mean",
         *parts,
         caption=(
@@ -142,13 +107,6 @@ def _margin(layers_L: np.ndarray, relative_LG: np.ndarray, bound_L: np.ndarray, 
     return tag("g", *parts)
 
 
-def _legend(y: float) -> Markup:
-    names = [f"< {EDGES[0]:g}"]
-    names += [f"{low:g} to {high:g}" for low, high in itertools.pairwise(EDGES)]
-    names.append(f"≥ {EDGES[-1]:g}")
-    entries = [
-        (f"heat-{index}", f"{name} ×" if index in (0, 7) else name) for index, name in enumerate(names)
-    ]
-    return tag(
-        "g", svg.text(_LEFT, y - 18, "times the layer's mean", "tick"), svg.legend(_LEFT, y, entries, 86)
-    )
+def load_legend(x: float, y: float) -> Markup:
+    """Of colours that say how much more than the mean something is."""
+    return svg.heat_legend(x, y, [f"{edge:g}" for edge in EDGES], "×", "", 86)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -85,3 +87,16 @@ def legend(x: float, y: float, entries: Sequence[tuple[str, str]], step: float |
         parts += [rect(x, y - 9, 11, 11, class_), text(x + 15, y, name, "tick")]
         x += step or 30 + 6.3 * len(name)
     return tag("g", *parts)
+
+
+def heat(edges: Sequence[float], value: float) -> str:
+    """The CSS class of a value, whose colour lies between two of the edges."""
+    return f"heat-{bisect.bisect_right(edges, value)}"
+
+
+def heat_legend(x: float, y: float, edges: Sequence[str], unit: str, between: str, step: float) -> Markup:
+    """The colours and their edges; the unit of the outer ones, and what follows the ranges between."""
+    names = [f"< {edges[0]} {unit}"]
+    names += [f"{low} to {high}{between}" for low, high in itertools.pairwise(edges)]
+    names.append(f"≥ {edges[-1]} {unit}")
+    return legend(x, y, [(f"heat-{index}", name) for index, name in enumerate(names)], step)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from moesim.analysis.typical import over_steps, typical
 from moesim.analysis.validation import Validation
 from moesim.report import svg
-from moesim.report.findings import percent
 from moesim.report.gantt import LEFT, MOST_GPUS, MOST_LAYERS, draw_brackets, draw_spans
 from moesim.report.markup import Markup, tag
-from moesim.units import format_seconds
+from moesim.units import format_seconds, format_share
 from traces.timeline import PHASES, Timeline
 
 FloatArray = NDArray[np.float64]
@@ -42,7 +40,8 @@ def both_timelines(found: Validation, measured: Timeline, simulated: Timeline) -
     blocks = {}
     for name, timeline in (("measured", measured), ("simulated", simulated)):
         shown = (timeline.step_N == step) & np.isin(timeline.layer_N, layers) & np.isin(timeline.rank_N, gpus)
-        blocks[name] = _typical_repeat(timeline.select(shown))
+        block = timeline.select(shown)
+        blocks[name] = typical(block, block.repeat_N, np.median)
     seconds = max(float(block.end_s_N.max() - block.start_s_N.min()) for block in blocks.values())
     high = 20.0 if len(gpus) <= 16 else 15.0
     right = svg.WIDTH - 10
@@ -75,9 +74,9 @@ def error_map(found: Validation) -> Markup:
     """A row for each MoE layer; a column for each rank and phase, and one for the whole layer."""
     ranks = _spread(found.ranks, MOST_COLUMNS // 3)
     blocks = [
-        (phase, _over_steps(found.error(phase)[..., ranks])) for phase in ("experts", "dispatch", "combine")
+        (phase, over_steps(found.error(phase)[..., ranks])) for phase in ("experts", "dispatch", "combine")
     ]
-    blocks.append(("layer", _over_steps(found.error("layer")[..., None])))
+    blocks.append(("layer", over_steps(found.error("layer")[..., None])))
     between, top = 26.0, 46.0
     columns = sum(block.shape[1] for _, block in blocks)
     wide = min((svg.WIDTH - LEFT - 10 - between * (len(blocks) - 1)) / columns, 90.0)
@@ -96,8 +95,8 @@ def error_map(found: Validation) -> Markup:
                 parts.append(svg.text(x + wide / 2, top - 8, str(ranks[column]), "tick small middle"))
             for row, layer in enumerate(found.layers.tolist()):
                 error = float(error_LG[row, column])
-                class_ = "bar" if np.isnan(error) else f"heat-{np.searchsorted(EDGES, error, side='right')}"
-                said = "took no time" if np.isnan(error) else f"{percent(error)}"
+                class_ = "bar" if np.isnan(error) else svg.heat(EDGES, error)
+                said = "took no time" if np.isnan(error) else format_share(error)
                 parts.append(
                     svg.rect(
                         x,
@@ -168,23 +167,6 @@ def _cloud(found: Validation, quantity: str, what: str, left: float, top: float,
     return tag("g", *parts)
 
 
-def _over_steps(error_WLG: FloatArray) -> FloatArray:
-    """[L, G]: the median over steps that have a value, NaN where none has."""
-    none_LG = np.isnan(error_WLG).all(axis=0)
-    median_LG: FloatArray = np.nanmedian(np.where(none_LG, 0.0, error_WLG), axis=0)
-    return np.where(none_LG, np.nan, median_LG)
-
-
-def _typical_repeat(spans: Timeline) -> Timeline:
-    """Of a part of a timeline the repeat whose length is closest to the median."""
-    repeats, index_N = np.unique(spans.repeat_N, return_inverse=True)
-    start_s, end_s = np.full(len(repeats), np.inf), np.full(len(repeats), -np.inf)
-    np.minimum.at(start_s, index_N, spans.start_s_N)
-    np.maximum.at(end_s, index_N, spans.end_s_N)
-    length_s = end_s - start_s
-    return spans.select(index_N == int(np.abs(length_s - np.median(length_s)).argmin()))
-
-
 def _spread(count: int, most: int) -> list[int]:
     """All of ``count`` indices, or ``most`` of them evenly spread.
 
@@ -196,10 +178,5 @@ def _spread(count: int, most: int) -> list[int]:
 
 
 def _legend(y: float) -> Markup:
-    names: Sequence[str] = [
-        f"< {percent(EDGES[0])}",
-        *(f"{100 * low:g} to {100 * high:g} %" for low, high in itertools.pairwise(EDGES)),
-        f"≥ {percent(EDGES[-1])}",
-    ]
-    entries = [(f"heat-{index}", name) for index, name in enumerate(names)]
-    return tag("g", svg.text(LEFT, y - 18, "error", "tick"), svg.legend(LEFT, y, entries, 104))
+    edges = [f"{100 * edge:g}" for edge in EDGES]
+    return tag("g", svg.text(LEFT, y - 18, "error", "tick"), svg.heat_legend(LEFT, y, edges, "%", " %", 104))

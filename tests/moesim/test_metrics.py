@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moesim.analysis.metrics import step_times, timeline_metrics
-from moesim.analysis.result import routing_metrics
+from moesim.analysis import metrics
+from moesim.analysis.metrics import routing_metrics, timeline_metrics
+from moesim.analysis.result_file import Metrics
+from moesim.analysis.times import step_times
 from moesim.hardware.network import Ports
 from moesim.simulation.conditions import Conditions
 from moesim.simulation.loop import simulate
 from moesim.simulation.program import in_sequence
 from moesim.simulation.recording import Recording
 from moesim.simulation.tally import Tally
+from tests.moesim.command import moesim
 from tests.moesim.programs import SLOW, collective, compute
 from traces.timeline import Timeline
 
@@ -54,10 +60,10 @@ def percentile(values: Sequence[float], q: float) -> float:
 
 def test_percentiles_by_hand() -> None:
     """Steps of 10, 1, 3 and 2 s: the median lies between 2 and 3, 95 % at 3 + 0.85 · 7."""
-    metrics = timeline_metrics(recorded([[10.0], [1.0], [3.0], [2.0]]), tokens_per_step=8)
-    assert metrics["step_time_s"] == pytest.approx({"mean": 4.0, "p50": 2.5, "p95": 8.95, "p99": 9.79})
-    assert metrics["tokens_per_s"] == pytest.approx(2.0)
-    assert metrics["layer_time_s"] == pytest.approx({"mean": 4.0, "p95": 8.95})
+    found = timeline_metrics(recorded([[10.0], [1.0], [3.0], [2.0]]), tokens_per_step=8)
+    assert found["step_time_s"] == pytest.approx({"mean": 4.0, "p50": 2.5, "p95": 8.95, "p99": 9.79})
+    assert found["tokens_per_s"] == pytest.approx(2.0)
+    assert found["layer_time_s"] == pytest.approx({"mean": 4.0, "p95": 8.95})
 
 
 lengths = st.floats(0.1, 10.0)
@@ -71,13 +77,13 @@ def test_percentiles_are_those_of_steps_and_of_all_layers_of_all_steps(steps: li
     whole = [sum(layers) for layers in steps]
     single = [seconds for layers in steps for seconds in layers]
     np.testing.assert_allclose(step_times(timeline), whole, rtol=1e-9)
-    metrics = timeline_metrics(timeline, tokens_per_step=1)
+    found = timeline_metrics(timeline, tokens_per_step=1)
     expected = {"mean": sum(whole) / len(whole)} | {f"p{q}": percentile(whole, q) for q in (50, 95, 99)}
-    assert metrics["step_time_s"] == pytest.approx(expected, rel=1e-9)
+    assert found["step_time_s"] == pytest.approx(expected, rel=1e-9)
     expected = {"mean": sum(single) / len(single), "p95": percentile(single, 95)}
-    assert metrics["layer_time_s"] == pytest.approx(expected, rel=1e-9)
+    assert found["layer_time_s"] == pytest.approx(expected, rel=1e-9)
     # A rank takes half as long in every layer of every step: max over mean is 1 / 0.75.
-    assert metrics["straggler_ratio"]["experts_time"] == pytest.approx(4 / 3, rel=1e-9)
+    assert found["straggler_ratio"]["experts_time"] == pytest.approx(4 / 3, rel=1e-9)
 
 
 def test_of_no_gate_mass_no_share_is_lost() -> None:
@@ -86,3 +92,28 @@ def test_of_no_gate_mass_no_share_is_lost() -> None:
     assert routing_metrics(tally)["gate_mass_lost"] is None
     tally = Tally(wished=4, kept=3, dropped=1, gate_mass=2.0, gate_mass_lost=0.5)
     assert routing_metrics(tally)["gate_mass_lost"] == 0.25
+
+
+def test_a_metric_is_declared_once(monkeypatch: pytest.MonkeyPatch, here: Path) -> None:
+    """An entry of the list, and what computes it: it stands in the JSON, in the terminal and on the page."""
+
+    def hottest(spans: metrics.Spans) -> float:
+        return float(spans.assignments_WLG.max())
+
+    def number(found: Metrics) -> float | None:
+        return found.number("hottest_cell")
+
+    figure = metrics.Figure("hottest cell", "1/s", number, lambda _: "so it is")
+    entry = metrics.Metric("hottest_cell", hottest, figure=figure)
+    monkeypatch.setattr(metrics, "METRICS", (*metrics.METRICS, entry))
+    assert moesim("run", "s.yaml", "-o", "out").code == 0
+    value = json.loads((here / "out" / "result.json").read_text("utf-8"))["metrics"]["hottest_cell"]
+    assert value > 0
+    line = rf"hottest cell +{value:,.0f}  so it is"
+    assert re.search(line, moesim("run", "s.yaml").out)
+    pages = []
+    for _ in range(2):
+        pages.append((here / "out" / "report.html").read_text("utf-8"))
+        assert f"<dt>hottest cell</dt><dd>{value:,.0f}</dd>" in pages[-1]
+        assert moesim("report", "out").code == 0
+    assert pages[0] == pages[1]
