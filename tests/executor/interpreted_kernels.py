@@ -21,7 +21,7 @@ from executor.kernels.layer import moe_layer
 from executor.kernels.order import sort_by_slot
 from executor.kernels.schedule import schedule
 from executor.kernels.tiles import Tile, Tiles
-from executor.layer.reference import reference_layer
+from tests.executor.reference import reference_layer
 from executor.plan.plan import MoeShape
 
 FEW = settings(max_examples=12, deadline=None)

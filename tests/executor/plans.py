@@ -12,7 +12,7 @@ from torch import Tensor
 
 from executor.dispatch.routing import RoutedStep
 from executor.experts.weights import ExpertWeights
-from executor.layer.reference import reference_layer
+from tests.executor.reference import reference_layer
 from executor.plan.plan import MoeShape, Plan
 
 

@@ -15,7 +15,7 @@ from executor.experts.backends import BACKENDS
 from executor.experts.weights import ExpertWeights
 from executor.layer.gate import Choose, Gate, Replay
 from executor.layer.moe_layer import MoELayer
-from executor.layer.reference import reference_layer
+from tests.executor.reference import reference_layer
 from executor.plan.errors import PlanError
 from executor.plan.plan import MODES, MoeShape
 from moesim.routing.copies import Copies
