@@ -12,8 +12,8 @@ from torch import Tensor
 
 from executor.dispatch.routing import RoutedStep
 from executor.experts.weights import ExpertWeights
-from tests.executor.reference import reference_layer
 from executor.plan.plan import MoeShape, Plan
+from tests.executor.reference import reference_layer
 
 
 def small_plan(

@@ -15,7 +15,6 @@ from executor.experts.backends import BACKENDS
 from executor.experts.weights import ExpertWeights
 from executor.layer.gate import Choose, Gate, Replay
 from executor.layer.moe_layer import MoELayer
-from tests.executor.reference import reference_layer
 from executor.plan.errors import PlanError
 from executor.plan.plan import MODES, MoeShape
 from moesim.routing.copies import Copies
@@ -23,6 +22,7 @@ from moesim.routing.drop import Drop
 from moesim.routing.policy import Batch
 from tests.executor.lockstep import run_ranks
 from tests.executor.plans import replica_table
+from tests.executor.reference import reference_layer
 
 pytestmark = pytest.mark.executor
 
