@@ -13,7 +13,7 @@ from rich.console import Console
 from benchmarks.counting import counting
 from benchmarks.policies import policies
 from benchmarks.step import step
-from benchmarks.table import table
+from benchmarks.table import table_of
 from benchmarks.trace_io import trace_io
 
 
@@ -35,7 +35,7 @@ def commands() -> list[tuple[str, str]]:
 def main() -> None:
     """Print the table."""
     sections = (counting(), policies(), trace_io(), step(), commands())
-    Console().print(table("moesim benchmarks", ("what", "best"), sections))
+    Console().print(table_of("moesim benchmarks", ("what", "best"), sections))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.rows import ROWS
-from benchmarks.table import table
+from benchmarks.table import table_of
 
 TURNS = 10
 
@@ -139,7 +139,7 @@ def main(arguments: Sequence[str]) -> int:
     except BenchError as error:
         print(error, file=sys.stderr)
         return 2
-    Console().print(table("processor time, median of ten ratios", ("what", f"this / {commit}"), [rows]))
+    Console().print(table_of("processor time, median of ten ratios", ("what", f"this / {commit}"), [rows]))
     return 0
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from benchmarks.counting import best_of
-from benchmarks.table import table
+from benchmarks.table import table_of
 from moesim.routing.copies import Copies
 from moesim.routing.policies import POLICIES, policy_from
 from moesim.routing.policy import Batch, Candidates, Held
@@ -192,7 +192,7 @@ def _speed(seconds: float) -> str:
 
 def main() -> None:
     """Print the table."""
-    Console().print(table("routing policies", ("what", "best"), [policies()]))
+    Console().print(table_of("routing policies", ("what", "best"), [policies()]))
 
 
 if __name__ == "__main__":

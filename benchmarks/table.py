@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from rich.table import Table
 
 
-def table(title: str, heads: Sequence[str], sections: Iterable[Iterable[Sequence[str]]]) -> Table:
+def table_of(title: str, heads: Sequence[str], sections: Iterable[Iterable[Sequence[str]]] = ()) -> Table:
     """Rows below their heads, a line between sections."""
     made = Table(title=title, title_justify="left")
     for place, head in enumerate(heads):
