@@ -111,15 +111,16 @@ def ratio(row: str, this: Timer, base: Timer) -> float | None:
     return statistics.median(ratios)
 
 
-def compare(commit: str, root: Path, rows: Sequence[str] = tuple(ROWS)) -> list[tuple[str, str]]:
-    """Rows of the table: what, and how many times the processor time of the commit.
+def compare(commit: str, root: Path, rows: Sequence[str] = tuple(ROWS)) -> Iterator[tuple[str, str]]:
+    """Rows of the table, as they are measured: what, and how many times the processor time of the commit.
 
     Raises:
         BenchError: there is no such commit, or a tree cannot be timed.
     """
     with worktree(commit, root) as tree, timer(root) as this, timer(tree) as base:
-        found = {row: ratio(row, this, base) for row in rows}
-    return [(row, "not in the base" if each is None else f"{each:.3f}") for row, each in found.items()]
+        for row in rows:
+            found = ratio(row, this, base)
+            yield row, "not in the base" if found is None else f"{found:.3f}"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -134,8 +135,12 @@ def main(arguments: Sequence[str]) -> int:
     # So that an end from outside, too, takes the worktree with it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     (commit,) = arguments
+    rows = []
     try:
-        rows = compare(commit, Path(__file__).parents[1])
+        for row in compare(commit, Path(__file__).parents[1]):
+            # Each at once, so that a run that is cut short has not been for nothing.
+            print(": ".join(row), file=sys.stderr, flush=True)
+            rows.append(row)
     except BenchError as error:
         print(error, file=sys.stderr)
         return 2

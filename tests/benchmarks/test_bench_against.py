@@ -61,21 +61,21 @@ def test_a_commit_that_is_none_is_refused(root: Path, capsys: pytest.CaptureFixt
 def test_each_tree_is_timed_by_its_own_rows(root: Path) -> None:
     """The base answers with names, as committed; the tree beside it has changed since."""
     (root / "benchmarks" / "rows.py").write_text(ROWS.replace("line.strip()", "2 * float(line)"))
-    assert compare("HEAD", root, ["0.5", "1.5"]) == [("0.5", "2.000"), ("1.5", "2.000")]
+    assert list(compare("HEAD", root, ["0.5", "1.5"])) == [("0.5", "2.000"), ("1.5", "2.000")]
 
 
 def test_a_base_that_lacks_a_row_says_so(root: Path) -> None:
     (root / "benchmarks" / "rows.py").write_text(
         "import sys\nfor _ in sys.stdin:\n    print(1, flush=True)\n"
     )
-    assert compare("HEAD", root, ["lacks it"]) == [("lacks it", "not in the base")]
+    assert list(compare("HEAD", root, ["lacks it"])) == [("lacks it", "not in the base")]
 
 
 def test_this_tree_must_have_every_row_and_must_not_die(root: Path) -> None:
     with pytest.raises(BenchError, match="this tree lacks the row 'lacks it'"):
-        compare("HEAD", root, ["lacks it"])
+        list(compare("HEAD", root, ["lacks it"]))
     with pytest.raises(BenchError, match="ended at the row 'dies'"):
-        compare("HEAD", root, ["dies"])
+        list(compare("HEAD", root, ["dies"]))
     assert git(root, "worktree", "list").count("\n") == 1
 
 
