@@ -18,8 +18,9 @@ lint: .venv/test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# make bench BASE=COMMIT compares processor times with the commit's instead.
 bench: .venv/core
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks$(if $(BASE),.against $(BASE))
 
 # With a Python of your own where torch is already there: make bench-gpu GPU_PYTHON=python3
 bench-gpu: $(if $(GPU_PYTHON),,.venv/test)
