@@ -5,13 +5,17 @@ BIN := .venv/bin
 EXTRAS ?= test,executor
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint bench bench-gpu clean
+.PHONY: demo test test-deep lint bench bench-gpu clean
 
 demo: .venv/core
 	$(BIN)/moesim demo -o moesim-demo
 
 test: .venv/test
 	$(BIN)/python -m pytest -n auto --dist worksteal
+
+# The property tests alone, with other examples on every run and ten times as many.
+test-deep: .venv/test
+	$(BIN)/python -m pytest -n auto --dist worksteal -m hypothesis --hypothesis-profile=deep
 
 lint: .venv/test
 	$(BIN)/ruff check .
