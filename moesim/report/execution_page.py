@@ -9,8 +9,7 @@ from moesim.report.breakdown import table
 from moesim.report.execution_table import answer, ran, rank_rows, shown_phases
 from moesim.report.gantt import gantt
 from moesim.report.markup import Markup, tag
-from moesim.report.page import facts_table, figures_list, opening, page, resolved, section, trace_note
-from moesim.spec.question import brief
+from moesim.report.page import facts_table, figures_list, mind, opening, page, resolved, section, trace_note
 from moesim.units import format_seconds
 from traces.timeline import Timeline
 
@@ -33,11 +32,9 @@ def execution_page(result: ExecutionResult, timeline: Timeline) -> str:
     ]
     if not result.run["serial"]:
         sections.append(section("One step as it ran", gantt(timeline, slowest(timeline))))
-    if result.notes:
-        sections.append(section("Mind", tag("ul", *(tag("li", line) for line in result.notes))))
-    facts = {**result.run, **result.provenance}
-    named = [(key.replace("_", " "), brief(value)) for key, value in facts.items()]
-    sections.append(section("Where the numbers come from", facts_table(named), resolved(result.scenario)))
+    sections += mind(result.notes)
+    facts = facts_table(result.run | result.provenance)
+    sections.append(section("Where the numbers come from", facts, resolved(result.scenario)))
     return page(f"{result.scenario['name']}: a real run", sections)
 
 

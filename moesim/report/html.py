@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
@@ -24,9 +24,9 @@ from moesim.report.gantt import gantt
 from moesim.report.heatmap import heatmap
 from moesim.report.markup import Markup, join, tag
 from moesim.report.notes import comparison_notes
-from moesim.report.page import facts_table, figures_list, opening, page, resolved, section, trace_note
+from moesim.report.page import facts_table, figures_list, mind, opening, page, resolved, section, trace_note
 from moesim.report.stages import stage_table
-from moesim.spec.question import brief, question
+from moesim.spec.question import question
 from moesim.units import format_seconds
 from traces.timeline import Timeline, WorkTable
 
@@ -70,13 +70,9 @@ def run_page(
     ]
     if comparison is not None:
         sections.append(_comparison(comparison))
-    sections += _notes(result.notes)
+    sections += mind(result.notes)
     sections.append(_provenance(result))
     return page(str(result.scenario["name"]), sections)
-
-
-def _notes(lines: Sequence[str]) -> list[Markup]:
-    return [section("Mind", tag("ul", *(tag("li", line) for line in lines)))] if lines else []
 
 
 def _stages(result: Result) -> list[Markup]:
@@ -103,7 +99,7 @@ def whatif_page(comparison: Comparison) -> str:
         opening(asked, whatif_answer(comparison), trace_note(base.trace)),
         section("The points, fastest first", comparison_chart(comparison), comparison_table(comparison)),
         section("The scenario itself", tag("p", answer(base)), breakdown(base), phase_table(base)),
-        *_notes(comparison_notes(comparison)),
+        *mind(comparison_notes(comparison)),
         _provenance(base),
     ]
     return page(f"{base.scenario['name']}: what if", sections)
@@ -111,9 +107,9 @@ def whatif_page(comparison: Comparison) -> str:
 
 def _key_figures(result: Result) -> Markup:
     cost = f"{format_seconds(result.attribution.imbalance_s)} of a step"
-    return figures_list(
-        [("imbalance", percent(shares(result)["imbalance"]), cost), *key_figures(result.metrics)]
-    )
+    imbalance = ("imbalance", percent(shares(result)["imbalance"]), cost)
+    step, *others = key_figures(result.metrics)
+    return figures_list([step, imbalance, *others])
 
 
 def _advice(result: Result) -> Markup:
@@ -181,10 +177,9 @@ def _comparison(comparison: Comparison) -> Markup:
 def _provenance(result: Result) -> Markup:
     """Where the numbers come from: every entry of the provenance, and the resolved scenario."""
     trace = result.trace
-    rows = [("trace", f"{trace.name}: {trace.origin or 'origin not stated'}")]
+    facts = {"trace": f"{trace.name}: {trace.origin or 'origin not stated'}", **result.provenance}
     # The wall time differs from run to run and would make equal runs' pages differ.
-    facts = {key: value for key, value in result.provenance.items() if key not in ("wall_s", "command")}
-    rows += [(str(key), brief(value)) for key, value in facts.items()]
+    facts = {key: value for key, value in facts.items() if key not in ("wall_s", "command")}
     return section(
         "Where the numbers come from",
         tag(
@@ -194,7 +189,7 @@ def _provenance(result: Result) -> Markup:
             tag("code", str(result.provenance.get("command", "moesim run scenario.yaml"))),
             "; the same command with the same versions gives the same numbers.",
         ),
-        facts_table((key.replace("_", " "), value) for key, value in rows),
+        facts_table(facts),
         *_profile_sources(result.scenario.get("profile", {}).get("sources", {})),
         resolved(result.scenario),
     )

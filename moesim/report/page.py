@@ -76,9 +76,17 @@ def figures_list(figures: Sequence[tuple[str, str, str]]) -> Markup:
     )
 
 
-def facts_table(facts: Iterable[tuple[str, str]]) -> Markup:
+def mind(lines: Sequence[str]) -> list[Markup]:
+    """The section of notes, where there are any."""
+    return [section("Mind", tag("ul", *(tag("li", line) for line in lines)))] if lines else []
+
+
+def facts_table(facts: Mapping[str, Any]) -> Markup:
     """Two columns: what, and its value."""
-    rows = [tag("tr", tag("td", name), tag("td", tag("code", value))) for name, value in facts]
+    rows = [
+        tag("tr", tag("td", name.replace("_", " ")), tag("td", tag("code", brief(value))))
+        for name, value in facts.items()
+    ]
     return table(["what", "value"], [], rows)
 
 

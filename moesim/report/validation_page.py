@@ -8,7 +8,7 @@ from moesim.analysis.validation import compare
 from moesim.analysis.validation_file import ValidationResult
 from moesim.report.breakdown import table
 from moesim.report.markup import Markup, tag
-from moesim.report.page import facts_table, figures_list, opening, page, resolved, section, trace_note
+from moesim.report.page import facts_table, figures_list, mind, opening, page, resolved, section, trace_note
 from moesim.report.validation_figures import both_timelines, error_map, scatter
 from moesim.report.validation_table import (
     QUANTITY_HEAD,
@@ -20,7 +20,6 @@ from moesim.report.validation_table import (
     rank_rows,
     remarks,
 )
-from moesim.spec.question import brief
 from moesim.units import format_seconds
 from traces.timeline import Timeline
 
@@ -57,8 +56,8 @@ def validation_page(result: ValidationResult, measured: Timeline, simulated: Tim
         ),
         section("Layer by layer", error_map(found), _layers(result)),
         section("A step as it ran and as it was simulated", both_timelines(found, measured, simulated)),
-        section("Mind", tag("ul", *(tag("li", line) for line in remarks(result)))),
-        _provenance(result),
+        *mind(remarks(result)),
+        section("Where the numbers come from", facts_table(result.provenance), resolved(result.scenario)),
     ]
     return page(f"{result.scenario['name']}: validation", sections)
 
@@ -103,8 +102,3 @@ def _layers(result: ValidationResult) -> Markup:
 def _rows(first: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:
     lines = [tag("tr", tag("td", row[0]), *(tag("td", cell, class_="n") for cell in row[1:])) for row in rows]
     return table([first], head, lines)
-
-
-def _provenance(result: ValidationResult) -> Markup:
-    facts = [(key.replace("_", " "), brief(value)) for key, value in result.provenance.items()]
-    return section("Where the numbers come from", facts_table(facts), resolved(result.scenario))
