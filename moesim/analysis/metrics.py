@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moesim.analysis.attribution import Counterfactuals
 from moesim.analysis.critical_path import critical_path
-from moesim.analysis.cube import Cube, max_over_mean
+from moesim.analysis.cube import Cube, layer_times, max_over_mean, step_times
 from moesim.analysis.rebalancing import rebalancing_metrics
 from moesim.analysis.result_file import Metrics, Rebalancing, StepTime
-from moesim.analysis.times import layer_times, step_times
 from moesim.simulation.run import Run
 from moesim.simulation.tally import Tally
 from moesim.units import format_bytes, format_seconds
@@ -197,6 +196,21 @@ def _note(text: str) -> Callable[[Metrics], str]:
     return lambda _: text
 
 
+_SHARES: Final = (
+    "wished",
+    "kept",
+    "rerouted",
+    "dropped",
+    "added",
+    "gate_mass_lost",
+    "effective_capacity_factor",
+)
+_CHANGED: Final = {
+    "rerouted": _changed("rerouted", "of the assignments"),
+    "dropped": _changed("dropped", "of the assignments"),
+    "gate_mass_lost": _changed("gate_mass_lost", "of the gate weights"),
+}
+
 METRICS: tuple[Metric, ...] = (
     Metric(
         "step_time_s",
@@ -230,17 +244,7 @@ METRICS: tuple[Metric, ...] = (
             _note("mean / max of assignments; 1 is perfect"),
         ),
     ),
-    Metric("wished", of_run=_share("wished")),
-    Metric("kept", of_run=_share("kept")),
-    Metric("rerouted", of_run=_share("rerouted"), figure=_changed("rerouted", "of the assignments")),
-    Metric("dropped", of_run=_share("dropped"), figure=_changed("dropped", "of the assignments")),
-    Metric("added", of_run=_share("added")),
-    Metric(
-        "gate_mass_lost",
-        of_run=_share("gate_mass_lost"),
-        figure=_changed("gate_mass_lost", "of the gate weights"),
-    ),
-    Metric("effective_capacity_factor", of_run=_share("effective_capacity_factor")),
+    *(Metric(key, of_run=_share(key), figure=_CHANGED.get(key)) for key in _SHARES),
     Metric("stages", of_run=_stages),
     Metric(
         "cross_node_bytes",

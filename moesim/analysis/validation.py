@@ -13,8 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from moesim.analysis.cube import Cube, max_over_mean
-from moesim.analysis.times import step_times
+from moesim.analysis.cube import Cube, max_over_mean, step_times
 from moesim.analysis.validation_file import Error, LayerErrors, Pair, RankErrors, RankPairs, Spread
 from moesim.errors import TimelineError
 from moesim.spec.question import plural

@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 
 from moesim.analysis.critical_path import critical_path
-from moesim.analysis.cube import Cube, max_over_mean
+from moesim.analysis.cube import Cube, layer_times, max_over_mean, step_times
 from moesim.analysis.metrics import timeline_metrics
-from moesim.analysis.times import layer_times, step_times
 from moesim.simulation.operations import Operation
 from moesim.simulation.recording import Recording
 from placement.judging.balancedness import sglang

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moesim.analysis import metrics
+from moesim.analysis.cube import step_times
 from moesim.analysis.metrics import routing_metrics, timeline_metrics
 from moesim.analysis.result_file import Metrics
-from moesim.analysis.times import step_times
 from moesim.hardware.network import Ports
 from moesim.simulation.conditions import Conditions
 from moesim.simulation.loop import simulate
