@@ -8,7 +8,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from moesim.dispatch.work import Work, count_work
+from moesim.dispatch.count import count_work
+from moesim.dispatch.work import Work
 
 T, K, E, G, P, LAYERS = 16_384, 8, 256, 128, 8, 8
 
@@ -20,13 +21,7 @@ def numpy_count(
     L, tokens, _ = slot_LTK.shape
     S, N = len(gpu_S), G // per_node
     home_T = np.repeat(np.arange(G), np.diff(offsets_G))
-    work = Work(
-        np.zeros((L, S), np.int32),
-        np.zeros((L, G), np.int32),
-        np.zeros((L, G), np.int32),
-        np.zeros((L, G, G), np.int32),
-        np.zeros((L, G, G), np.int32),
-    )
+    work = Work.zeros(L, S, G, returned=False)
     row_T1 = np.arange(tokens)[:, None]
     node_G = np.arange(G) // per_node
     for layer, slot_TK in enumerate(slot_LTK):

@@ -16,7 +16,6 @@ from rich.console import Console
 from rich.table import Table
 
 from moesim.deployment.deployment import Deployment, deploy
-from moesim.dispatch.modes import DispatchMode
 from moesim.hardware.fluid import EPSILON, Flows, Fluid
 from moesim.hardware.health import epochs
 from moesim.hardware.network import Network
@@ -24,9 +23,9 @@ from moesim.hardware.networks import NETWORKS
 from moesim.hardware.routes import NO_LINK
 from moesim.hardware.transfer import Transfer
 from moesim.simulation.conditions import Conditions
-from moesim.simulation.event import simulate
+from moesim.simulation.loop import simulate
+from moesim.simulation.price import priced
 from moesim.simulation.run import run
-from moesim.simulation.steps import Steps
 from moesim.spec.override import Override
 from moesim.spec.scenario import load_scenario
 
@@ -41,15 +40,15 @@ SHARING: dict[str, Any] = {
     "others' cards": {"base": "h800-4x8", "cross_rail": "nvlink"},
     "mesh": "mi300x-4x8",
 }
-MODES: tuple[DispatchMode, ...] = ("per_node", "per_gpu", "per_expert")
+MODES: tuple[str, ...] = ("per_node", "per_gpu", "per_expert")
 
 
-def deepseek(nodes: int, mode: DispatchMode, network: str) -> Deployment:
+def deepseek(nodes: int, mode: str, network: str) -> Deployment:
     """DeepSeek-V3, 128 tokens on each of 8 GPUs a node."""
     return _deploy(cluster=f"h800-{nodes}x8", ep=8 * nodes, mode=mode, network=network)
 
 
-def gpt_oss(nodes: int, mode: DispatchMode, routing: str | None) -> Deployment:
+def gpt_oss(nodes: int, mode: str, routing: str | None) -> Deployment:
     """gpt-oss-20b, 128 tokens on each of 8 GPUs a node; routing of its skew, unless there is a better."""
     synth: dict[str, Any] = {"requests": 128, "tokens_per_request": 48}
     trace: dict[str, Any] = {"synth": synth | ({"file": routing} if routing else {"skew": SKEW})}
@@ -58,7 +57,7 @@ def gpt_oss(nodes: int, mode: DispatchMode, routing: str | None) -> Deployment:
     return _deploy(model="gpt-oss-20b", cluster=f"h100-{nodes}x8", ep=8 * nodes, mode=mode, trace=trace)
 
 
-def _deploy(ep: int, mode: DispatchMode, tokens: int = 128, **fields: Any) -> Deployment:
+def _deploy(ep: int, mode: str, tokens: int = 128, **fields: Any) -> Deployment:
     """The demo with other fields, one step."""
     overrides = [Override((key,), value) for key, value in fields.items()]
     for section, key, value in (
@@ -73,14 +72,16 @@ def _deploy(ep: int, mode: DispatchMode, tokens: int = 128, **fields: Any) -> De
 
 def collectives(deployment: Deployment) -> list[Transfer]:
     """All transfers of the step."""
-    (program,) = Steps(deployment)
-    return [operation.transfer for operation in program.operations if operation.transfer is not None]
+    (step,) = priced(deployment)
+    return [operation.transfer for operation in step.program.operations if operation.transfer is not None]
 
 
 def build(name: str, deployment: Deployment) -> Network:
     """A network model on the links of the deployment."""
     scenario = deployment.scenario
-    return NETWORKS[name](scenario.cluster, deployment.fabric(scenario.profile), scenario.parallelism.ep)
+    return NETWORKS[name](
+        scenario.cluster, deployment.pricing.fabric(scenario.profile), scenario.parallelism.ep
+    )
 
 
 def makespans(network: Network, transfers: list[Transfer]) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -194,10 +195,10 @@ def micro_batches() -> Table:
                 )
                 scenario = deployment.scenario
                 _, (state,) = epochs(scenario.faults, 32)
-                fluid = deployment.network(scenario.profile, state)
+                fluid = deployment.pricing.network(scenario.profile, state)
                 assert isinstance(fluid, Fluid)
                 watched = Watched(fluid.routes)
-                list(simulate(Steps(deployment), 32, Conditions([watched])))
+                simulate([step.program for step in priced(deployment)], 32, Conditions([watched]))
                 cells += [f"{watched.beside().mean():.3%}", f"{watched.beside().max():.1%}"]
             table.add_row(name, mode, *cells)
     return table

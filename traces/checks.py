@@ -1,49 +1,51 @@
 """The rules for the content of a routing trace, compiled: each finds the first token that breaks one.
 
-Every function takes ``first_token``, the index of the array's first token in its file, so that the
-message names a token that the user can look up.
+Every function takes the place of its arrays, so that the message names a token that the user can look up.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from traces.base.arrays import Array
 from traces.base.errors import TraceError
 from traces.base.jit import jit
-
-Array = npt.NDArray[Any]
 
 _HALF_LIMIT, _HALF_MINUS_ZERO = 0x7C00, 0x8000  # float16: bits of infinity and of -0.0
 _SINGLE_LIMIT, _SINGLE_MINUS_ZERO = 0x7F800000, 0x80000000  # the same of float32
 
 
-def check_ids(
-    ids_TLK: Array, experts: int, names_L: list[str], *, file: str | Path | None, first_token: int = 0
-) -> None:
+@dataclass(frozen=True)
+class Place:
+    """Where the arrays come from: a file, and the index in it of their first token."""
+
+    file: str | Path | None
+    first_token: int = 0
+
+    def error(self, rule: str, column: str, token: int, got: object) -> TraceError:
+        """The error of a token of the arrays, which names the column in the file."""
+        field = f"{column}, token {self.first_token + int(token)}"
+        return TraceError(rule, file=self.file, field=field, got=got)
+
+
+def check_ids(ids_TLK: Array, experts: int, names_L: list[str], place: Place) -> None:
     """Ids are below ``experts`` and distinct within a token's choice.
 
     Args:
         ids_TLK: uint8 or uint16; also candidates, with C in place of K.
         names_L: what to call each layer in a message, the names of its columns in a file.
     """
-    layers = ids_TLK.shape[1]
     row, column, twice = _first_bad_ids(np.ascontiguousarray(ids_TLK), experts)
-    if row < 0:
-        return
-    token, layer = divmod(row, layers)
-    rule = "an expert is named twice" if twice else f"expert id must be below {experts}"
-    raise TraceError(
-        rule, file=file, field=_place(names_L[layer], first_token + token), got=ids_TLK[token, layer, column]
-    )
+    if row >= 0:
+        token, layer = divmod(row, ids_TLK.shape[1])
+        rule = "an expert is named twice" if twice else f"expert id must be below {experts}"
+        raise place.error(rule, names_L[layer], token, ids_TLK[token, layer, column])
 
 
-def check_weights(
-    weights_TLK: Array, names_L: list[str], *, file: str | Path | None, first_token: int = 0
-) -> None:
+def check_weights(weights_TLK: Array, names_L: list[str], place: Place) -> None:
     """Gate weights, float16 or float32, are finite and not negative."""
     half = weights_TLK.dtype == np.float16
     # As unsigned integers, the allowed floats are one interval and -0.0; numba has no float16.
@@ -52,37 +54,19 @@ def check_weights(
     index = _first_outside(bits, limit, minus_zero)
     if index >= 0:
         token, layer, column = np.unravel_index(index, weights_TLK.shape)
-        raise TraceError(
-            "gate weight must be finite and not negative",
-            file=file,
-            field=_place(names_L[layer], first_token + int(token)),
-            got=weights_TLK[token, layer, column],
-        )
+        rule = "gate weight must be finite and not negative"
+        raise place.error(rule, names_L[layer], int(token), weights_TLK[token, layer, column])
 
 
-def check_scores(
-    scores_TLC: Array, names_L: list[str], *, file: str | Path | None, first_token: int = 0
-) -> None:
+def check_scores(scores_TLC: Array, names_L: list[str], place: Place) -> None:
     """Candidates' scores, float16 or float32, are finite."""
-    if np.isfinite(scores_TLC).all():
-        return
-    token, layer, column = np.argwhere(~np.isfinite(scores_TLC))[0]
-    raise TraceError(
-        "score must be finite",
-        file=file,
-        field=_place(names_L[layer], first_token + int(token)),
-        got=scores_TLC[token, layer, column],
-    )
+    if not np.isfinite(scores_TLC).all():
+        token, layer, column = np.argwhere(~np.isfinite(scores_TLC))[0]
+        raise place.error("score must be finite", names_L[layer], token, scores_TLC[token, layer, column])
 
 
 def check_candidates(
-    ids_TLK: Array,
-    candidates_TLC: Array,
-    experts: int,
-    names_L: list[str],
-    *,
-    file: str | Path | None,
-    first_token: int = 0,
+    ids_TLK: Array, candidates_TLC: Array, experts: int, names_L: list[str], place: Place
 ) -> None:
     """Every chosen expert is among the candidates; both arrays have passed :func:`check_ids`."""
     row, column = _first_not_candidate(
@@ -90,21 +74,12 @@ def check_candidates(
     )
     if row >= 0:
         token, layer = divmod(row, ids_TLK.shape[1])
-        raise TraceError(
-            "the candidates must contain every chosen expert",
-            file=file,
-            field=_place(names_L[layer], first_token + token),
-            got=ids_TLK[token, layer, column],
-        )
+        rule = "the candidates must contain every chosen expert"
+        raise place.error(rule, names_L[layer], token, ids_TLK[token, layer, column])
 
 
 def check_order(
-    request_T: Array,
-    position_T: Array,
-    *,
-    file: str | Path | None,
-    first_token: int = 0,
-    after: tuple[int, int] = (-1, -1),
+    request_T: Array, position_T: Array, place: Place, after: tuple[int, int] = (-1, -1)
 ) -> tuple[int, int]:
     """Requests are numbered in order of appearance; positions ascend inside a request.
 
@@ -116,38 +91,19 @@ def check_order(
     """
     token, rule = _first_disorder(request_T, position_T, after[0], after[1])
     if rule == _REQUEST:
-        raise TraceError(
-            "requests must be numbered from 0 upwards in order of appearance, each in contiguous rows",
-            file=file,
-            field=_place("request", first_token + token),
-            got=request_T[token],
-        )
+        text = "requests must be numbered from 0 upwards in order of appearance, each in contiguous rows"
+        raise place.error(text, "request", token, request_T[token])
     if rule == _POSITION:
-        raise TraceError(
-            "positions must ascend inside a request, from 0 or above",
-            file=file,
-            field=_place("position", first_token + token),
-            got=position_T[token],
-        )
+        text = "positions must ascend inside a request, from 0 or above"
+        raise place.error(text, "position", token, position_T[token])
     return int(request_T[-1]), int(position_T[-1])
 
 
-def check_least(
-    values_T: Array, least: int, name: str, *, file: str | Path | None, first_token: int = 0
-) -> None:
+def check_least(values_T: Array, least: int, name: str, place: Place) -> None:
     """No value is below ``least``."""
     if values_T.min(initial=least) < least:
         token = int(np.argmax(values_T < least))
-        raise TraceError(
-            f"must be at least {least}",
-            file=file,
-            field=_place(name, first_token + token),
-            got=values_T[token],
-        )
-
-
-def _place(column: str, token: int) -> str:
-    return f"{column}, token {token}"
+        raise place.error(f"must be at least {least}", name, token, values_T[token])
 
 
 _REQUEST, _POSITION = 1, 2

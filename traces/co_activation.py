@@ -5,23 +5,19 @@ Axes: T tokens, L MoE layers, K experts of a token, E experts of a layer.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 from scipy.cluster import hierarchy
 from scipy.spatial.distance import squareform
 
+from traces.base.arrays import Array, Floats, Ints
 from traces.base.jit import jit
-
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
 
 LIFT = 1.5
 """Experts of a cluster meet so many times as often as by chance, or more, averaged over their pairs."""
 
 
-def co_activations(ids_TLK: npt.NDArray[Any], experts: int) -> Ints:
+def co_activations(ids_TLK: Array, experts: int) -> Ints:
     """int64 [L, E, E]: tokens that chose both experts of a layer; on the diagonal, tokens of the expert.
 
     Token 0 chose 0 and 1, token 1 chose 1 and 2:
@@ -39,7 +35,7 @@ def co_activations(ids_TLK: npt.NDArray[Any], experts: int) -> Ints:
     return pairs_LEE
 
 
-def transitions(ids_TLK: npt.NDArray[Any], experts: int) -> Ints:
+def transitions(ids_TLK: Array, experts: int) -> Ints:
     """int64 [L − 1, E, E]: tokens that chose the row's expert in a layer and the column's in the next.
 
     A token counts once for each of its K² pairs. One token goes from experts 0, 1 to 2, 0:
@@ -133,15 +129,13 @@ def mutual_information(onward_EE: Ints, tokens: int) -> float:
     return max(0.0, bits - float(degrees / (2 * tokens * np.log(2))))
 
 
-def _by_layer(ids_TLK: npt.NDArray[Any]) -> npt.NDArray[np.uint16]:
+def _by_layer(ids_TLK: Array) -> npt.NDArray[np.uint16]:
     """uint16 [L, T, K]: one dtype, which compiles once, and the table of one layer at a time in the cache."""
     return np.ascontiguousarray(ids_TLK.transpose(1, 0, 2), dtype=np.uint16)
 
 
 @jit
-def _count_pairs(
-    from_LTK: npt.NDArray[np.uint16], to_LTK: npt.NDArray[np.uint16], pairs_LEE: npt.NDArray[np.int64]
-) -> None:
+def _count_pairs(from_LTK: npt.NDArray[np.uint16], to_LTK: npt.NDArray[np.uint16], pairs_LEE: Ints) -> None:
     """Add for each token all pairs of an expert of ``from_LTK`` and one of ``to_LTK``."""
     layers, tokens, chosen = from_LTK.shape
     for layer in range(layers):

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from traces.base.arrays import Array, Ints
 from traces.base.jit import jit
 from traces.meta import TraceMeta
 from traces.routing import RoutingTrace
-
-Array = npt.NDArray[Any]
-Loads = npt.NDArray[np.int64]
 
 _BATCHES = 64  # of each size: their mean then varies by 1 % or less from seed to seed
 
@@ -83,13 +79,23 @@ class Sample:
             start = stop
 
 
+def batch_loads(ids_BTLK: Array, experts: int) -> Ints:
+    """Assignments of each expert in each batch, int64 [B, L, E]."""
+    batches, tokens, layers, chosen = ids_BTLK.shape
+    load_BLE = np.zeros((batches, layers, experts), np.int64)
+    batch_T = np.repeat(np.arange(batches), tokens)
+    add_loads(ids_BTLK.reshape(-1, layers, chosen), batch_T, load_BLE)
+    return load_BLE
+
+
 @jit
-def add_loads(ids_TLK: Array, load_LE: Loads) -> None:
+def add_loads(ids_TLK: Array, group_T: Ints, load_GLE: Ints) -> None:
+    """Count each assignment for its token's group; group -1 is the last."""
     tokens, layers, chosen = ids_TLK.shape
     for t in range(tokens):
         for layer in range(layers):
             for k in range(chosen):
-                load_LE[layer, ids_TLK[t, layer, k]] += 1
+                load_GLE[group_T[t], layer, ids_TLK[t, layer, k]] += 1
 
 
 @jit
@@ -97,9 +103,9 @@ def _add_neighbours(
     ids_TLK: Array,
     follows_T: Array,
     first_token: int,
-    load_LE: Loads,
-    last_token_LE: Loads,
-    shared_L: Loads,
+    load_LE: Ints,
+    last_token_LE: Ints,
+    shared_L: Ints,
 ) -> None:
     """Count assignments, and those whose expert the token before chose too where ``follows_T``."""
     tokens, layers, chosen = ids_TLK.shape

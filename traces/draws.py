@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
+from traces.base.arrays import Array
 from traces.base.jit import jit
-
-Array = npt.NDArray[Any]
 
 STEP = np.uint64(0x9E3779B97F4A7C15)
 """From one state of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014) to the next."""

@@ -12,21 +12,16 @@ Axes: as in :mod:`traces.generator`.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from traces.base.arrays import Array, Floats, Ints
 from traces.base.errors import TraceError
 from traces.generator import MAX_LOG_WEIGHT, Generator, generate
 from traces.locality import LAGS, Locality
 from traces.routing import RoutingTrace
 from traces.statistics import expert_loads
 from traces.topics import find_topics, topic_shares
-
-Array = npt.NDArray[Any]
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 TOPICS = 64
 """Most topics; a small trace has one for each ``_TOKENS_PER_TOPIC`` tokens."""

@@ -11,12 +11,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from traces.base.arrays import Array, Floats, Ints
 from traces.base.errors import TraceError
 from traces.base.memory import require_memory
 from traces.co_activation import (
-    Ints,
     clusters,
     co_activations,
     mutual_information,
@@ -24,13 +23,11 @@ from traces.co_activation import (
     pairs_by_chance,
     transitions,
 )
-from traces.counting import Loads, add_loads
-from traces.locality import LAGS, STRETCHES, Locality
+from traces.counting import add_loads
+from traces.locality import LAGS, Locality
 from traces.meta import TraceMeta
 from traces.routing import RoutingTrace
 from traces.statistics import TraceSource, TraceStatistics, trace_statistics
-
-Floats = npt.NDArray[np.float64]
 
 PARTS = 8
 """Equal parts of the trace, in its order, between which drift is measured."""
@@ -128,7 +125,7 @@ class FullStatistics:
     distances: tuple[Distance, ...]
     parts: tuple[Part, ...]
     categories: tuple[Part, ...]
-    load_LE: Loads
+    load_LE: Ints
     busiest: int
     pairs_EE: Ints
 
@@ -167,11 +164,9 @@ class _Detail:
         self.onward_LEE += transitions(window.ids_TLK, experts)
         self.locality.add(window)
         part_T = (self._seen + np.arange(window.tokens)) * len(self.part_PLE) // self._tokens
-        for part in np.unique(part_T):
-            add_loads(window.ids_TLK[part_T == part], self.part_PLE[part])
+        add_loads(window.ids_TLK, part_T, self.part_PLE)
         if window.category_T is not None:
-            for code in np.unique(window.category_T):
-                add_loads(window.ids_TLK[window.category_T == code], self.category_CLE[code])
+            add_loads(window.ids_TLK, window.category_T.astype(np.int64), self.category_CLE)
         if window.weights_TLK is not None and window.meta.top_k > 1:
             self.entropy_L += _entropy(window.weights_TLK.astype(np.float64)).sum(axis=0)
         self._seen += window.tokens
@@ -232,17 +227,15 @@ def full_statistics(trace: TraceSource, *, ep: int | None = None) -> FullStatist
 
 
 def _distances(locality: Locality) -> tuple[Distance, ...]:
-    overlap_D = dict(zip(LAGS, locality.overlap_DL().mean(axis=1).tolist(), strict=True))
-    union_N = dict(zip(STRETCHES, locality.union_NL().mean(axis=1).tolist(), strict=True))
+    # Stretches are as long as distances.
+    shares = (locality.overlap_DL().mean(axis=1).tolist(), locality.union_NL().mean(axis=1).tolist())
     return tuple(
-        Distance(
-            tokens, *(None if np.isnan(value) else value for value in (overlap_D[tokens], union_N[tokens]))
-        )
-        for tokens in LAGS
+        Distance(tokens, *(None if np.isnan(value) else value for value in values))
+        for tokens, *values in zip(LAGS, *shares, strict=True)
     )
 
 
-def _part(name: str, part_LE: Loads, load_LE: Loads, top_k: int) -> Part:
+def _part(name: str, part_LE: Ints, load_LE: Ints, top_k: int) -> Part:
     tokens, rest_LE = int(part_LE[0].sum()) // top_k, load_LE - part_LE
     others = int(rest_LE[0].sum()) // top_k
     distance = by_chance = None
@@ -278,7 +271,7 @@ def _most_excess(pairs_EE: Ints) -> tuple[Pair, ...]:
     )
 
 
-def _evenness(load_E: npt.NDArray[Any]) -> float:
+def _evenness(load_E: Array) -> float:
     return float(_entropy(load_E.astype(np.float64))) if len(load_E) > 1 else 1.0
 
 

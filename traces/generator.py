@@ -21,21 +21,18 @@ Axes: T tokens, L MoE layers, K experts per token, E experts, C topics, N record
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from traces.base.arrays import Array, Floats, Ints
 from traces.base.errors import TraceError
 from traces.base.jit import jit
 from traces.base.memory import require_memory
 from traces.draws import STEP, choose, mix64, uniform40
 from traces.meta import TraceMeta
 from traces.routing import RoutingTrace
-
-Array = npt.NDArray[Any]
-Floats = npt.NDArray[np.float64]
 
 MAX_LOG_WEIGHT = 30.0
 """Of a topic's weight for an expert: so stays e^30 far inside float64."""
@@ -71,7 +68,7 @@ class Generator:
     meta: TraceMeta
     log_weight_CLE: Floats
     topics_NC: Floats
-    category_N: npt.NDArray[np.int64]
+    category_N: Ints
     categories: tuple[str, ...]
     stay: float
     recall: float
@@ -177,15 +174,9 @@ class Generator:
             candidates=candidates if more and candidates > top_k else 0,
         )
         per_layer = {
-            name: getattr(self, name)[source_L]
-            for name in (
-                "lasting_L",
-                "passing_L",
-                "kept_L",
-                "sharpness_L",
-                "gate_sum_L",
-                "score_level_L",
-            )
+            field.name: getattr(self, field.name)[source_L]
+            for field in fields(self)
+            if field.name.endswith("_L")
         }
         log_weight_CLE = self.log_weight_CLE[:, source_L]
         if experts != self.meta.experts:
@@ -271,9 +262,7 @@ def generate(generator: Generator, requests: int, tokens_per_request: int, seed:
     )
 
 
-def _topics(
-    generator: Generator, recorded_R: Array, tokens: int, rng: np.random.Generator
-) -> npt.NDArray[np.int64]:
+def _topics(generator: Generator, recorded_R: Array, tokens: int, rng: np.random.Generator) -> Ints:
     """The topic of every token, int64 [R, T of a request]."""
     upto_NC = np.cumsum(generator.topics_NC, axis=1)
     topic_RT = np.stack(

@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
+from traces.base.arrays import Ints
 from traces.base.errors import LoadTableError, TraceError
 from traces.meta import TraceMeta
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-Loads = npt.NDArray[np.int64]
 
+HEADER = ("model", "experts", "layers", "origin", "licence")
 MAX_LOAD = 2**53  # of a layer in total: float64 still counts it exactly
 
 
@@ -41,7 +41,7 @@ class LoadTable:
     model: str
     experts: int
     layers: tuple[int, ...]
-    load_WLE: Loads
+    load_WLE: Ints
     origin: str = ""
     licence: str = ""
 
@@ -51,10 +51,15 @@ class LoadTable:
         return len(self.load_WLE)
 
     @property
-    def load_LE(self) -> Loads:
+    def load_LE(self) -> Ints:
         """Assignments over all windows, int64 [L, E]."""
-        total: Loads = self.load_WLE.sum(axis=0)
+        total: Ints = self.load_WLE.sum(axis=0)
         return total
+
+    @property
+    def header(self) -> dict[str, Any]:
+        """All but the loads."""
+        return {name: getattr(self, name) for name in HEADER}
 
     def validate(self, *, file: str | Path | None = None) -> None:
         """Check every rule of the format.
@@ -62,7 +67,7 @@ class LoadTable:
         Raises:
             LoadTableError: naming file, layer, window, expert, rule and value.
         """
-        check_header(self.model, self.experts, self.layers, self.origin, self.licence, file=file)
+        check_header(self.header, file=file)
         if self.load_WLE.dtype != np.int64:
             raise LoadTableError("must be int64", file=file, field="load", got=self.load_WLE.dtype)
         shape = self.load_WLE.shape
@@ -84,27 +89,19 @@ class LoadTable:
                 raise LoadTableError(rule, file=file, field=f"load, layer {layer}", got=int(total))
 
 
-def check_header(
-    model: str,
-    experts: int,
-    layers: tuple[int, ...],
-    origin: str,
-    licence: str,
-    *,
-    file: str | Path | None = None,
-) -> None:
+def check_header(header: dict[str, Any], *, file: str | Path | None = None) -> None:
     """The rules that a load table shares with a trace's metadata.
 
     Raises:
         LoadTableError: a value breaks one.
     """
     try:
-        TraceMeta(model, experts, 1, layers, origin, licence)
+        TraceMeta(top_k=1, **header)
     except TraceError as error:
         raise LoadTableError(error.rule, file=file, field=error.field, got=error.got) from error
 
 
-def drop_idle_layers(load_WLE: Loads) -> tuple[tuple[int, ...], Loads]:
+def drop_idle_layers(load_WLE: Ints) -> tuple[tuple[int, ...], Ints]:
     """The layers with any load, by index, and their loads.
 
     Serving systems count all hidden layers, so that dense ones are rows of zeros (DeepSeek-V3: 61
@@ -114,7 +111,7 @@ def drop_idle_layers(load_WLE: Loads) -> tuple[tuple[int, ...], Loads]:
     return tuple(active.tolist()), np.ascontiguousarray(load_WLE[:, active])
 
 
-def to_counts(found: Any, *, file: str | Path, field: str) -> Loads:
+def to_counts(found: Any, *, file: str | Path, field: str) -> Ints:
     """Nested lists, windows × layers × experts or layers × experts, as int64 [W, L, E].
 
     Raises:

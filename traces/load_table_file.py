@@ -13,12 +13,11 @@ import pyarrow.parquet as pq
 from traces.base import parquet
 from traces.base.errors import LoadTableError
 from traces.base.files import check_format, whole_file, write_text
-from traces.base.input_file import MAX_JSON_BYTES, read_json, require_file
+from traces.base.input_file import MAX_JSON_BYTES, first_bytes, read_json, require_file
 from traces.base.memory import require_memory
-from traces.load_table import LoadTable, check_header, drop_idle_layers, to_counts
+from traces.load_table import HEADER, LoadTable, check_header, drop_idle_layers, to_counts
 
 FORMAT = "moesim.load_table/1"
-_META_KEYS = ("model", "experts", "layers", "origin", "licence")
 _BATCH_COUNTS = 1 << 24  # counts decoded at once, 128 MB
 
 
@@ -31,7 +30,7 @@ def write_load_table(table: LoadTable, path: str | Path) -> None:
     """
     target = Path(path)
     table.validate()
-    meta = {"format": FORMAT, **_metadata(table)}
+    meta = {"format": FORMAT, **table.header}
     if target.suffix == ".parquet":
         _write_parquet(table, meta, target)
         return
@@ -67,35 +66,14 @@ def read_load_table(path: str | Path) -> LoadTable:
 def is_load_table(path: str | Path) -> bool:
     """Whether the file looks like a load table, sound or not: JSON, or Parquet that says so."""
     source = Path(path)
-    if not source.is_file():
-        return False
     if not parquet.is_parquet(source):
-        return _first_byte(source) == b"{"
+        return first_bytes(source, 64).lstrip()[:1] == b"{"
     try:
         with parquet.open_parquet(source, LoadTableError) as file:
             meta = parquet.read_metadata(file, source, LoadTableError) or {}
     except LoadTableError:
         return False
     return str(meta.get("format")).startswith("moesim.load_table/")
-
-
-def _first_byte(source: Path) -> bytes:
-    """The first byte that is not white space, of the first few."""
-    try:
-        with source.open("rb") as file:
-            return file.read(64).lstrip()[:1]
-    except OSError:
-        return b""
-
-
-def _metadata(table: LoadTable) -> dict[str, Any]:
-    return {
-        "model": table.model,
-        "experts": table.experts,
-        "layers": list(table.layers),
-        "origin": table.origin,
-        "licence": table.licence,
-    }
 
 
 def _to_json(table: LoadTable, meta: dict[str, Any]) -> str:
@@ -132,9 +110,7 @@ def _read_parquet(source: Path) -> LoadTable:
             rule = f"must hold a row for each window and each of {len(layers)} layers"
             raise LoadTableError(rule, file=source, got=f"{rows} rows")
         names = ["window", "layer", "load"]
-        for name in names:
-            if name not in file.schema_arrow.names:
-                raise LoadTableError(f"lacks column {name}", file=source)
+        parquet.require_columns(file, names, source, LoadTableError)
         require_memory(rows * experts * 8, "the load table", error=LoadTableError, file=source)
         with parquet.reading(source, LoadTableError):
             batches = list(file.iter_batches(max(1, _BATCH_COUNTS // experts), columns=names))
@@ -144,9 +120,8 @@ def _read_parquet(source: Path) -> LoadTable:
 
 
 def _loads(batch: pa.RecordBatch, experts: int, source: Path) -> Any:
-    place: dict[str, Any] = {"path": source, "field": "load", "error": LoadTableError}
-    counts = parquet.from_lists(batch.column("load"), experts, **place)
-    return parquet.narrow(counts, np.dtype(np.int64), **place)
+    cells = parquet.Cells(source, "load", LoadTableError)
+    return parquet.narrow(parquet.from_lists(batch.column("load"), experts, cells), np.dtype(np.int64), cells)
 
 
 def _check_rows(batches: list[pa.RecordBatch], layers: tuple[int, ...], rows: int, source: Path) -> None:
@@ -156,14 +131,10 @@ def _check_rows(batches: list[pa.RecordBatch], layers: tuple[int, ...], rows: in
         "layer": np.tile(np.array(layers), rows // len(layers)),
     }
     for name, wanted in expected.items():
-        parts = [
-            parquet.to_numbers(batch.column(name), path=source, field=name, error=LoadTableError)
-            for batch in batches
-        ]
-        got = np.concatenate(parts)
+        cells = parquet.Cells(source, name, LoadTableError)
+        got = np.concatenate([parquet.to_numbers(batch.column(name), cells) for batch in batches])
         if got.shape != wanted.shape or (got != wanted).any():
-            rule = "rows must be ordered by window, from 0, then layer"
-            raise LoadTableError(rule, file=source, field=name)
+            raise cells.error("rows must be ordered by window, from 0, then layer")
 
 
 def _from_logical_count(found: Any, source: Path) -> LoadTable:
@@ -177,13 +148,13 @@ def _from_logical_count(found: Any, source: Path) -> LoadTable:
 
 def _header(content: dict[str, Any], source: Path) -> dict[str, Any]:
     """The metadata's fields, checked."""
-    for key in _META_KEYS:
+    for key in HEADER:
         if key not in content:
             raise LoadTableError("is missing", file=source, field=key)
-    header = {key: content[key] for key in _META_KEYS}
+    header = {key: content[key] for key in HEADER}
     if isinstance(header["layers"], list):
         header["layers"] = tuple(header["layers"])
-    check_header(**header, file=source)
+    check_header(header, file=source)
     return header
 
 

@@ -5,20 +5,15 @@ Axes: T tokens, L MoE layers, K experts per token, E experts, D distances, N len
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
+from traces.base.arrays import Array, Floats
 from traces.base.jit import jit
 from traces.meta import TraceMeta
 from traces.routing import RoutingTrace
 
-Array = npt.NDArray[Any]
-Floats = npt.NDArray[np.float64]
-
 LAGS = (1, 2, 4, 8, 16, 32, 64, 128)
-STRETCHES = (1, 2, 4, 8, 16, 32, 64, 128)
+STRETCHES = LAGS
 
 
 class Locality:

@@ -19,9 +19,10 @@ from typing import Any
 
 import numpy as np
 
+from traces.base.arrays import Array
 from traces.base.errors import TraceError
 from traces.meta import TraceMeta
-from traces.recorder import Array, Recorder
+from traces.recorder import Recorder
 from traces.routing import RoutingTrace
 from traces.trace_writer import trace_writer
 

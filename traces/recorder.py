@@ -12,13 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from traces.base.arrays import Array
 from traces.base.errors import TraceError
 from traces.meta import TraceMeta
 from traces.routing import RoutingTrace, join
-
-Array = npt.NDArray[Any]
 
 
 @dataclass

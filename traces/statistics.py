@@ -10,15 +10,13 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from traces.base.arrays import Array, Ints
 from traces.base.errors import TraceError
-from traces.counting import Count, Loads, Sample, add_loads
+from traces.counting import Count, Sample, batch_loads
 from traces.load_table import LoadTable
 from traces.meta import TraceMeta
 from traces.routing import RoutingTrace
-
-Array = npt.NDArray[Any]
 
 BATCH_SIZES = (16, 64, 256)
 
@@ -129,7 +127,7 @@ class TableStatistics:
         return asdict(self)
 
 
-def expert_loads(trace: TraceSource) -> Loads:
+def expert_loads(trace: TraceSource) -> Ints:
     """Assignments of each expert in each layer, int64 [L, E]."""
     count = Count(trace.meta)
     for window in trace.windows(ids_only=True):
@@ -198,7 +196,7 @@ def table_statistics(table: LoadTable, *, ep: int | None = None) -> TableStatist
 
 
 def layer_statistics(
-    layers: Sequence[int], load_LE: Loads, overlap_L: Sequence[float] | None = None
+    layers: Sequence[int], load_LE: Ints, overlap_L: Sequence[float] | None = None
 ) -> tuple[LayerStatistics, ...]:
     """Skew of each layer's expert loads; every layer has some load."""
     return tuple(
@@ -213,7 +211,7 @@ def layer_statistics(
     )
 
 
-def gpu_statistics(load_LE: Loads, ep: int) -> GpuStatistics:
+def gpu_statistics(load_LE: Ints, ep: int) -> GpuStatistics:
     """Loads of ``ep`` GPUs; GPU g holds experts g·E/G to (g+1)·E/G."""
     layers = len(load_LE)
     load_LG = load_LE.reshape(layers, ep, -1).sum(axis=2)
@@ -225,7 +223,7 @@ def gpu_statistics(load_LE: Loads, ep: int) -> GpuStatistics:
     )
 
 
-def chance_overlap(load_LE: Loads, top_k: int) -> Array:
+def chance_overlap(load_LE: Ints, top_k: int) -> Array:
     """float64 [L]: the share of its experts that a token has in common with a token drawn at random.
 
     An expert is among those of a token with probability π = K · load / Σ load, among those of both with
@@ -258,13 +256,9 @@ def require_divisor(experts: int, ep: int | None) -> None:
 
 
 def _batch_statistics(batch_BTLK: Array, meta: TraceMeta, ep: int | None) -> BatchStatistics:
-    batches, tokens = batch_BTLK.shape[:2]
-    load_BLE = np.zeros((batches, len(meta.layers), meta.experts), np.int64)
-    for batch_TLK, load_LE in zip(batch_BTLK, load_BLE, strict=True):
-        add_loads(batch_TLK, load_LE)
-    load_NE = load_BLE.reshape(-1, meta.experts)
+    load_NE = batch_loads(batch_BTLK, meta.experts).reshape(-1, meta.experts)
     return BatchStatistics(
-        tokens=tokens,
+        tokens=batch_BTLK.shape[1],
         max_over_mean=float(np.mean(load_NE.max(axis=1) / load_NE.mean(axis=1))),
         activated=float(np.mean(load_NE > 0)),
         gpus=None if ep is None else gpu_statistics(load_NE, ep),

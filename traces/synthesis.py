@@ -20,11 +20,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from traces.base.arrays import Array
 from traces.base.errors import TraceError
 from traces.base.jit import jit
 from traces.base.memory import require_memory
@@ -32,8 +31,6 @@ from traces.draws import STEP, choose, mix64, uniform40
 from traces.meta import TraceMeta
 from traces.routing import RoutingTrace
 from traces.statistics import expert_loads
-
-Array = npt.NDArray[Any]
 
 _MAX_SKEW = 10.0  # exp(10 · z) stays far inside float64, and no router is that skewed
 

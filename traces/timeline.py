@@ -8,8 +8,7 @@ each pair of GPUs. Both are Parquet files whose schema metadata carries ``format
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -95,7 +94,7 @@ class Timeline:
 
     def select(self, chosen: np.ndarray) -> Timeline:
         """The spans that a boolean mask or an index array names, in its order."""
-        return Timeline(self.run, **{name: array[chosen] for name, array in _arrays(self).items()})
+        return replace(self, **{f"{name}_N": array[chosen] for name, array in _by_column(self).items()})
 
     def validate(self, file: str | Path | None = None) -> None:
         """Check every column and that no lane overlaps.
@@ -222,9 +221,5 @@ def read_work(path: str | Path) -> WorkTable:
     return work
 
 
-def _arrays(table: Timeline | WorkTable) -> dict[str, np.ndarray]:
-    return {field.name: getattr(table, field.name) for field in fields(table) if field.name != "run"}
-
-
-def _by_column(table: Timeline | WorkTable) -> Mapping[str, Any]:
-    return {name.removesuffix("_N"): array for name, array in _arrays(table).items()}
+def _by_column(table: Timeline | WorkTable) -> dict[str, Any]:
+    return {f.name.removesuffix("_N"): getattr(table, f.name) for f in fields(table) if f.name != "run"}

@@ -9,16 +9,11 @@ Axes: T tokens, L MoE layers, K experts per token, E experts, C topics.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
+from traces.base.arrays import Array, Floats, Ints
 from traces.base.jit import jit
-
-Array = npt.NDArray[Any]
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+from traces.counting import add_loads
 
 PRIOR = 4.0
 """Tokens of the whole trace that every topic is counted with, so that no expert is impossible in one."""
@@ -59,20 +54,11 @@ def topic_shares(ids_TLK: Array, topic_T: Ints, experts: int, topics: int) -> Fl
     """
     tokens, layers, _ = ids_TLK.shape
     count_CLE = np.zeros((topics + 1, layers, experts), np.int64)
-    _count(ids_TLK, topic_T, count_CLE)
+    add_loads(ids_TLK, topic_T, count_CLE)
     # Half a token for an expert that was never seen.
     whole_LE = np.maximum(count_CLE.sum(axis=0), 0.5) / tokens
     size_C = np.bincount(topic_T + 1, minlength=topics + 1)[1:]
     return np.asarray((count_CLE[:-1] + PRIOR * whole_LE) / (size_C[:, None, None] + PRIOR))
-
-
-@jit
-def _count(ids_TLK: Array, topic_T: Ints, count_CLE: Ints) -> None:
-    tokens, layers, chosen = ids_TLK.shape
-    for t in range(tokens):
-        for layer in range(layers):
-            for k in range(chosen):
-                count_CLE[topic_T[t], layer, ids_TLK[t, layer, k]] += 1
 
 
 @jit

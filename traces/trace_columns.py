@@ -7,17 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from traces.base import parquet
+from traces.base.arrays import Array
 from traces.base.errors import TraceError
 from traces.meta import TraceMeta
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -36,10 +33,10 @@ class Columns:
 
     def numbers(self, name: str) -> Array:
         """A column of whole numbers, int32 [T]."""
-        place: dict[str, Any] = {"path": self.path, "field": name, "error": TraceError}
+        cells = self._cells(name)
         with parquet.reading(self.path, TraceError):
-            values = parquet.to_numbers(self.batch.column(name), **place)
-            return parquet.narrow(values, np.dtype(np.int32), first_row=self.start, **place)
+            values = parquet.to_numbers(self.batch.column(name), cells)
+            return parquet.narrow(values, np.dtype(np.int32), cells)
 
     def ids(self, kind: str, width: int) -> Array:
         """Expert ids [T, L, W] of ``<kind>_<layer>`` in the model's dtype."""
@@ -47,15 +44,7 @@ class Columns:
         out_TLW = np.empty((self.batch.num_rows, len(self.meta.layers), width), dtype)
         for index, layer in enumerate(self.meta.layers):
             name = f"{kind}_{layer}"
-            values = parquet.narrow(
-                self._lists(name, width),
-                dtype,
-                path=self.path,
-                field=name,
-                error=TraceError,
-                first_row=self.start,
-            )
-            put_layer(out_TLW, index, values)
+            put_layer(out_TLW, index, parquet.narrow(self._lists(name, width), dtype, self._cells(name)))
         return out_TLW
 
     def floats(self, kind: str, width: int) -> Array:
@@ -65,7 +54,7 @@ class Columns:
             name = f"{kind}_{layer}"
             values = self._lists(name, width)
             if values.dtype.kind != "f":
-                raise TraceError("must be floats", file=self.path, field=name, got=values.dtype)
+                raise self._cells(name).error("must be floats", got=values.dtype)
             columns.append(values)
         half = all(values.dtype == np.float16 for values in columns)
         out_TLW = np.empty((self.batch.num_rows, len(columns), width), np.float16 if half else np.float32)
@@ -86,7 +75,7 @@ class Columns:
         names = self.category_names()
         for name in names:
             if name is not None and name not in code_of:
-                raise TraceError("is not among the categories", file=self.path, field="category", got=name)
+                raise self._cells("category").error("is not among the categories", got=name)
         # One more entry for null: its index -1 is the last.
         codes = np.array([*(-1 if name is None else code_of[name] for name in names), -1], np.int32)
         with parquet.reading(self.path, TraceError):
@@ -96,14 +85,10 @@ class Columns:
 
     def _lists(self, name: str, width: int) -> Array:
         with parquet.reading(self.path, TraceError):
-            return parquet.from_lists(
-                self.batch.column(name),
-                width,
-                path=self.path,
-                field=name,
-                error=TraceError,
-                first_row=self.start,
-            )
+            return parquet.from_lists(self.batch.column(name), width, self._cells(name))
+
+    def _cells(self, name: str) -> parquet.Cells:
+        return parquet.Cells(self.path, name, TraceError, self.start)
 
     def _encoded_category(self) -> pa.DictionaryArray:
         column = self.batch.column("category")
@@ -111,7 +96,7 @@ class Columns:
             column = column.dictionary_encode()
         kind = column.type.value_type
         if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-            raise TraceError("must be text", file=self.path, field="category", got=kind)
+            raise self._cells("category").error("must be text", got=kind)
         return column
 
 

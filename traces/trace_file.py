@@ -10,18 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from traces.base import parquet
+from traces.base.arrays import Ints
 from traces.base.errors import TraceError
 from traces.base.files import check_format
-from traces.checks import check_order
+from traces.checks import Place, check_order
 from traces.meta import FORMAT_MAJOR, FORMAT_THING, TraceMeta
-from traces.routing import WINDOW_TOKENS, RoutingTrace, join
+from traces.routing import WINDOW_TOKENS, RoutingTrace, check_range, join
 from traces.trace_columns import Columns
-
-Array = npt.NDArray[Any]
 
 _NUMBER_COLUMNS = ("step", "source_rank")
 _WINDOW_NUMBERS = 1 << 26  # ids of a window; fewer tokens where a foreign file has huge rows
@@ -99,13 +97,13 @@ class TraceFile:
         return tuple(names)
 
     @cached_property
-    def request_offsets(self) -> npt.NDArray[np.int64]:
+    def request_offsets(self) -> Ints:
         """int64 [R+1], as :attr:`RoutingTrace.request_offsets`; reads two columns and no routing."""
         after, last, starts = (-1, -1), -1, []
         for start, batch in self._batches(0, self.tokens, ["request", "position"]):
             found = Columns(batch, self.meta, self.path, start)
             request_T, position_T = found.numbers("request"), found.numbers("position")
-            after = check_order(request_T, position_T, file=self.path, first_token=start, after=after)
+            after = check_order(request_T, position_T, Place(self.path, start), after)
             starts.append(start + np.flatnonzero(np.diff(request_T, prepend=np.int32(last))))
             last = after[0]
         return np.concatenate([*starts, [self.tokens]]).astype(np.int64)
@@ -132,9 +130,7 @@ class TraceFile:
     def read_requests(self, start: int, stop: int, layers: Iterable[int] | None = None) -> RoutingTrace:
         """The requests with index ``start`` to ``stop`` (exclusive), as :meth:`read`."""
         offsets = self.request_offsets
-        if not 0 <= start < stop <= self.requests:
-            rule = f"must be a range within 0:{self.requests}"
-            raise TraceError(rule, file=self.path, field="requests", got=f"{start}:{stop}")
+        check_range(start, stop, self.requests, "requests", self.path)
         return self.read(slice(int(offsets[start]), int(offsets[stop])), layers)
 
     def windows(
@@ -231,9 +227,7 @@ class TraceFile:
         needed = ["request", "position"]
         for kind in self._kinds:
             needed += [f"{kind}_{layer}" for layer in self.meta.layers]
-        for name in needed:
-            if name not in self._names:
-                raise TraceError(f"lacks column {name}", file=self.path)
+        parquet.require_columns(self._parquet, needed, self.path, TraceError)
         if self.tokens == 0:
             raise TraceError("has no tokens", file=self.path)
 

@@ -16,12 +16,7 @@ from traces.meta import FORMAT_MAJOR, FORMAT_THING, TraceMeta
 from traces.routing import WINDOW_TOKENS, RoutingTrace, join
 from traces.trace_columns import get_layer
 
-_TOKEN_COLUMNS = {
-    "request_T": "request",
-    "position_T": "position",
-    "step_T": "step",
-    "source_rank_T": "source_rank",
-}
+_TOKEN_COLUMNS = ("request", "position", "step", "source_rank")
 _LAYER_COLUMNS = {
     "ids_TLK": "experts",
     "weights_TLK": "weights",
@@ -106,7 +101,7 @@ class TraceWriter:
 
 def _table(trace: RoutingTrace) -> pa.Table:
     arrays = dict(trace.present())
-    columns = {column: pa.array(arrays[name]) for name, column in _TOKEN_COLUMNS.items() if name in arrays}
+    columns = {name: pa.array(arrays[f"{name}_T"]) for name in _TOKEN_COLUMNS if f"{name}_T" in arrays}
     if trace.category_T is not None:
         codes = pa.array(trace.category_T, mask=trace.category_T < 0)
         columns["category"] = pa.DictionaryArray.from_arrays(codes, pa.array(trace.categories, pa.string()))

@@ -1,4 +1,4 @@
-"""The modes by name."""
+"""From a mode's record to what sends tokens."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from executor.dispatch.contract import Dispatcher, Local
+from executor.dispatch.dispatcher import Dispatcher, Local
 from executor.dispatch.hop import Peers
 from executor.dispatch.moving import Moving
-from executor.dispatch.stage import Pick, Stage, one_for_each_member, one_for_each_slot, one_for_everybody
-from executor.dispatch.staged import Staged
+from executor.dispatch.stage import PICKS, Pick, Stage
 from executor.dispatch.transport import Groups, Transport
+from executor.plan.errors import PlanError
+from moesim.dispatch.modes import MODES
 
 
 def dispatcher(
@@ -23,7 +24,7 @@ def dispatcher(
     padded: bool = False,
     device: torch.device | str = "cpu",
 ) -> Dispatcher:
-    """What sends tokens to slots and back in a mode of ``executor.plan.plan.MODES``; serves every layer.
+    """What sends tokens to slots and back in a mode of ``moesim.dispatch.modes.MODES``; serves every layer.
 
     Args:
         groups: made by all ranks at once.
@@ -31,6 +32,9 @@ def dispatcher(
         transport: moves the rows.
         padded: whether all pairs exchange as many copies as the fullest pair of two.
         device: of the rows.
+
+    Raises:
+        PlanError: the mode can only be simulated.
     """
 
     def stage(peers: Peers, pick: Pick) -> Stage:
@@ -43,14 +47,14 @@ def dispatcher(
         members = [leads_to.get(int(rank), len(peers)) for rank in ranks]
         return Stage(peers, torch.tensor([*members, len(peers)], device=device), pick, transport, padded)
 
-    local = Local.of(slot_gpu_S, groups.rank, device)
-    if mode == "per_expert":
-        return Staged([stage(groups.world, one_for_each_slot)], local, transport)
-    if mode == "per_gpu":
-        return Staged([stage(groups.world, one_for_each_member)], local, transport)
-    if mode == "expert_to_expert":
-        return Moving(stage(groups.world, one_for_each_member), local)
-    # A hop inside a group of one would move nothing.
-    ways = [peers for peers in (groups.rail, groups.node) if len(peers) > 1] or [groups.node]
-    pick = one_for_each_member if mode == "per_node" else one_for_everybody
-    return Staged([stage(way, pick) for way in ways], local, transport, mode == "all_reduce")
+    record, local = MODES[mode], Local.of(slot_gpu_S, groups.rank, device)
+    if record.count not in PICKS:
+        raise PlanError("has no way of picking copies: it can only be simulated", field="dispatch", got=mode)
+    ways = [groups.world]
+    if record.relayed:
+        # A hop inside a group of one would move nothing.
+        ways = [peers for peers in (groups.rail, groups.node) if len(peers) > 1] or [groups.node]
+    stages = [stage(way, PICKS[record.count]) for way in ways]
+    if record.returns == "anchor":
+        return Moving(stages, local)
+    return Dispatcher(stages, local, sums_for_all=record.returns == "everywhere")

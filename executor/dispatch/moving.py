@@ -1,4 +1,4 @@
-"""``expert_to_expert``: a token does not return, but stays where its heaviest expert was.
+"""Outputs go to the anchor of a token, which does not return but stays where its heaviest expert was.
 
 Axes: T tokens that are here before the layer, C copies that arrive, A assignments served here, I tokens that
 go on from here as they are, B = C + I rows that leave in combine, U tokens that are here after the layer,
@@ -7,43 +7,30 @@ H hidden width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from executor.dispatch.contract import Arrived, Local
+from executor.dispatch.dispatcher import Arrived, Dispatcher
 from executor.dispatch.gather import sum_rows, tally
 from executor.dispatch.hop import Hop, Rows
 from executor.dispatch.routing import LayerRouting
-from executor.dispatch.stage import Packed, Stage
+from executor.dispatch.stage import Packed
 
 
-@dataclass(frozen=True)
-class Moving:
-    """Dispatch as ``per_gpu`` from where a token is; its outputs are summed on the rank where it goes.
+class Moving(Dispatcher):
+    """Dispatch in one stage from where a token is; its outputs are summed on the rank where it goes.
 
     Each copy carries that rank and the token's number, by which the outputs find each other there.
-
-    Attributes:
-        stage: to all ranks, one copy for each.
-        local: which slots are this rank's.
     """
 
-    stage: Stage
-    local: Local
-
     def pack(self, x_TH: Tensor, routing: LayerRouting) -> Packed:
-        """See :class:`executor.dispatch.contract.Dispatcher`."""
-        return self.stage.pack(Rows.of(x_TH, routing, routing.goes_T, routing.token_T))
-
-    def dispatch(self, packed: Packed) -> Arrived:
-        """See :class:`executor.dispatch.contract.Dispatcher`."""
-        return self.local.arrange(self.stage.send(packed))
+        """See :class:`executor.dispatch.dispatcher.Dispatcher`."""
+        return self.stages[0].pack(Rows.of(x_TH, routing, routing.goes_T, routing.token_T))
 
     def combine(self, out_AH: Tensor, arrived: Arrived, shared_TH: Tensor | None) -> Tensor:
-        """See :class:`executor.dispatch.contract.Dispatcher`."""
-        peers, transport, meta_CX = self.stage.peers, self.stage.transport, arrived.meta_CX
+        """See :class:`executor.dispatch.dispatcher.Dispatcher`."""
+        (stage,), meta_CX = self.stages, arrived.meta_CX
+        peers, transport = stage.peers, stage.transport
         (hop,) = arrived.hops
         alone_I, at_T = _alone(hop, len(meta_CX), shared_TH is not None)
         goes_B, token_B = torch.cat([meta_CX[:, -2:], hop.meta_BX[alone_I, -2:]]).long().unbind(1)

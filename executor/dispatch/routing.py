@@ -16,6 +16,7 @@ from torch import Tensor
 from executor.plan.errors import PlanError
 from executor.plan.plan import Plan, StepRouting
 from moesim.dispatch.anchor import path_XT
+from moesim.dispatch.modes import MODES
 from moesim.routing.policies import policies_from
 from moesim.routing.policy import Outcome
 from moesim.routing.replicas import REPLICA_CHOICES
@@ -92,9 +93,8 @@ def route(plan: Plan, step: StepRouting) -> RoutedStep:
     L = len(slot_LTK)
     home_T = np.repeat(np.arange(plan.ranks, dtype=np.int32), np.diff(step.offsets_G))
     rank_XT = np.broadcast_to(home_T, (L + 1, len(home_T)))
-    if plan.mode == "expert_to_expert":
-        rank_XT = path_XT(slot_LTK, weights_LTK, home_T, plan.slot_gpu_S)
-        rank_XT[-1] = home_T
+    if MODES[plan.mode].returns == "anchor":
+        rank_XT = path_XT(slot_LTK, weights_LTK, home_T, plan.slot_gpu_S, home_T)
     if weights_LTK is None:
         weights_LTK = np.full(slot_LTK.shape, 1 / plan.model.top_k, np.float32)
     return RoutedStep(slot_LTK, weights_LTK, rank_XT, routed.outcomes)

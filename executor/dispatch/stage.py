@@ -16,6 +16,7 @@ from torch import Tensor
 from executor.dispatch.gather import sum_rows, tally
 from executor.dispatch.hop import Hop, Peers, Rows
 from executor.dispatch.transport import Transport
+from moesim.dispatch.work import Rule, each_gpu, each_slot, every_gpu, from_anchors
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,16 @@ def one_for_each_member(rows: Rows, member_BK: Tensor, reached_BM: Tensor) -> Pi
 
 def one_for_everybody(rows: Rows, member_BK: Tensor, reached_BM: Tensor) -> Picked:
     """A copy for each member, wherever the slots are."""
-    B, members = reached_BM.shape
-    row_C = torch.arange(B, device=member_BK.device).repeat(members)
-    copies_M = torch.full((members,), B, device=member_BK.device)
-    return Picked(row_C, rows.meta_BX.repeat(members, 1), rows.choices, copies_M)
+    return one_for_each_member(rows, member_BK, torch.ones_like(reached_BM))
+
+
+PICKS: dict[Rule, Pick] = {
+    each_slot: one_for_each_slot,
+    each_gpu: one_for_each_member,
+    every_gpu: one_for_everybody,
+    from_anchors: one_for_each_member,
+}
+"""Which copies a stage sends, by the rule that counts them."""
 
 
 @dataclass(frozen=True)

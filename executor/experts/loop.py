@@ -7,29 +7,29 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from executor.experts.weights import ExpertWeights, activate_
+from executor.experts.weights import ExpertWeights, Weights, activate_
 
 
 @dataclass(frozen=True)
 class LoopExperts:
     """Two matrix products for each local slot that has rows, each on a contiguous slice."""
 
-    weights: ExpertWeights
+    weights: Weights
 
     def __call__(self, rows_AH: Tensor, count_Z: Tensor) -> Tensor:
         """See :class:`executor.experts.backends.Experts`."""
-        up_SNH, down_SHF = self.weights.up_SNH, self.weights.down_SHF
         counts = count_Z.tolist()
         out_AH = torch.empty_like(rows_AH)
         # One buffer for all slots: fresh memory would cost page faults for each.
-        inner_XN = rows_AH.new_empty(max(counts, default=0), up_SNH.shape[1])
+        inner_X = rows_AH.new_empty(max(counts, default=0) * self.weights.rows)
         first = 0
         for slot, count in enumerate(counts):
             if count == 0:
                 continue
-            rows = slice(first, first + count)
-            inner_RN = torch.mm(rows_AH[rows], up_SNH[slot].T, out=inner_XN[:count])
-            torch.mm(activate_(inner_RN, self.weights.gated), down_SHF[slot].T, out=out_AH[rows])
+            rows, (up_NH, down_HF) = slice(first, first + count), self.weights.slot(slot)
+            inner_RN = inner_X[: count * len(up_NH)].view(count, len(up_NH))
+            torch.mm(rows_AH[rows], up_NH.T, out=inner_RN)
+            torch.mm(activate_(inner_RN, self.weights.gated), down_HF.T, out=out_AH[rows])
             first += count
         return out_AH
 

@@ -6,7 +6,8 @@ Axes: S local slots, H hidden width, F inner width of an expert.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,6 +34,15 @@ class ExpertWeights:
     up_SNH: Tensor
     down_SHF: Tensor
     gated: bool
+
+    @property
+    def rows(self) -> int:
+        """N, of every expert's first matrix."""
+        return self.up_SNH.shape[1]
+
+    def slot(self, slot: int) -> tuple[Tensor, Tensor]:
+        """up_NH and down_HF of one slot."""
+        return self.up_SNH[slot], self.down_SHF[slot]
 
     @classmethod
     def random(
@@ -74,6 +84,41 @@ class ExpertWeights:
         stacks = _stacks(1, shape.hidden, shape.shared_width, shape.gated, dtype, device)
         fill_(stacks.up_SNH[0], stacks.down_SHF[0], seed=(seed, layer, SHARED))
         return stacks
+
+
+@dataclass(frozen=True)
+class UnequalWeights:
+    """As :class:`ExpertWeights`, for experts of several widths: matrices of its own for each slot.
+
+    Attributes:
+        slots: up_NH and down_HF of each slot, without rows and columns for an empty one.
+        gated: whether there is a gate.
+    """
+
+    slots: tuple[tuple[Tensor, Tensor], ...]
+    gated: bool
+
+    @property
+    def rows(self) -> int:
+        """N of the widest expert."""
+        return max((len(up_NH) for up_NH, _ in self.slots), default=0)
+
+    def slot(self, slot: int) -> tuple[Tensor, Tensor]:
+        """up_NH and down_HF of one slot."""
+        return self.slots[slot]
+
+    @classmethod
+    def random(cls, shape: MoeShape, layer: int, experts_S: Sequence[int], **made: Any) -> UnequalWeights:
+        """What :meth:`ExpertWeights.random` gives each expert where all are as wide."""
+        shape_S = [replace(shape, width=shape.width_of(layer, expert), kinds=()) for expert in experts_S]
+        slots = (
+            ExpertWeights.random(one, layer, [expert], **made).slot(0)
+            for one, expert in zip(shape_S, experts_S, strict=True)
+        )
+        return cls(tuple(slots), shape.gated)
+
+
+Weights = ExpertWeights | UnequalWeights
 
 
 def fill_(*matrices_NK: Tensor, seed: tuple[int, int, int]) -> None:

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from executor.dispatch.contract import Arrived, Dispatcher
+from executor.dispatch.dispatcher import Arrived, Dispatcher
 from executor.dispatch.modes import dispatcher
 from executor.dispatch.routing import LayerRouting
 from executor.dispatch.stage import Packed
 from executor.dispatch.transport import Groups, Transport
 from executor.experts.backends import BACKENDS, Experts
-from executor.experts.loop import SharedExpert
-from executor.experts.weights import ExpertWeights
+from executor.experts.loop import LoopExperts, SharedExpert
+from executor.experts.weights import ExpertWeights, UnequalWeights
 from executor.layer.gate import Gate, Replay, Router
 from executor.layer.lanes import InLine, Lane, Stages, in_turn
 from executor.layer.spans import NOWHERE, NoSpans, Span, Spans, Where
@@ -124,7 +124,7 @@ def plan_layers(
     """Every layer of a plan on this rank, with weights made from the plan's seed; they replay its routing.
 
     Raises:
-        PlanError: an unknown back end.
+        PlanError: an unknown back end, or one that cannot multiply experts of several widths.
         RuntimeError: torch cannot allocate the weights (``torch.OutOfMemoryError`` on a GPU).
     """
     if backend not in BACKENDS:
@@ -132,11 +132,18 @@ def plan_layers(
     transport = Transport()
     dispatch = dispatcher(plan.mode, groups, plan.slot_gpu_S, transport, padded=plan.padded, device=device)
     made: dict[str, Any] = {"seed": plan.seed, "dtype": TORCH_DTYPES[plan.dtype], "device": device}
+    kinds = ", ".join(f"{kind.name} ({kind.width})" for kind in plan.model.kinds)
+    if kinds and backend != "loop":
+        rule = f"multiplies experts of one width; the plan has kinds of several, {kinds}: take loop"
+        raise PlanError(rule, field="backend", got=backend)
     slots, early = plan.local_slots(groups.rank), "shared_expert" in plan.overlap
     layers = []
     for row, layer in enumerate(plan.model.layers):
         experts_S = plan.slot_expert_LS[row, slots].tolist()
-        experts = BACKENDS[backend](ExpertWeights.random(plan.model, layer, experts_S, **made))
+        if kinds:
+            experts: Experts = LoopExperts(UnequalWeights.random(plan.model, layer, experts_S, **made))
+        else:
+            experts = BACKENDS[backend](ExpertWeights.random(plan.model, layer, experts_S, **made))
         shared = None
         if plan.model.shared_width:
             shared = SharedExpert(ExpertWeights.random_shared(plan.model, layer, **made))

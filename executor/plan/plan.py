@@ -18,21 +18,30 @@ from moesim.routing.copies import Copies
 from moesim.routing.halves import first_half_T
 from moesim.routing.policy import Batch, Candidates
 
-MODES = ("per_expert", "per_gpu", "per_node", "all_gather", "all_reduce", "expert_to_expert")
 DTYPES = ("fp32", "bf16", "fp16")
 OVERLAPS = ("shared_expert", "two_batch")
 
 
 @dataclass(frozen=True)
+class Kind:
+    """A kind of experts, and the width of their inner vector."""
+
+    name: str
+    width: int
+
+
+@dataclass(frozen=True)
 class MoeShape:
-    """The MoE layers of a model, all of one shape.
+    """The MoE layers of a model, all of one shape but for the width of their experts.
 
     Attributes:
-        hidden, width: of a token's vector, and of an expert's inner one.
+        hidden, width: of a token's vector, and of an expert's inner one, the widest one's where they differ.
         gated: whether an expert is down(silu(gate x) · up x), rather than down(silu(up x)).
         experts, top_k: logical experts of a layer, and how many of them a token visits.
         shared_width: inner width of the expert that every token visits at home; 0 without one.
         layers: true indices in the model, ascending.
+        kinds: kinds of experts of several widths; none where all are of ``width``.
+        kind_LE: the kind of each expert of each layer, an index into ``kinds``.
     """
 
     name: str
@@ -43,6 +52,17 @@ class MoeShape:
     top_k: int
     shared_width: int
     layers: tuple[int, ...]
+    kinds: tuple[Kind, ...] = ()
+    kind_LE: tuple[tuple[int, ...], ...] = ()
+
+    def width_of(self, layer: int, expert: int) -> int:
+        """The inner width of a slot of ``layer`` (true index) that holds ``expert``, or none (-1).
+
+        An empty slot is as wide as the others where all experts are equally wide, and else 0.
+        """
+        if not self.kinds:
+            return self.width
+        return 0 if expert < 0 else self.kinds[self.kind_LE[self.layers.index(layer)][expert]].width
 
 
 @dataclass(frozen=True)

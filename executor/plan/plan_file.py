@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from executor.plan.errors import PlanError
-from executor.plan.plan import DTYPES, MODES, OVERLAPS, MoeShape, Others, Plan
+from executor.plan.plan import DTYPES, OVERLAPS, Kind, MoeShape, Others, Plan
+from moesim.dispatch.modes import MODES
 from moesim.routing.policies import policies_from
 from moesim.routing.policy import check_needs, known_needs
 from moesim.routing.replicas import REPLICA_CHOICES
@@ -45,10 +47,11 @@ def read_plan(folder: Path) -> Plan:
         model.integer("shared_width", 0),
         tuple(model.integers("layers")),
     )
+    arrays = _Arrays(folder, head)
+    shape = _of_kinds(shape, head, arrays)
     dispatch = head.part("dispatch")
     ranks, steps = head.integer("ranks", 1), head.integer("steps", 1)
     L, E, K = len(shape.layers), shape.experts, shape.top_k
-    arrays = _Arrays(folder, head)
     offsets_NG = arrays.load("offsets", np.int64, (steps, ranks + 1))
     slot_gpu_S = arrays.load("slot_gpu", np.int32, (None,))
     tokens, slots = int(offsets_NG[-1, -1]), len(slot_gpu_S)
@@ -78,6 +81,27 @@ def read_plan(folder: Path) -> Plan:
     )
     _check(plan, head)
     return plan
+
+
+def _of_kinds(shape: MoeShape, head: _Head, arrays: _Arrays) -> MoeShape:
+    """The shape with its kinds of experts, where their widths differ."""
+    model = head.part("model")
+    if "kinds" not in model.value:
+        return shape
+    listed, dtype = model.parts("kinds"), head.choice("dtype", DTYPES)
+    kinds = tuple(Kind(kind.text("name"), kind.integer("width", 1)) for kind in listed)
+    other = [kind.text("name") for kind in listed if kind.text("dtype") != dtype]
+    if other:
+        rule = f"must have weights in {dtype}, the dtype of all that the plan multiplies"
+        raise model.error("kinds", rule, got=", ".join(other))
+    widest = max(kind.width for kind in kinds)
+    if widest != shape.width:
+        raise model.error("width", f"must be that of the widest kind, {widest}", got=shape.width)
+    kind_LE = arrays.load("expert_kind", np.int16, (len(shape.layers), shape.experts))
+    head.check_range("expert_kind", kind_LE, 0, len(kinds))
+    if len({kind.width for kind in kinds}) == 1:
+        return shape
+    return replace(shape, kinds=kinds, kind_LE=tuple(map(tuple, kind_LE.tolist())))
 
 
 def _others(head: _Head, arrays: _Arrays, tokens: int, shape: MoeShape) -> Others | None:
@@ -120,10 +144,7 @@ def _check(plan: Plan, head: _Head) -> None:
     ):
         if array is None:
             continue
-        wrong = (array < low) | (array >= high)
-        if wrong.any():
-            got = int(array[wrong][0])
-            raise head.error(f"arrays.{name}", f"must be from {low} to {high - 1}", got=got)
+        head.check_range(name, array, low, high)
     for name, values in (
         ("weights", plan.weights_TLK),
         ("candidate_scores", None if plan.others is None else plan.others.scores_TLC),
@@ -171,11 +192,18 @@ class _Head:
             raise PlanError(f"is not JSON: {error}", file=self.file) from error
         if not isinstance(value, dict):
             raise PlanError("must be a JSON object", file=self.file)
-        check_format(value.get("format"), "plan", 1, file=self.file, error=PlanError)
+        check_format(value.get("format"), "plan", 2, file=self.file, error=PlanError, oldest=1)
         return value
 
     def error(self, field: str, rule: str, got: Any = ...) -> PlanError:
         return PlanError(rule, file=self.file, field=f"{self.at}{field}", got=got)
+
+    def check_range(self, name: str, array: npt.NDArray[Any], low: int, high: int) -> None:
+        """Refuse an array with values below ``low``, or from ``high`` on."""
+        wrong = (array < low) | (array >= high)
+        if wrong.any():
+            got = int(array[wrong][0])
+            raise self.error(f"arrays.{name}", f"must be from {low} to {high - 1}", got=got)
 
     def _get(self, field: str, kind: type | tuple[type, ...], what: str) -> Any:
         if field not in self.value:
@@ -209,6 +237,12 @@ class _Head:
     def part(self, field: str) -> _Head:
         return _Head(self.file, self.mapping(field), f"{self.at}{field}.")
 
+    def parts(self, field: str) -> list[_Head]:
+        value: list[Any] = self._get(field, list, "a list of objects")
+        if not value or not all(isinstance(each, dict) for each in value):
+            raise self.error(field, "must be a list of objects", got=value)
+        return [_Head(self.file, each, f"{self.at}{field}[{i}].") for i, each in enumerate(value)]
+
     def integer(self, field: str, low: int) -> int:
         value: int = self._get(field, int, "an integer")
         if not low <= value < 1 << 63:
@@ -222,7 +256,7 @@ class _Head:
             raise self.error(field, "must be ascending integers from 0 on", got=value)
         return [int(x) for x in value]
 
-    def choice(self, field: str, known: tuple[str, ...]) -> str:
+    def choice(self, field: str, known: Collection[str]) -> str:
         value = self.text(field)
         if value not in known:
             raise self.error(field, f"must be one of: {', '.join(known)}", got=value)

@@ -14,11 +14,12 @@ DTYPE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 def weight_bytes(plan: Plan, rank: int) -> int:
     """Bytes of a rank's experts, shared experts and gates, all layers together."""
-    model = plan.model
-    matrices = 3 if model.gated else 2
-    inner = len(plan.local_slots(rank)) * model.width + model.shared_width
-    layer = matrices * model.hidden * inner + model.hidden * model.experts
-    return len(model.layers) * layer * DTYPE_BYTES[plan.dtype]
+    model, slots = plan.model, plan.local_slots(rank)
+    inner = len(model.layers) * model.shared_width
+    for layer, expert_S in zip(model.layers, plan.slot_expert_LS, strict=True):
+        inner += sum(model.width_of(layer, expert) for expert in expert_S[slots].tolist())
+    gates = len(model.layers) * model.hidden * model.experts
+    return ((3 if model.gated else 2) * model.hidden * inner + gates) * DTYPE_BYTES[plan.dtype]
 
 
 def check_memory(plan: Plan, rank: int, device: torch.device, sharing: int) -> None:

@@ -65,7 +65,7 @@ def fewer_experts() -> Comparison:
     )
     share = float(fitted.parameters_P[0])
     profile = served_by(generic, share)
-    memory = cells[2][0].decode.steps.deployment.scenario.cluster.gpu.memory_bandwidth
+    memory = cells[2][0].decode.deployment.scenario.cluster.gpu.memory_bandwidth
     rows = [
         Row(_saved_name(C), "ms", measured_saved_ms(C), float(predicted), float(left_out))
         for C, predicted, left_out in zip(_FITTED, fitted.predicted_R, fitted.left_out_R, strict=True)

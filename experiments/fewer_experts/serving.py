@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from moesim.deployment.deployment import deploy
-from moesim.simulation.steps import Part, Steps
-from moesim.spec.model import DTYPE_BYTES
+from moesim.deployment.deployment import Deployment, deploy
+from moesim.simulation.costs import Costs, Part
+from moesim.simulation.price import priced
+from moesim.spec.dtypes import DTYPE_BYTES
 from moesim.spec.override import Override
 from moesim.spec.profile import Profile
 from moesim.spec.scenario import load_scenario
@@ -40,7 +41,7 @@ _DECODE_STEPS, _PREFILL_STEPS = 8, 1
 class Batches:
     """Steps of a scenario for one of the GPUs, routed and counted once: a profile only prices them."""
 
-    steps: Steps
+    deployment: Deployment
     counted: tuple[list[Part], ...]
 
     @classmethod
@@ -49,12 +50,8 @@ class Batches:
         overrides = [Override(("model", "experts", "top_k"), top_k)]
         for at, fields in ((("workload",), workload), (("trace", "synth"), synth)):
             overrides += [Override((*at, name), value) for name, value in fields.items()]
-        steps = Steps(deploy(load_scenario(str(Path(__file__).with_name("scenario.yaml")), overrides)))
-        counted = []
-        for _ in steps:
-            assert steps.made is not None  # each turn makes one
-            counted.append(steps.made.parts)
-        return cls(steps, tuple(counted))
+        deployment = deploy(load_scenario(str(Path(__file__).with_name("scenario.yaml")), overrides))
+        return cls(deployment, tuple(step.parts for step in priced(deployment)))
 
     def seconds(self, profile: Profile) -> float:
         """Mean seconds of a step, with the links between the GPUs.
@@ -67,7 +64,9 @@ class Batches:
 
     def kernels_s(self, parts: list[Part], profile: Profile) -> float:
         """Seconds of one step without those links."""
-        return sum(float(each.seconds_G[0]) for each in self.steps.program(parts, profile).operations)
+        return sum(
+            float(each.seconds_G[0]) for each in Costs(self.deployment).program(parts, profile).operations
+        )
 
     def links_s(self, tokens: int, sequences: int, profile: Profile) -> float:
         """Seconds of the all-reduces after the embedding and each half of a layer, and of gathering logits.
@@ -75,7 +74,7 @@ class Batches:
         In an all-reduce each of G GPUs sends 2 (G - 1) / G of the data, in two passes (Patarasuk and Yuan
         2009); to gather, it sends its part to the G - 1 others.
         """
-        scenario = self.steps.deployment.scenario
+        scenario = self.deployment.scenario
         model, link = scenario.model, scenario.cluster.gpu.nvlink
         values = DTYPE_BYTES[model.activation_dtype]
         reduces = 1 + 2 * model.layers

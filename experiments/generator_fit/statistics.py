@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from traces.co_activation import co_activations
-from traces.counting import Sample, add_loads
+from traces.counting import Sample, batch_loads
 from traces.locality import Locality
 from traces.routing import RoutingTrace
 from traces.statistics import expert_loads
@@ -37,9 +37,7 @@ def batch_skew(trace: RoutingTrace, tokens: int) -> Floats:
     sample = Sample(trace.tokens, (tokens,), seed=0)
     sample.add(trace, 0)
     (batches,) = sample.batches()
-    load_BLE = np.zeros((len(batches), len(meta.layers), meta.experts), np.int64)
-    for batch_TLK, load_LE in zip(batches, load_BLE, strict=True):
-        add_loads(batch_TLK, load_LE)
+    load_BLE = batch_loads(batches, meta.experts)
     return np.asarray(_max_over_mean(load_BLE).mean(axis=0)[:, None])
 
 

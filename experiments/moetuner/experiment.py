@@ -10,11 +10,9 @@ from typing import NamedTuple
 
 from experiments.comparison import Comparison, Row
 from experiments.moetuner.routing import REQUESTS, Dependence, routing
-from moesim.analysis.result import result
+from moesim.analysis.result import simulate_deployment
 from moesim.deployment.deployment import assemble
-from moesim.dispatch.modes import DispatchMode
-from moesim.simulation.run import run
-from moesim.spec.model import DTYPE_BYTES
+from moesim.spec.dtypes import DTYPE_BYTES
 from moesim.spec.override import Override
 from moesim.spec.scenario import Scenario, load_scenario
 from placement.problem.placement import Placement
@@ -109,14 +107,13 @@ def less(before: float, after: float) -> float:
 
 
 @cache
-def times(
-    setting: Setting, assumed: Dependence, solver: str, mode: DispatchMode = "expert_to_expert"
-) -> Times:
+def times(setting: Setting, assumed: Dependence, solver: str, mode: str = "expert_to_expert") -> Times:
     """A step of the requests that the placement was not made for."""
     scenario = scenario_of(setting, mode)
     trace = routing(scenario.model, assumed)
     unseen = trace.select_requests(REQUESTS // 2, REQUESTS)
-    done = result(run(assemble(scenario, trace, _placement(setting, assumed, solver), unseen))).metrics
+    deployment = assemble(scenario, trace, _placement(setting, assumed, solver), unseen)
+    done = simulate_deployment(deployment)[1].metrics
     phases = done.phase_time_s
     step = done.step_time_s.mean + tensor_parallel_s(scenario, setting.tp)
     return Times(step, phases["experts"], phases["dispatch"] + phases["combine"])
@@ -137,7 +134,7 @@ def _placement(setting: Setting, assumed: Dependence, solver: str) -> Placement:
     return SOLVERS[solver](problem).placement
 
 
-def scenario_of(setting: Setting, mode: DispatchMode) -> Scenario:
+def scenario_of(setting: Setting, mode: str) -> Scenario:
     path = Path(__file__).with_name(setting.name.replace(" ", "_") + ".yaml")
     return load_scenario(str(path), [Override(("dispatch", "mode"), mode)])
 
@@ -154,7 +151,7 @@ def tensor_parallel_s(scenario: Scenario, tp: int) -> float:
     return 2 * model.layers * (once_s + scenario.profile.launch)
 
 
-def _check(setting: Setting, assumed: Dependence, solver: str, mode: DispatchMode, how: str = "") -> Row:
+def _check(setting: Setting, assumed: Dependence, solver: str, mode: str, how: str = "") -> Row:
     case = f"{setting.name}, {solver}, {mode}" + (f", {how}" if how else "")
     gain = faster(times(setting, assumed, "linear", mode), times(setting, assumed, solver, mode))
     return Row(case, "%", setting.faster, gain)

@@ -12,8 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from moesim.dispatch.modes import DispatchMode
-from moesim.dispatch.work import count_work
+from moesim.dispatch.count import count_work
 from moesim.hardware.transfer import Bytes, Transfer, combine_transfer, dispatch_transfer
 
 SOURCE = "DeepEP, docs/legacy.md at dd758ca: H800, NVLink and one ConnectX-7 a GPU, hidden 7168, top 8"
@@ -55,7 +54,7 @@ class Case:
             once for each node that it visits (on one node: for each GPU), its own included.
     """
 
-    mode: DispatchMode
+    mode: str
     gpus: int
     phase: Phase
     measured: float
@@ -111,7 +110,7 @@ def _visits(ids_TK: NDArray[np.int16], places: int) -> int:
 
 
 def _cases(
-    mode: DispatchMode,
+    mode: str,
     gpus: int,
     tokens: int,
     ids_TK: NDArray[np.int16],

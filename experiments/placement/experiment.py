@@ -25,8 +25,8 @@ from placement.judging.evaluation import cost_L
 from placement.problem.objective import Objective
 from placement.problem.placement import Placement
 from placement.problem.problem import Problem
-from placement.solvers.blended import sharpened
 from placement.solvers.eplb import eplb
+from placement.solvers.lp_bound import sharpened
 from placement.solvers.one_pass import linear
 from placement.solvers.solution import Solution
 from placement.solvers.swap import swap

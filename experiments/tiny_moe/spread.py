@@ -24,7 +24,7 @@ def spread(model: TinyMoe, placement: Placement, groups: Groups, mode: str = "pe
 
     Args:
         placement: of all layers, one GPU for each rank.
-        mode: of ``executor.plan.plan.MODES``.
+        mode: of ``moesim.dispatch.modes.MODES``.
     """
     here = TinyMoe(model.config)
     here.load_state_dict(model.state_dict())

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from moesim.analysis.attribution import Counterfactuals
 from moesim.analysis.critical_path import critical_path
 from moesim.analysis.cube import Cube, layer_times, max_over_mean, step_times
 from moesim.analysis.rebalancing import rebalancing_metrics
@@ -77,7 +78,7 @@ class Metric:
 
     key: str
     of_spans: Callable[[Spans], Any] | None = None
-    of_run: Callable[[Run], Any] | None = None
+    of_run: Callable[[Run, Counterfactuals], Any] | None = None
     figure: Figure | None = None
 
 
@@ -92,10 +93,10 @@ def timeline_metrics(timeline: Timeline, tokens_per_step: float) -> dict[str, An
     return {metric.key: metric.of_spans(spans) for metric in METRICS if metric.of_spans is not None}
 
 
-def run_metrics(done: Run) -> Metrics:
+def run_metrics(done: Run, without: Counterfactuals) -> Metrics:
     """All metrics of a simulated run."""
     values = timeline_metrics(done.timeline, done.tokens / done.deployment.scenario.workload.steps)
-    values |= {metric.key: metric.of_run(done) for metric in METRICS if metric.of_run is not None}
+    values |= {metric.key: metric.of_run(done, without) for metric in METRICS if metric.of_run is not None}
     return Metrics.model_validate({key: value for key, value in values.items() if value != []})
 
 
@@ -137,19 +138,19 @@ def _straggler_ratio(spans: Spans) -> dict[str, float]:
     }
 
 
-def _share(name: str) -> Callable[[Run], float | None]:
+def _share(name: str) -> Callable[[Run, Counterfactuals], float | None]:
     """Of the last of the routing policies."""
-    return lambda done: routing_metrics(done.tallies[-1])[name]
+    return lambda done, _: routing_metrics(done.tallies[-1])[name]
 
 
-def _stages(done: Run) -> list[dict[str, Any]]:
+def _stages(done: Run, _: Counterfactuals) -> list[dict[str, Any]]:
     """Of each of several policies; of one the other metrics say all."""
     each = zip(done.deployment.policies, done.tallies, strict=True)
     stages = [{"policy": policy.name} | routing_metrics(tally) for policy, tally in each]
     return stages if len(stages) > 1 else []
 
 
-def _memory(done: Run) -> dict[str, float]:
+def _memory(done: Run, _: Counterfactuals) -> dict[str, float]:
     total_G = done.deployment.memory.total_G
     return {"max": float(total_G.max()), "mean": float(total_G.mean())}
 
@@ -237,7 +238,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("stages", of_run=_stages),
     Metric(
         "cross_node_bytes",
-        of_run=lambda done: done.cross_node_bytes / done.deployment.scenario.workload.steps,
+        of_run=lambda done, _: done.cross_node_bytes / done.deployment.scenario.workload.steps,
         figure=Figure(
             "between nodes", "B", lambda m: m.cross_node_bytes or None, _note("a step, all GPUs together")
         ),
@@ -249,7 +250,7 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric(
         "rebalancing",
-        of_run=rebalancing_metrics,
+        of_run=lambda done, without: rebalancing_metrics(done, without.migration_s),
         figure=Figure(
             "rebalanced", "times", lambda m: m.rebalancing.rebalances or None, lambda m: _sent(m.rebalancing)
         ),

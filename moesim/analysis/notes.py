@@ -72,7 +72,7 @@ def _extrapolated(deployment: Deployment, tokens_per_gpu: float) -> list[str]:
             f"The profile {profile.name} was fitted on {' and '.join(profile.fitted_gpus)}; for {gpu} its "
             "efficiencies are extrapolated."
         )
-    fitted = deployment.links(profile).fitted_tokens
+    fitted = deployment.pricing.links(profile).fitted_tokens
     halved = "two_batch" in scenario.overlap
     sent = tokens_per_gpu / 2 if halved else tokens_per_gpu
     if fitted is not None and not fitted / 4 <= sent <= fitted * 4:
@@ -86,7 +86,7 @@ def _extrapolated(deployment: Deployment, tokens_per_gpu: float) -> list[str]:
 
 
 def _moving(deployment: Deployment) -> list[str]:
-    if deployment.scenario.dispatch.mode != "expert_to_expert":
+    if deployment.scenario.dispatch.record.returns != "anchor":
         return []
     return [
         "Tokens stay where their experts were, but attention is costed at home and nothing carries tokens to "

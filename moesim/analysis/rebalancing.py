@@ -10,14 +10,18 @@ from moesim.simulation.run import Run
 from placement.problem.placement import Placement
 
 
-def rebalancing_metrics(done: Run) -> Rebalancing:
-    """What the rebalances of a run did in all."""
+def rebalancing_metrics(done: Run, migration_s: float) -> Rebalancing:
+    """What the rebalances of a run did in all.
+
+    Args:
+        migration_s: by how much moving experts made all steps together longer.
+    """
     steps, spec = done.deployment.scenario.workload.steps, done.deployment.scenario.rebalance
     return Rebalancing(
         rebalances=len(done.moves),
         moved_experts=sum(move.copies for move in done.moves),
         bytes=sum((move.bytes for move in done.moves), 0.0),
-        migration_s=done.totals.migration / steps,
+        migration_s=migration_s / steps,
         solver_s=len(done.moves) * spec.solve / steps if spec is not None and spec.mode == "sync" else 0.0,
     )
 

@@ -8,11 +8,12 @@ import numba
 import numpy as np
 
 from moesim import __version__
-from moesim.analysis.attribution import attribution
+from moesim.analysis.attribution import Counterfactuals
+from moesim.analysis.bounds import Bounds
 from moesim.analysis.metrics import run_metrics
 from moesim.analysis.notes import notes
 from moesim.analysis.rebalancing import rebalance_rows
-from moesim.analysis.result_file import Attribution, Result
+from moesim.analysis.result_file import Result
 from moesim.analysis.scenario_facts import TraceFacts
 from moesim.analysis.stragglers import stragglers
 from moesim.deployment.deployment import Deployment, deploy
@@ -25,25 +26,32 @@ from traces.statistics import expert_loads
 def simulate_scenario(scenario: Scenario) -> tuple[Run, Result]:
     """Run a scenario and say what it showed."""
     began = time.perf_counter()
-    done = run(deploy(scenario))
-    return done, result(done).made(wall_s=time.perf_counter() - began)
+    done, found = simulate_deployment(deploy(scenario))
+    return done, found.made(wall_s=time.perf_counter() - began)
 
 
-def result(done: Run) -> Result:
+def simulate_deployment(deployment: Deployment) -> tuple[Run, Result]:
+    """The same of what is deployed already; ``provenance.wall_s`` is left at 0."""
+    without, bounds = Counterfactuals(deployment), Bounds(deployment)
+    done = run(deployment, without.observe, bounds.observe)
+    return done, result(done, without, bounds)
+
+
+def result(done: Run, without: Counterfactuals, bounds: Bounds) -> Result:
     """The content of ``result.json``; ``provenance.wall_s`` is left at 0."""
     deployment = done.deployment
     scenario, steps = deployment.scenario, deployment.scenario.workload.steps
-    metrics = run_metrics(done)
+    metrics = run_metrics(done, without)
     step_s = metrics.step_time_s.mean
     return Result(
         format="moesim.result/1",
         scenario=scenario.resolved(),
         metrics=metrics,
-        attribution=Attribution(**attribution(step_s, done.totals, steps)),
-        data_parallel_imbalance_s=done.totals.data_parallel / steps,
+        attribution=without.terms(step_s, steps),
+        data_parallel_imbalance_s=without.data_parallel_s / steps,
         rebalances=rebalance_rows(done.moves, deployment.placement),
         notes=notes(deployment, step_s * steps, done.tokens / steps, done.moves),
-        bounds=done.bounds_s,
+        bounds=bounds.per_step(),
         stragglers=stragglers(
             done.timeline,
             done.slots,
@@ -60,7 +68,7 @@ def result(done: Run) -> Result:
             "trace_sha256": deployment.trace.digest(),
             "profile": f"{scenario.profile.name}: {scenario.profile.origin}",
             "resolution": "event",
-            "network": deployment.network_name,
+            "network": deployment.pricing.network_name,
             "placement": deployment.placement.origin,
             "wall_s": 0.0,
         },

@@ -26,7 +26,7 @@ from moesim.deployment.deployment import Deployment
 from moesim.errors import CalibrationError, SpecError
 from moesim.live.launch import launch
 from moesim.live.repeats import join_repeats
-from moesim.spec.model import Dtype
+from moesim.spec.dtypes import Dtype
 from moesim.spec.profile import Jitter, Phase
 from traces.timeline import read_timeline
 

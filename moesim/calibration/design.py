@@ -10,13 +10,14 @@ from typing import Literal
 from pydantic import TypeAdapter
 
 from moesim.deployment.deployment import Deployment, deploy
-from moesim.dispatch.modes import DispatchMode
+from moesim.dispatch.modes import DEFAULT, MODES
 from moesim.errors import SpecError
 from moesim.live.plan import write_plan
 from moesim.output import to_json
 from moesim.spec.base import validate
 from moesim.spec.cluster import Cluster
-from moesim.spec.model import DTYPE_BYTES, Dtype, Model
+from moesim.spec.dtypes import DTYPE_BYTES, Dtype
+from moesim.spec.model import Model
 from moesim.spec.presets import load_model
 from moesim.spec.profile import load_profile
 from moesim.spec.scenario import Scenario
@@ -71,7 +72,7 @@ class Settings:
 class Load:
     """One plan: tokens of each rank and the skew of their routing, with a dispatch mode."""
 
-    mode: DispatchMode
+    mode: str
     tokens: int
     skew: float
 
@@ -86,12 +87,13 @@ class Load:
 
 
 # Single tokens to a prefill chunk; even routing, a usual one, and one that leaves few slots active.
-LOADS = tuple(
-    Load("per_gpu", tokens, skew) for tokens in (1, 4, 16, 64, 128, 256) for skew in (0.3, 1.0, 2.5)
-)
-# The other modes differ in what they send, not in what they compute.
+LOADS = tuple(Load(DEFAULT, tokens, skew) for tokens in (1, 4, 16, 64, 128, 256) for skew in (0.3, 1.0, 2.5))
+# The other modes that have links of their own in one node differ in what they send, not in what they compute.
 OTHER_LOADS = tuple(
-    Load(mode, tokens, 1.0) for mode in ("per_expert", "all_gather", "all_reduce") for tokens in (4, 64, 256)
+    Load(name, tokens, 1.0)
+    for name, mode in MODES.items()
+    if name != DEFAULT and not (mode.in_one_node or mode.links)
+    for tokens in (4, 64, 256)
 )
 
 
@@ -112,11 +114,16 @@ def calibrated_model(name: str | None, dtype: Dtype, ranks: int, memory: float) 
         memory: bytes of each rank.
 
     Raises:
-        SpecError: no such model, or not even one slot fits.
+        SpecError: no such model, its experts are of several kinds, or not even one slot fits.
     """
     model = model_named(name)
-    experts = model.experts
-    own = model.hidden * experts.width * (3 if experts.gated else 2) * DTYPE_BYTES[dtype]
+    experts, (kind, *others) = model.experts, model.kinds
+    if others:
+        names = ", ".join(each.name for each in model.kinds)
+        raise _NOWHERE.error(
+            f"has experts of several kinds ({names}): name a model of one", ("--model",), got=name
+        )
+    own = model.kind_params(kind) * DTYPE_BYTES[dtype]
     fitting = int(memory * _MEMORY / own)
     slots = -(-experts.count // ranks)
     layers = max(1, min(_LAYERS, fitting // slots))
@@ -137,7 +144,7 @@ def calibrated_model(name: str | None, dtype: Dtype, ranks: int, memory: float) 
             "experts": {
                 "count": count,
                 "top_k": experts.top_k,
-                "width": experts.width,
+                "width": kind.width,
                 "gated": experts.gated,
             },
             **dict.fromkeys(("weight_dtype", "expert_dtype", "kv_dtype", "activation_dtype"), dtype),

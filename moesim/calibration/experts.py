@@ -17,7 +17,7 @@ from moesim.calibration.observed import Observed
 from moesim.calibration.quantity import Quantity
 from moesim.hardware.kernels import Kernels
 from moesim.spec.cluster import Gpu
-from moesim.spec.model import Dtype
+from moesim.spec.dtypes import Dtype
 from moesim.spec.profile import DATA_SHEET, Profile, Roof, Tile
 
 FloatArray = NDArray[np.float64]

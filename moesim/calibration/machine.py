@@ -13,7 +13,7 @@ from moesim.calibration.quantity import Quantity
 from moesim.errors import CalibrationError
 from moesim.spec.base import validate
 from moesim.spec.cluster import Cluster, Gpu, preset_system
-from moesim.spec.model import Dtype
+from moesim.spec.dtypes import Dtype
 from moesim.spec.presets import preset_names, preset_source
 from traces.base.files import check_format
 

@@ -16,8 +16,7 @@ from moesim.deployment.deployment import Deployment
 from moesim.dispatch.work import Work
 from moesim.errors import TimelineError
 from moesim.hardware.transfer import Transfer
-from moesim.simulation.operations import Operation
-from moesim.simulation.steps import Part, Steps
+from moesim.simulation.price import priced
 from traces.timeline import Timeline
 
 FloatArray = NDArray[np.float64]
@@ -65,13 +64,9 @@ class Observed:
         Raises:
             TimelineError: it lacks a span, or is of other steps, layers or ranks.
         """
-        steps = Steps(deployment)
-        parts: list[Part] = []
-        operations: list[Operation] = []
-        for program in steps:
-            assert steps.made is not None  # the one that was just yielded
-            parts += steps.made.parts
-            operations += program.operations
+        steps = priced(deployment)
+        parts = [part for step in steps for part in step.parts]
+        operations = [operation for step in steps for operation in step.program.operations]
         ranks, layers = deployment.scenario.parallelism.ep, deployment.scenario.model.moe_layers
         cubes = [
             Cube.of(timeline.select(timeline.repeat_N == repeat)) for repeat in np.unique(timeline.repeat_N)

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from moesim.calibration.fitting import Fit, Problem, fit
 from moesim.calibration.observed import COLLECTIVES, Observed
 from moesim.calibration.quantity import Quantity
-from moesim.dispatch.modes import DispatchMode
 from moesim.hardware.network import Fabric, Ports
 from moesim.hardware.transfer import Transfer
 from moesim.spec.cluster import Gpu
@@ -30,7 +29,7 @@ _NS, _MS = 1e-9, 1e-3
 class _Collective:
     """One dispatch or combine: what it moved, and when each rank entered, from the last one's entry."""
 
-    mode: DispatchMode
+    mode: str
     phase: str
     transfer: Transfer
     entered_G: FloatArray
@@ -51,7 +50,7 @@ class TransferFit:
     fit: Fit
     measured_X: FloatArray
     bandwidth: float
-    links: dict[DispatchMode, Links]
+    links: dict[str, Links]
 
     def quantities(self) -> list[Quantity]:
         """The parameters; rows are read and written to put them in order."""
@@ -130,7 +129,7 @@ def fit_transfers(
 
 
 def _collectives(plan: Observed, phase: str) -> list[_Collective]:
-    mode, copy = plan.deployment.scenario.dispatch.mode, plan.deployment.copy_bytes()
+    mode, copy = plan.deployment.scenario.dispatch.mode, plan.deployment.pricing.copy_bytes()
     row_bytes = copy.dispatch if phase == "dispatch" else copy.combine
     cells = zip(plan.transfers[phase], plan.entered[phase], plan.work.served_LG, strict=True)
     return [
@@ -145,7 +144,7 @@ def _ends_G(collective: _Collective, network: Ports) -> FloatArray:
     return network.collective(collective.entered_G, transfer.first_GG, transfer.second_GG)
 
 
-def _linear(collective: _Collective, modes: Sequence[DispatchMode]) -> FloatArray:
+def _linear(collective: _Collective, modes: Sequence[str]) -> FloatArray:
     """[G, P - 1]: what every parameter but the ports' costs this collective on each rank."""
     seconds_GP = np.zeros((len(collective.entered_G), 1 + 2 * len(modes)))
     seconds_GP[:, 0] = collective.served_bytes_G * _NS

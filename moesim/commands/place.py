@@ -120,6 +120,7 @@ def place(
     from placement.files.reading import load_placement
     from placement.files.target import Target
     from placement.files.writing import check_export, check_suffix, export
+    from placement.solvers.solution import Search
     from placement.solvers.solvers import solver_named
     from traces.base.jit import compilation
 
@@ -148,7 +149,7 @@ def place(
     if out is not None:
         check_export(compared.others["linear"], format_, hidden_layers=hidden_layers)
     with _searching(solver) as report, compilation(_say_that_it_compiles) as compiled:
-        found = search(compared.problem, solver, loads.seen.what, seconds=time_limit, report=report)
+        found = search(compared.problem, solver, loads.seen.what, Search(seconds=time_limit, report=report))
     if compiled.done:
         found = replace(found, wall_s=max(0.0, found.wall_s - compiled.duration))
         print(f"compiled in {compiled.duration:.1f} s", file=sys.stderr)
@@ -163,7 +164,7 @@ def place(
             compared,
             found,
             bench=bench,
-            expert_bytes=None if known is None else known.expert_bytes,
+            expert_bytes_LE=None if known is None else known.expert_bytes_LE,
             progress=advance,
         )
     show(value, lambda: place_tables(value, all_metrics=metrics == "all"), as_json, None)

@@ -38,8 +38,9 @@ def memory(scenario: Scenario, placement: Placement, tokens: StepTokens) -> Memo
     moe_only = scenario.workload.part == "moe"
     common = held.shared + held.routers if moe_only else held.total
     weights_G = np.full(placement.gpus, common)
-    held_S = (placement.slot_expert_LS != EMPTY).sum(axis=0)
-    np.add.at(weights_G, placement.slot_gpu_S, held_S * model.expert_bytes)
+    bytes_LS = np.take_along_axis(model.expert_bytes_LE, placement.slot_expert_LS.astype(np.intp), axis=1)
+    held_S = np.where(placement.slot_expert_LS != EMPTY, bytes_LS, 0.0).sum(axis=0)
+    np.add.at(weights_G, placement.slot_gpu_S, held_S)
     if moe_only:
         return Memory(weights_G, np.zeros(placement.gpus))
     # A sequence caches all that its last token attends to; a sliding layer keeps its window only.

@@ -1,4 +1,4 @@
-"""Where a token is between MoE layers in dispatch mode ``expert_to_expert``: it stays where its expert was.
+"""Where a token is between MoE layers where outputs return to anchors: it stays where its expert was.
 
 Axes: L MoE layers, X = L + 1 moments between them, T tokens, K experts per token, S slots.
 """
@@ -58,10 +58,11 @@ def path_XT(
     weights_LTK: NDArray[np.float32] | None,
     here_T: NDArray[np.int32],
     slot_gpu_S: NDArray[np.int32],
+    home_T: NDArray[np.int32] | None = None,
 ) -> NDArray[np.int32]:
     """The GPU on which each token is before each of some layers in a row, and after the last of them.
 
-    After the last layer of a step the caller sends all tokens home: ``path_XT[-1] = home_T``.
+    ``home_T``: where the last of them ends a step, all tokens go home after it.
 
     >>> slot_LTK = np.array([[[2, 0]], [[1, 0]]], np.int16)
     >>> path_XT(slot_LTK, None, np.array([0], np.int32), np.array([0, 1, 2], np.int32)).ravel().tolist()
@@ -72,6 +73,8 @@ def path_XT(
     for layer, slot_TK in enumerate(slot_LTK):
         weights_TK = None if weights_LTK is None else weights_LTK[layer]
         path[layer + 1] = anchor_T(slot_TK, weights_TK, path[layer], slot_gpu_S)
+    if home_T is not None:
+        path[-1] = home_T
     return path
 
 

@@ -1,38 +1,23 @@
-"""Counting the work of one step, assignment by assignment: the hot loop.
+"""Work, and the rules by which it is counted, assignment by assignment: the hot loop.
 
 Axes: L MoE layers, T tokens (rows sorted by home rank), K experts per token, S slots, G GPUs of the
-expert-parallel group, P GPUs per node. GPU g stands in node g // P at local position (rail) g % P.
+expert-parallel group, P GPUs per node, X = L + 1 moments between layers. GPU g stands in node g // P at local
+position (rail) g % P.
 
-A *copy* is one token vector on a wire. What is counted as one belongs to the dispatch mode:
-
-- ``per_expert``: one copy for each assignment whose slot is on another GPU.
-- ``per_gpu``: one copy for each distinct other GPU that holds one of the token's slots.
-- ``per_node``: inside the home node as ``per_gpu``; to every other node one copy, over the NIC, to the
-  *entry* GPU (the one of the home GPU's rail), which relays it to each further GPU of its node.
-
-- ``all_gather`` and ``all_reduce``: every token to every GPU, over the same two hops, wherever its experts
-  are. ``all_gather`` combines by a reduce-scatter, which is the way back; ``all_reduce`` leaves the sums on
-  every GPU, which is the way back and then there again (Patarasuk and Yuan 2009: (G - 1) / G of the data
-  through each port for each of the two halves).
-
-- ``expert_to_expert``: as ``per_gpu``, but a token is not always at home. It starts there, and after each
-  layer it is on its *anchor* (``moesim.dispatch.anchor``): the outputs are combined there, and the next layer
-  dispatches from there. The last layer of a step combines at home. A token that no slot serves goes as it is.
-
-What stays on its own GPU is never a copy. But for ``expert_to_expert``, combine sends the same copies back.
+A *copy* is one token vector on a wire; what is counted as one belongs to the dispatch mode
+(``moesim.dispatch.modes``). What stays on its own GPU is never a copy. Unless tokens return to anchors,
+combine sends the same copies back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moesim.dispatch.anchor import path_XT
-from moesim.dispatch.modes import MODES, DispatchMode
 from traces.base.jit import jit
 
 
@@ -58,6 +43,12 @@ class Work:
     returned_LGG: NDArray[np.int32] | None = None
 
     @classmethod
+    def zeros(cls, L: int, S: int, G: int, *, returned: bool) -> Self:
+        """Nothing counted yet."""
+        shapes = [(L, S), (L, G), (L, G), *[(L, G, G)] * (3 if returned else 2)]
+        return cls(*(np.zeros(shape, np.int32) for shape in shapes))
+
+    @classmethod
     def join(cls, blocks: Sequence[Work]) -> Work:
         """Blocks of layers, in order, as one."""
         if len(blocks) == 1:
@@ -66,78 +57,77 @@ class Work:
         return cls(*(np.concatenate([getattr(block, name) for block in blocks]) for name in names))
 
 
-def count_work(
-    slot_LTK: NDArray[np.int16],
-    offsets_G: NDArray[np.int64],
-    slot_gpu_S: NDArray[np.int32],
-    gpus_per_node: int,
-    mode: DispatchMode,
-    *,
-    pad: bool = False,
-    path: NDArray[np.int32] | None = None,
-) -> Work:
-    """Count the work of the chosen slots.
+@dataclass(frozen=True)
+class Routed:
+    """What a counting rule looks at.
 
-    Args:
-        slot_LTK: the slot that serves each assignment; -1 where it was dropped.
+    Attributes:
+        slot_LTK: contiguous, the slot that serves each assignment; -1 where it was dropped.
         offsets_G: [G + 1]; tokens offsets_G[g] to offsets_G[g + 1] have their home on GPU g.
-        slot_gpu_S: the GPU of each slot.
+        gpu_S: the GPU of each slot.
         gpus_per_node: P; it divides G.
-        mode: what counts as a copy.
-        pad: whether each pair of GPUs sends as many copies as the pair of its layer that needs most.
-        path: [L + 1, T] for ``expert_to_expert``: the GPU on which each token is before each layer and after
-            the last; by default it follows anchors without weights, from home and back.
-
-    Example: one node of two GPUs, one slot each, one token at home on GPU 0 that visits both slots:
-    ``tokens`` is [1, 1] and one copy goes 0 → 1.
-
-    >>> work = count_work(np.array([[[0, 1]]], np.int16), np.array([0, 1, 1]),
-    ...                   np.array([0, 1], np.int32), 2, "per_gpu")
-    >>> work.tokens_LS.tolist(), work.sent_LGG.tolist()
-    ([[1, 1]], [[[0, 1], [0, 0]]])
+        relayed: whether copies for another node enter it once and are relayed inside it.
+        path_XT: the GPU on which each token is before each layer and after the last; None where all are at
+            home.
     """
-    L, _, K = slot_LTK.shape
-    G, S, P = len(offsets_G) - 1, len(slot_gpu_S), gpus_per_node
-    work = Work(
-        np.zeros((L, S), np.int32),
-        np.zeros((L, G), np.int32),
-        np.zeros((L, G), np.int32),
-        np.zeros((L, G, G), np.int32),
-        np.zeros((L, G, G), np.int32),
-        np.zeros((L, G, G), np.int32) if mode == "expert_to_expert" else None,
+
+    slot_LTK: NDArray[np.int16]
+    offsets_G: NDArray[np.int64]
+    gpu_S: NDArray[np.int32]
+    gpus_per_node: int
+    relayed: bool
+    path_XT: NDArray[np.int32] | None = None
+
+
+Rule = Callable[[Routed, Work], None]
+"""Fills a ``Work`` of zeros, all but ``served_LG``."""
+
+
+def each_slot(routed: Routed, work: Work) -> None:
+    """A copy for each assignment, never relayed."""
+    _count(routed, work, every=True)
+
+
+def each_gpu(routed: Routed, work: Work) -> None:
+    """A copy for each distinct GPU that holds one of the token's slots."""
+    _count(routed, work, relayed=routed.relayed)
+
+
+def every_gpu(routed: Routed, work: Work) -> None:
+    """A copy for every GPU, wherever the slots are."""
+    _count(routed, work)
+    tokens_G = np.diff(routed.offsets_G)
+    P = routed.gpus_per_node if routed.relayed else len(tokens_G)
+    work.sent_LGG[:], work.relayed_LGG[:] = _to_every_gpu(tokens_G, P)
+
+
+def from_anchors(routed: Routed, work: Work) -> None:
+    """As :func:`each_gpu`, from where a token is before the layer; its outputs go where it is after it."""
+    tables = (work.tokens_LS, work.unique_LG, work.sent_LGG, work.returned_LGG)
+    _count_moving(routed.slot_LTK, routed.path_XT, routed.gpu_S, *tables)
+
+
+def _count(routed: Routed, work: Work, *, every: bool = False, relayed: bool = False) -> None:
+    L, _, K = routed.slot_LTK.shape
+    P = routed.gpus_per_node
+    _count_layers(
+        routed.slot_LTK.reshape(L, -1),
+        K,
+        routed.offsets_G,
+        routed.gpu_S,
+        routed.gpu_S // np.int32(P),
+        P,
+        every,
+        relayed,
+        work.tokens_LS,
+        work.unique_LG,
+        work.sent_LGG,
+        work.relayed_LGG,
     )
-    slots, gpu_S = np.ascontiguousarray(slot_LTK, np.int16), slot_gpu_S.astype(np.int32)
-    if work.returned_LGG is not None:
-        if path is None:
-            home_T = np.repeat(np.arange(G, dtype=np.int32), np.diff(offsets_G))
-            path = path_XT(slots, None, home_T, gpu_S)
-            path[-1] = home_T
-        _count_moving(slots, path, gpu_S, work.tokens_LS, work.unique_LG, work.sent_LGG, work.returned_LGG)
-    else:
-        _count_layers(
-            slots.reshape(L, -1),
-            K,
-            offsets_G,
-            gpu_S,
-            gpu_S // np.int32(P),
-            P,
-            MODES.index(mode),
-            work.tokens_LS,
-            work.unique_LG,
-            work.sent_LGG,
-            work.relayed_LGG,
-        )
-    np.add.at(work.served_LG.T, slot_gpu_S, work.tokens_LS.T)
-    if mode in ("all_gather", "all_reduce"):
-        work.sent_LGG[:], work.relayed_LGG[:] = _to_every_gpu(np.diff(offsets_G), P)
-    if pad:
-        most_L11 = work.sent_LGG.max(axis=(1, 2), keepdims=True)
-        work.sent_LGG[:] = most_L11 * (1 - np.eye(G, dtype=np.int32))
-    return work
 
 
 def _to_every_gpu(tokens_G: NDArray[np.int64], P: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """(sent_GG, relayed_GG) when every GPU needs all tokens: once over the NIC, then inside the node."""
+    """(sent_GG, relayed_GG) when every GPU needs all tokens: once to each P GPUs, then among these."""
     G = len(tokens_G)
     gpu_G = np.arange(G)
     same_node_GG = gpu_G[:, None] // P == gpu_G[None, :] // P
@@ -157,13 +147,18 @@ def _count_layers(
     gpu_S: Any,
     node_S: Any,
     P: int,
-    mode: int,
+    every: bool,
+    relayed: bool,
     tokens_LS: Any,
     unique_LG: Any,
     sent_LGG: Any,
     relayed_LGG: Any,
 ) -> None:
-    """Fill the arrays of ``Work``; A = T·K assignments of a layer, token by token."""
+    """Fill the arrays of ``Work``; A = T·K assignments of a layer, token by token.
+
+    ``every``: whether each assignment is a copy, rather than each distinct GPU of a token. ``relayed``:
+    whether copies for another node enter it once.
+    """
     G = len(offsets_G) - 1
     N = G // P
     # The token that last touched a GPU or node: a stamp is one load and one store, clearing a set costs G.
@@ -199,12 +194,12 @@ def _count_layers(
                     seen_G[at_gpu] = token
                     distinct_N[at_node] += np.int32(seen_N[at_node] != token)
                     seen_N[at_node] = token
-                    if mode == 0:
+                    if every:
                         all_G[at_gpu] += np.int32(1)
             for gpu in range(G):
                 unique_LG[layer, gpu] += distinct_G[gpu]
-                sent_LGG[layer, home, gpu] = all_G[gpu] if mode == 0 else distinct_G[gpu]
-            if mode == 2:
+                sent_LGG[layer, home, gpu] = all_G[gpu] if every else distinct_G[gpu]
+            if relayed:
                 for node in range(N):
                     if node == home // P:
                         continue

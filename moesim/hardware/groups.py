@@ -12,7 +12,7 @@ from moesim.hardware.kernels import Kernels
 from moesim.hardware.network import Fabric
 from moesim.hardware.topology import build_topology
 from moesim.spec.cluster import Cluster
-from moesim.spec.model import DTYPE_BYTES
+from moesim.spec.dtypes import DTYPE_BYTES
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 from moesim.hardware.gemm import Matrix, Rates, Rows, gemm_seconds, roofline
 from moesim.spec.cluster import Gpu
-from moesim.spec.model import DTYPE_BYTES, Dtype, Model
+from moesim.spec.dtypes import DTYPE_BYTES, Dtype
+from moesim.spec.experts import Kind
+from moesim.spec.model import Model
 from moesim.spec.profile import Links, Phase, Profile, Roof
 from traces.base.jit import jit
 
@@ -55,6 +57,8 @@ class Kernels:
     def launch_s(self, phase: Phase) -> float:
         """Fixed seconds of a phase: launching its kernels, and what else no work explains."""
         launches_s = self.profile.launch * self.profile.kernels.get(phase, 0)
+        if phase == "experts" and not self.profile.loop:
+            launches_s *= len(self.model.kinds)
         if phase == "dispatch":
             return launches_s + self.links.fixed + self.links.counts
         return launches_s + self.links.fixed if phase == "combine" else launches_s
@@ -118,26 +122,52 @@ class Kernels:
         model = self.model
         return self._dense(tokens_G, model.vocab, model.hidden, model.activation_dtype)
 
-    def experts(self, tokens_LS: NDArray[np.int32], slot_gpu_S: NDArray[np.int32], gpus: int) -> FloatArray:
-        """[L, G]: grouped GEMMs over the GPU's slots, which stream the weights of those with tokens."""
-        model = self.model
+    def experts(
+        self,
+        tokens_LS: NDArray[np.int32],
+        slot_gpu_S: NDArray[np.int32],
+        gpus: int,
+        kind_LS: NDArray[np.int16] | None = None,
+    ) -> FloatArray:
+        """[L, G]: grouped GEMMs over the GPU's slots, which stream the weights of those with tokens.
+
+        Experts of each kind have grouped GEMMs of their own, one kind after the other.
+
+        Args:
+            tokens_LS: rows of each slot.
+            slot_gpu_S: the GPU of each slot.
+            gpus: G.
+            kind_LS: the kind of the expert in each slot, an index into the model's ``kinds``; not needed
+                where there is one.
+        """
+        kinds = self.model.kinds
+        if len(kinds) == 1:
+            return self._of_kind(kinds[0], tokens_LS, slot_gpu_S, gpus)
+        assert kind_LS is not None  # what an expert takes depends on its kind
+        seconds_LG = np.zeros((len(tokens_LS), gpus))
+        for number, kind in enumerate(kinds):
+            own_LS = np.where(kind_LS == number, tokens_LS, np.int32(0))
+            seconds_LG += self._of_kind(kind, own_LS, slot_gpu_S, gpus)
+        return seconds_LG
+
+    def _of_kind(
+        self, kind: Kind, tokens_LS: NDArray[np.int32], slot_gpu_S: NDArray[np.int32], gpus: int
+    ) -> FloatArray:
+        """[L, G]: experts of one kind."""
         if self.profile.loop:
-            return self._experts_in_turn(tokens_LS, slot_gpu_S, gpus)
+            return self._in_turn(kind, tokens_LS, slot_gpu_S, gpus)
         height_M = np.array([tile.rows for tile in self.profile.tiles], np.int64)
         rows_MLG, active_LG, tokens_LG = group_rows(tokens_LS, slot_gpu_S, gpus, height_M, self.links.align)
         rows = Rows.padded(rows_MLG, active_LG, tokens_LG, self.profile)
-        return self._feed_forward(rows, model.experts.width, model.expert_dtype, self.profile.grouped_gemm)
+        return self._feed_forward(rows, kind.width, kind.dtype, self.profile.grouped_gemm)
 
-    def _experts_in_turn(
-        self, tokens_LS: NDArray[np.int32], slot_gpu_S: NDArray[np.int32], gpus: int
+    def _in_turn(
+        self, kind: Kind, tokens_LS: NDArray[np.int32], slot_gpu_S: NDArray[np.int32], gpus: int
     ) -> FloatArray:
         """[L, G]: GEMMs of one slot after the other."""
-        model = self.model
         own = replace(self, clock_G=np.broadcast_to(self.clock_G, gpus)[slot_gpu_S])
         rows = Rows.of(tokens_LS.astype(np.float64), self.profile)
-        seconds_LS = own._feed_forward(
-            rows, model.experts.width, model.expert_dtype, self.profile.grouped_gemm
-        )
+        seconds_LS = own._feed_forward(rows, kind.width, kind.dtype, self.profile.grouped_gemm)
         seconds_LG = np.zeros((len(tokens_LS), gpus))
         np.add.at(seconds_LG.T, slot_gpu_S, seconds_LS.T)
         return seconds_LG

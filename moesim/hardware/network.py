@@ -68,14 +68,9 @@ class Fabric:
         return 1.0 / (self.nvlink_bandwidth * nvlink_G), 1.0 / (self.nic_bandwidth * nic_G)
 
 
-def ports(
-    start_G: FloatArray,
-    first_GG: FloatArray,
-    second_GG: FloatArray,
-    fabric: Fabric,
-    free_G: FloatArray | None = None,
-) -> FloatArray:
-    """Ends of a collective in which only the ports of the GPUs limit: each GPU's NVLink and NIC, each way.
+@dataclass(frozen=True)
+class Ports:
+    """Only the ports of the GPUs limit, each GPU's NVLink and NIC, each way: below any sharing of links.
 
     A GPU's outgoing port ends at s + bytes / B. An incoming port ends at
     max over senders k of s_k + Σ_{h: s_h ≥ s_k} b_h / B: whatever starts at or after s_k comes after s_k.
@@ -90,36 +85,38 @@ def ports(
     A GPU that is still in the collective before takes nothing of this one: for a receiver that is free at f,
     s_k in the formula is max(s_k, f), and likewise for what a sender has for it.
 
-    Args:
-        start_G: seconds at which each GPU enters.
-        first_GG, second_GG: bytes of the two hops; the second is all zeros without a relay.
-        fabric: the links.
-        free_G: seconds at which each GPU has left the collective before; None if all have.
-
-    Returns:
-        end_G in seconds.
-
     Example: GPU 0 sends 100 bytes at 10 B/s to GPU 1, which entered at 3 s: both end by 10 s.
 
-    >>> ports(np.array([0.0, 3.0]), np.array([[0.0, 100], [0, 0]]), np.zeros((2, 2)),
-    ...       Fabric(2, 10.0, 1.0, 0.0, 0.0)).tolist()
+    >>> network = Ports(Fabric(2, 10.0, 1.0, 0.0, 0.0))
+    >>> network.collective(np.array([0.0, 3.0]), np.array([[0.0, 100], [0, 0]]), np.zeros((2, 2))).tolist()
     [10.0, 10.0]
     """
-    free_G = np.full(len(start_G), -np.inf) if free_G is None else free_G
-    end_G: FloatArray = _ports(
-        np.ascontiguousarray(start_G, np.float64),
-        np.ascontiguousarray(free_G, np.float64),
-        # From the latest to the earliest; sorted here, for numba takes seconds to compile a sort.
-        np.argsort(-start_G, kind="stable"),
-        np.argsort(-free_G, kind="stable"),
-        np.ascontiguousarray(first_GG, np.float64),
-        np.ascontiguousarray(second_GG, np.float64),
-        fabric.gpus_per_node,
-        *fabric.seconds_per_byte(len(start_G)),
-        fabric.nvlink_latency_s,
-        fabric.nic_latency_s,
-    )
-    return end_G
+
+    fabric: Fabric
+
+    def collective(
+        self,
+        start_G: FloatArray,
+        first_GG: FloatArray,
+        second_GG: FloatArray,
+        free_G: FloatArray | None = None,
+    ) -> FloatArray:
+        """Ends of a collective; see :class:`Network`."""
+        free_G = np.full(len(start_G), -np.inf) if free_G is None else free_G
+        end_G: FloatArray = _ports(
+            np.ascontiguousarray(start_G, np.float64),
+            np.ascontiguousarray(free_G, np.float64),
+            # From the latest to the earliest; sorted here, for numba takes seconds to compile a sort.
+            np.argsort(-start_G, kind="stable"),
+            np.argsort(-free_G, kind="stable"),
+            np.ascontiguousarray(first_GG, np.float64),
+            np.ascontiguousarray(second_GG, np.float64),
+            self.fabric.gpus_per_node,
+            *self.fabric.seconds_per_byte(len(start_G)),
+            self.fabric.nvlink_latency_s,
+            self.fabric.nic_latency_s,
+        )
+        return end_G
 
 
 @jit
@@ -203,20 +200,3 @@ def _ports(
                 end = max(end, nvlink_end_G[entry] + nvlink_latency + nic_latency)
         end_G[gpu] = end
     return end_G
-
-
-@dataclass(frozen=True)
-class Ports:
-    """Only the ports of the GPUs limit, NVLink and NIC each way: the bound below any sharing of links."""
-
-    fabric: Fabric
-
-    def collective(
-        self,
-        start_G: FloatArray,
-        first_GG: FloatArray,
-        second_GG: FloatArray,
-        free_G: FloatArray | None = None,
-    ) -> FloatArray:
-        """Ends of a collective; see ``ports``."""
-        return ports(start_G, first_GG, second_GG, self.fabric, free_G)

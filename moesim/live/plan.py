@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,8 @@ def _arrays(deployment: Deployment) -> dict[str, NDArray[Any]]:
         "replica_count": count_LE,
         "replica_slots": slots_LER,
     }
+    if len(scenario.model.kinds) > 1:
+        arrays["expert_kind"] = scenario.model.kind_LE
     needs = deployment.needs
     if "candidates" in needs:
         # A trace without them has been refused.
@@ -78,15 +81,16 @@ def _arrays(deployment: Deployment) -> dict[str, NDArray[Any]]:
 def _head(deployment: Deployment, *, weighted: bool) -> dict[str, Any]:
     scenario = deployment.scenario
     model, dispatch, ranks = scenario.model, scenario.dispatch, scenario.parallelism.ep
+    kinds = model.kinds
     # With what policies have found in the trace.
     specs = [spec_of(policy) for policy in deployment.policies]
     head: dict[str, Any] = {
-        "format": "moesim.plan/1",
+        "format": "moesim.plan/2",
         "name": scenario.name,
         "model": {
             "name": model.name,
             "hidden": model.hidden,
-            "width": model.experts.width,
+            "width": max(kind.width for kind in kinds),
             "gated": model.experts.gated,
             "experts": model.experts.count,
             "top_k": model.experts.top_k,
@@ -103,6 +107,8 @@ def _head(deployment: Deployment, *, weighted: bool) -> dict[str, Any]:
         "seed": scenario.seed,
         "weighted": weighted,
     }
+    if len(kinds) > 1:
+        head["model"]["kinds"] = [asdict(kind) for kind in kinds]
     if scenario.overlap:
         head["overlap"] = list(scenario.overlap)
     if "candidates" in deployment.needs:

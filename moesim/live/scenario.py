@@ -128,8 +128,12 @@ def _changes(asked: Scenario, ranks: int) -> Iterator[tuple[Override, str]]:
             yield change(f"workload.{name}", dealt, f"dealt to {ranks} ranks")
     yield change("faults", [], "hardware is what it is")
     yield change("rebalance", None, "experts stay where they are")
+    why = f"the executor multiplies {', '.join(DTYPES)}, all in one dtype"
     for key in ("model.activation_dtype", "model.weight_dtype", "model.expert_dtype"):
-        yield change(key, dtype, f"the executor multiplies {', '.join(DTYPES)}, all in one dtype")
+        yield change(key, dtype, why)
+    kinds = asked.resolved()["model"]["experts"].get("kinds", [])
+    if any(kind["dtype"] not in (None, dtype) for kind in kinds):
+        yield change("model.experts.kinds", [kind | {"dtype": None} for kind in kinds], why)
     for key in ("dispatch.dtype", "dispatch.combine_dtype"):
         yield change(key, dtype, "activations travel as they are")
     if asked.placement.file is None:

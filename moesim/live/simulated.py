@@ -8,11 +8,11 @@ from moesim.deployment.batch import Seeds
 from moesim.deployment.deployment import Deployment
 from moesim.live.repeats import join_repeats
 from moesim.simulation.conditions import Conditions
-from moesim.simulation.event import simulate
 from moesim.simulation.jitter import jittered
+from moesim.simulation.loop import simulate
+from moesim.simulation.price import priced
 from moesim.simulation.program import Program
 from moesim.simulation.recording import Recording
-from moesim.simulation.steps import Steps
 from traces.timeline import Timeline
 
 REPEATS = 100
@@ -33,8 +33,7 @@ def draw_repeats(deployment: Deployment) -> Iterator[list[Program]]:
     """The programs of all steps, again and again, stretched as the profile's jitter draws."""
     scenario = deployment.scenario
     jitter, ranks, rng = scenario.profile.jitter, scenario.parallelism.ep, Seeds.of(scenario.seed).durations
-    steps = Steps(deployment)
-    programs = [steps.made.settled for _ in steps if steps.made is not None]
+    programs = [step.settled for step in priced(deployment)]
     while True:
         yield [program.change(lambda each: jittered(each, jitter, ranks, rng)) for program in programs]
 
@@ -42,7 +41,7 @@ def draw_repeats(deployment: Deployment) -> Iterator[list[Program]]:
 def play(deployment: Deployment, programs: list[Program], run: str) -> Timeline:
     """The timeline of these steps, one after the other, on healthy hardware."""
     scenario = deployment.scenario
-    conditions = Conditions([deployment.network(scenario.profile)])
+    conditions = Conditions([deployment.pricing.network(scenario.profile)])
     recording = Recording(run, scenario.model.moe_layers)
     for step, clock in enumerate(simulate(programs, scenario.parallelism.ep, conditions)):
         recording.add_step(step, clock, programs[step].operations)

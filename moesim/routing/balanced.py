@@ -55,6 +55,7 @@ class ExpertChoice:
     """
 
     name: ClassVar[str] = "expert_choice"
+    widens: ClassVar[bool] = True
     needs: ClassVar[frozenset[Need]] = frozenset({"candidates"})
 
     capacity_factor: float = 1.0

@@ -58,6 +58,7 @@ class ExpandedDrop(Capped):
     """
 
     name: ClassVar[str] = "expanded_drop"
+    widens: ClassVar[bool] = True
 
     cap_at_k: bool = False
 

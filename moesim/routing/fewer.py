@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moesim.routing.errors import PolicyError
-from moesim.routing.parameters import flag, integer, number
+from moesim.routing.parameters import TOP_K, flag, integer, number
 from moesim.routing.policy import NO_EXPERT, Batch, Cost, Need, Outcome, outcome, weights_of
 from moesim.routing.ranking import best_first
 from moesim.routing.scale import renormalised
@@ -95,7 +95,7 @@ class TopK(Fewer):
 
     name: ClassVar[str] = "top_k"
 
-    k: int | tuple[int, ...]
+    k: int | tuple[int, ...] = field(metadata=TOP_K)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any, ClassVar
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from moesim.routing.fewer import Counts, Fewer, Weights
 from moesim.routing.filling import refill
-from moesim.routing.parameters import choice, integer, number
+from moesim.routing.parameters import TOP_K, choice, integer, number
 from moesim.routing.policy import NO_EXPERT, Batch, Cost, Need, Outcome, candidates_of, weights_of
 from moesim.routing.ranking import best_first
 from traces.base.jit import jit
@@ -45,7 +45,7 @@ class Important(Fewer):
     name: ClassVar[str] = "important"
 
     share: float
-    k: int
+    k: int = field(metadata=TOP_K)
     important: str = "undecided"
 
     def __post_init__(self) -> None:
@@ -105,6 +105,7 @@ class Uncertain:
     """
 
     name: ClassVar[str] = "uncertain"
+    widens: ClassVar[bool] = True
     needs: ClassVar[frozenset[Need]] = frozenset({"weights", "candidates"})
     cost: ClassVar[Cost] = Cost(assignments=1, candidates=1)
 

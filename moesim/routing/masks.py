@@ -6,7 +6,7 @@ Axes: T tokens, K experts per token, E experts, Q kinds of tokens that have a ma
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from moesim.routing.errors import PolicyError
 from moesim.routing.filling import INSTEAD, check_experts, restrict
-from moesim.routing.parameters import choice, integer
+from moesim.routing.parameters import EXPERTS, choice, integer
 from moesim.routing.policy import Batch, Cost, Need, Outcome, Policy, categories_of, weights_of
 
 MEASURES = ("load", "score")
@@ -52,7 +52,7 @@ class Mask:
     name: ClassVar[str] = "mask"
     cost: ClassVar[Cost] = _LISTED
 
-    experts: tuple[int, ...]
+    experts: tuple[int, ...] = field(metadata=EXPERTS)
     layers: tuple[int, ...] | None = None
     categories: tuple[str, ...] | None = None
     instead: str = "candidates"
@@ -124,7 +124,7 @@ class MaskLeast:
     off: int
     by: str = "load"
     among: str = "all"
-    protect: tuple[int, ...] = ()
+    protect: tuple[int, ...] = field(default=(), metadata=EXPERTS)
     instead: str = "candidates"
     of: str = "batch"
 

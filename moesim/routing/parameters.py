@@ -5,11 +5,19 @@ All raise :class:`PolicyError` with the field ``routing.NAME``.
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from moesim.routing.errors import PolicyError
+
+EXPERTS: Mapping[str, str] = MappingProxyType({"limit": "experts"})
+"""Metadata of a parameter that names experts: ids below E."""
+
+TOP_K: Mapping[str, str] = MappingProxyType({"limit": "top_k"})
+"""Metadata of a parameter that counts the experts that a token keeps: at most K."""
 
 
 def choice(name: str, value: object, known: Collection[str]) -> str:
@@ -17,6 +25,25 @@ def choice(name: str, value: object, known: Collection[str]) -> str:
     if not isinstance(value, str) or value not in known:
         raise PolicyError(f"must be one of: {', '.join(known)}", field=f"routing.{name}", got=value)
     return value
+
+
+def beyond(policy: Any, experts: int, top_k: int) -> Iterator[tuple[str, str, object]]:
+    """Parameters of a policy that its model does not allow: name, rule and value of each.
+
+    Args:
+        experts: E, of a layer.
+        top_k: K, that a token chooses.
+    """
+    rules = {
+        "experts": (experts - 1, f"must be below the {experts} experts of a layer"),
+        "top_k": (top_k, f"must be at most {top_k}, the experts that a token chooses"),
+    }
+    for field in dataclasses.fields(policy):
+        most, rule = rules.get(field.metadata.get("limit", ""), (None, ""))
+        value = getattr(policy, field.name)
+        for each in value if isinstance(value, tuple) else (value,):
+            if most is not None and each > most:
+                yield field.name, rule, each
 
 
 def flag(name: str, value: object) -> bool:

@@ -147,7 +147,11 @@ class Cost:
 
 
 class Policy(Protocol):
-    """A rule that changes routing. Implementations are frozen dataclasses whose fields are its parameters."""
+    """A rule that changes routing. Implementations are frozen dataclasses whose fields are its parameters.
+
+    A parameter that the model limits says so in its metadata (``moesim.routing.parameters``). A policy after
+    which a token may have more experts than it chose has ``widens = True``.
+    """
 
     name: ClassVar[str]
     """Its key in the dictionary of policies."""

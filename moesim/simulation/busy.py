@@ -31,6 +31,7 @@ def busy_seconds(
     kernels: Kernels,
     work: Work,
     slot_gpu_S: NDArray[np.int32],
+    kind_LS: NDArray[np.int16] | None,
     tokens: StepTokens,
     graph_sizes: Sequence[int] | None,
     overlapped: Overlapped,
@@ -41,6 +42,7 @@ def busy_seconds(
         kernels: the cost model.
         work: what was counted, one row for each MoE layer of the model.
         slot_gpu_S: the GPU of each slot.
+        kind_LS: the kind of the expert in each slot; None where there is one kind.
         tokens: what was asked, where it is at home and what it attends to.
         graph_sizes: batch sizes to which all that runs at home is padded.
         overlapped: which phases compute beside transfers.
@@ -64,7 +66,7 @@ def busy_seconds(
     router_G = during("router").router(padded_G)
     shared_G = during("shared_expert").shared_expert(padded_G)
     dense_G = during("dense").dense(padded_G)
-    experts_LG = during("experts").experts(work.tokens_LS, slot_gpu_S, len(padded_G))
+    experts_LG = during("experts").experts(work.tokens_LS, slot_gpu_S, len(padded_G), kind_LS)
     row = {layer: i for i, layer in enumerate(model.moe_layers)}
     busy: Busy = {}
     for layer in range(model.layers):

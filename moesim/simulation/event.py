@@ -7,14 +7,14 @@ the schedulers of data-parallel ranks agree on the next batch before it starts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import simpy
 from numpy.typing import NDArray
 
-from moesim.hardware.network import Network
 from moesim.hardware.transfer import Transfer
 from moesim.simulation.conditions import Conditions
 from moesim.simulation.program import Program
@@ -40,25 +40,43 @@ class StepClock:
     end_OG: FloatArray
 
 
-class Meeting:
-    """A collective: gathers the times at which ranks enter, then tells each when it may leave.
+class Links:
+    """The links of a group of GPUs; loops that are given the same ones share their ports.
 
-    ``left_G``, shared by the collectives of a step, is when each rank left the last one: whoever leaves early
-    may enter the next one while others are still busy with this one.
+    Attributes:
+        conditions: the state of links and GPUs over time.
+        left_G: when each rank leaves the last collective that it has entered: whoever leaves early may enter
+            the next one while others are still busy with this one, and nothing reaches a port before.
     """
 
+    def __init__(self, conditions: Conditions, ranks: int) -> None:
+        self.conditions = conditions
+        self.left_G = np.zeros(ranks)
+
+    def collective(
+        self, entered_G: FloatArray, transfer: Transfer, stretch_G: FloatArray | None
+    ) -> FloatArray:
+        """[G]: when each rank leaves a collective that the last one enters now."""
+        now = float(entered_G.max())
+        # Only another loop can still be busy with a port whose rank has entered here.
+        start_G = np.maximum(entered_G, self.left_G)
+        network = self.conditions.network(now)
+        end_G = network.collective(start_G, transfer.first_GG, transfer.second_GG, self.left_G)
+        if stretch_G is not None:
+            end_G = now + (end_G - now) * stretch_G
+        self.left_G = end_G
+        return end_G
+
+
+class Meeting:
+    """A collective: gathers the times at which ranks enter, then tells each when it may leave."""
+
     def __init__(
-        self,
-        env: simpy.Environment,
-        transfer: Transfer,
-        network: Callable[[float], Network],
-        left_G: FloatArray,
-        stretch_G: FloatArray | None = None,
+        self, env: simpy.Environment, links: Links, transfer: Transfer, stretch_G: FloatArray | None = None
     ) -> None:
-        self._env, self._transfer, self._network, self._left_G = env, transfer, network, left_G
-        self._stretch_G = stretch_G
-        self._entered_G = [0.0] * len(left_G)
-        self._absent = len(left_G)
+        self._env, self._links, self._transfer, self._stretch_G = env, links, transfer, stretch_G
+        self._entered_G = np.zeros(len(links.left_G))
+        self._absent = len(links.left_G)
         self.met = env.event()
         self.start_s = 0.0
         self.end_G: list[float] = []
@@ -69,46 +87,32 @@ class Meeting:
         self._absent -= 1
         if self._absent == 0:
             self.start_s = self._env.now
-            transfer, network = self._transfer, self._network(self.start_s)
-            entered_G = np.array(self._entered_G)
-            end_G = network.collective(entered_G, transfer.first_GG, transfer.second_GG, self._left_G)
-            if self._stretch_G is not None:
-                end_G = self.start_s + (end_G - self.start_s) * self._stretch_G
-            self._left_G[:] = end_G
-            self.end_G = end_G.tolist()
+            self.end_G = self._links.collective(self._entered_G, self._transfer, self._stretch_G).tolist()
             self.met.succeed()
         return self.met
 
 
-def simulate(steps: Iterable[Program], ranks: int, conditions: Conditions) -> Iterator[StepClock]:
-    """Run steps one after the other on one clock, and yield when each operation ran.
-
-    Args:
-        steps: the program of each step; consumed lazily, one step at a time.
-        ranks: G, the length of every operation's arrays.
-        conditions: the state of links and GPUs over time.
-    """
-    env = simpy.Environment()
-    for program in steps:
-        run = _Run(env, program, ranks, conditions)
-        start_s = env.now
-        lanes = [run.undisturbed(lane) for lane in program.lanes]
-        processes = [env.process(run.lane(rank, groups)) for rank in range(ranks) for groups in lanes]
-        env.run(until=env.all_of(processes))
-        yield run.clock(start_s, env.now)
+def run_program(
+    env: simpy.Environment, links: Links, program: Program
+) -> Generator[simpy.Event, Any, StepClock]:
+    """Run one step from now on, as part of a SimPy process; returns when each operation ran."""
+    ranks, start_s = len(links.left_G), env.now
+    # Ports that are free are free from now on, whenever they became so.
+    links.left_G = np.maximum(links.left_G, start_s)
+    run = _Run(env, program, links)
+    lanes = [run.undisturbed(lane) for lane in program.lanes]
+    yield env.all_of([env.process(run.lane(rank, groups)) for rank in range(ranks) for groups in lanes])
+    return run.clock(start_s, env.now)
 
 
 class _Run:
     """One step while it runs."""
 
-    def __init__(self, env: simpy.Environment, program: Program, ranks: int, conditions: Conditions) -> None:
-        self._env, self._program, self._ranks, self._conditions = env, program, ranks, conditions
-        operations = program.operations
-        left_G = np.full(ranks, env.now, np.float64)
+    def __init__(self, env: simpy.Environment, program: Program, links: Links) -> None:
+        self._env, self._program, self._conditions = env, program, links.conditions
+        operations, ranks = program.operations, len(links.left_G)
         self._meetings = [
-            Meeting(env, operation.transfer, conditions.network, left_G, operation.stretch_G)
-            if operation.transfer
-            else None
+            Meeting(env, links, operation.transfer, operation.stretch_G) if operation.transfer else None
             for operation in operations
         ]
         self._seconds_OG = [operation.seconds_G.tolist() for operation in operations]

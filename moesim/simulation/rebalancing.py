@@ -19,6 +19,7 @@ from moesim.simulation.program import Program
 from placement.judging.migration import plan_migration
 from placement.problem.placement import Placement
 from placement.problem.problem import Problem
+from placement.solvers.solution import Search
 from placement.solvers.solvers import solver_named
 
 NEVER = np.iinfo(np.int64).max
@@ -97,7 +98,7 @@ class Rebalancing:
     def _decide(self, step: int) -> None:
         spec, scenario = self._spec, self._deployment.scenario
         assert spec is not None  # it says every how many steps
-        fabric = self._deployment.fabric(scenario.profile)
+        fabric = self._deployment.pricing.fabric(scenario.profile)
         problem = Problem.of(
             np.sum(self._loads, axis=0),
             self.placement.gpus,
@@ -109,17 +110,17 @@ class Rebalancing:
             max_moves=spec.max_moves,
         )
         try:
-            solved = solver_named(spec.solver).solve(problem, seed=scenario.seed)
+            solved = solver_named(spec.solver).solve(problem, Search(seed=scenario.seed))
         except PlacementError as error:
             error.field = f"rebalance, before step {step}: {error.field}"
             raise
         target = in_slots_of(self.placement, solved.placement)
         plan = plan_migration(self.placement, target, problem.node_G)
-        bytes_LGG = plan.copies_LGG.astype(np.float64) * scenario.model.expert_bytes
+        bytes_LGG = plan.bytes_LGG(scenario.model.expert_bytes_LE)
         from_L = np.full(len(target.layers), NEVER)
         self.moves.append(Move(step, target, plan.moves, float(bytes_LGG.sum()), from_L))
         if spec.mode == "layerwise":
-            network = self._deployment.network(scenario.profile)
+            network = self._deployment.pricing.network(scenario.profile)
             self._beside = Beside(bytes_LGG, spec.solve, network)
             return
         self._change_over(range(len(from_L)), step)

@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from typing import Annotated, Any, TypeVar
 
 import pydantic
-from pydantic import Field
+from pydantic import Field, PlainValidator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from moesim.dispatch.modes import MODES
 from moesim.errors import SpecError
 from moesim.spec.yaml_source import Loc, Source, show_loc
 
@@ -27,6 +28,17 @@ Number = Annotated[float, Field(strict=True)]
 
 Text = Annotated[str, Field(max_length=1000)]
 """A name or a remark."""
+
+
+def _mode_from(value: Any) -> str:
+    if isinstance(value, str) and value in MODES:
+        return value
+    *names, last = map(repr, MODES)
+    raise PydanticCustomError("literal_error", "{expected}", {"expected": f"{', '.join(names)} or {last}"})
+
+
+DispatchMode = Annotated[str, PlainValidator(_mode_from)]
+"""A name of ``moesim.dispatch.modes.MODES``."""
 
 
 class Strict(pydantic.BaseModel):

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from moesim.errors import SpecError
 from moesim.spec.base import Count, Flag, Number, Strict, Text, fault, suggest, validate
-from moesim.spec.model import Dtype
+from moesim.spec.dtypes import Dtype
 from moesim.spec.presets import on_base, preset_names, preset_source
 from moesim.spec.yaml_source import Loc, Source
 from moesim.units import Bytes, BytesPerSecond, FlopPerSecond, Seconds

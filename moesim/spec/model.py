@@ -6,34 +6,19 @@ are left out: below 0.1 % of every preset.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Literal, Self
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import model_validator
 
 from moesim.spec.base import Count, Flag, Index, Strict, Text, fault
-
-Dtype = Literal["fp32", "bf16", "fp16", "fp8", "mxfp4", "nvfp4", "int8", "int4"]
-
-DTYPE_BYTES: Mapping[str, float] = MappingProxyType(
-    {
-        "fp32": 4.0,
-        "bf16": 2.0,
-        "fp16": 2.0,
-        "fp8": 1.0,  # DeepSeek's fp32 scale of each 128 × 128 block adds 0.02 %: left out
-        "int8": 1.0,
-        "mxfp4": 4.25 / 8,  # 4 bits and one 8-bit scale for each 32 values (OCP MX specification 1.0)
-        "nvfp4": 4.5 / 8,  # 4 bits and one fp8 scale for each 16 values (NVIDIA's Blackwell tensor cores)
-        "int4": 4.125 / 8,  # 4 bits and one 16-bit scale for each 128 values (GPTQ's and AWQ's usual group)
-    }
-)
-"""Bytes of one value, its share of the scales included."""
+from moesim.spec.dtypes import DTYPE_BYTES, Dtype
+from moesim.spec.experts import REST, Experts, Kind, listed_LE
 
 MAX_LAYERS = 4096
-MAX_EXPERTS = 65_536
-"""Far above any model: they keep a slip of the pen from filling the memory."""
+"""Far above any model: it keeps a slip of the pen from filling the memory."""
 
 
 class Attention(Strict):
@@ -130,41 +115,6 @@ class Attention(Strict):
         return -(-kv_heads // tp) / kv_heads
 
 
-class Experts(Strict):
-    """The routed experts of a MoE layer, and the shared ones that every token passes through.
-
-    ``shared_width`` is the sum of the widths of the shared experts. ``gated`` experts have three matrices
-    (SwiGLU: gate, up, down), others two. With ``groups`` > 1 a token chooses ``top_groups`` groups first,
-    then its ``top_k`` experts inside them.
-    """
-
-    count: Count
-    top_k: Count
-    width: Count
-    shared_width: Index = 0
-    gated: Flag = True
-    groups: Count = 1
-    top_groups: Count = 1
-
-    @model_validator(mode="after")
-    def _adds_up(self) -> Self:
-        if self.count > MAX_EXPERTS:
-            raise fault(f"must be at most {MAX_EXPERTS}", "count", got=self.count)
-        if self.top_k > self.count:
-            raise fault(f"must be at most count ({self.count})", "top_k", got=self.top_k)
-        if self.count % self.groups:
-            raise fault(f"must divide count ({self.count})", "groups", got=self.groups)
-        if self.top_groups > self.groups:
-            raise fault(f"must be at most groups ({self.groups})", "top_groups", got=self.top_groups)
-        if self.top_k > self.count // self.groups * self.top_groups:
-            raise fault(
-                f"must fit into top_groups ({self.top_groups}) groups of {self.count // self.groups} experts",
-                "top_k",
-                got=self.top_k,
-            )
-        return self
-
-
 @dataclass(frozen=True)
 class WeightBytes:
     """Bytes of weights on one GPU, all layers together."""
@@ -217,6 +167,8 @@ class Model(Strict):
             raise fault("leaves no MoE layer", name, got=getattr(self, name))
         if self.dense_layers and self.dense_width is None:
             raise fault(f"is missing: {len(self.dense_layers)} layers are dense", "dense_width")
+        if self.experts.kinds:
+            listed_LE(self.experts, self.moe_layers)
         return self
 
     @property
@@ -231,6 +183,37 @@ class Model(Strict):
         moe = set(self.moe_layers)
         return tuple(layer for layer in range(self.layers) if layer not in moe)
 
+    # Kinds of routed experts. Axes: L MoE layers, E experts of a layer, S slots.
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """Those that are listed, after the kind of the experts that belong to none of them, if there are."""
+        experts = self.experts
+        listed = tuple(
+            Kind(kind.name, kind.width or experts.width, kind.dtype or self.expert_dtype)
+            for kind in experts.kinds
+        )
+        if listed and listed_LE(self.experts, self.moe_layers).all():
+            return listed
+        return (Kind(REST, experts.width, self.expert_dtype), *listed)
+
+    @property
+    def kind_LE(self) -> NDArray[np.int16]:
+        """int16 [L, E], the kind of each expert, an index into ``kinds``."""
+        found_LE = listed_LE(self.experts, self.moe_layers)
+        return found_LE - 1 if found_LE.all() else found_LE
+
+    def kind_LS(self, slot_expert_LS: NDArray[np.int16]) -> NDArray[np.int16] | None:
+        """int16 [L, S], the kind of the expert in each slot, 0 for an empty one; None where all are of one.
+
+        Args:
+            slot_expert_LS: of all MoE layers, -1 for an empty slot.
+        """
+        if len(self.kinds) == 1:
+            return None
+        kind_LS = np.take_along_axis(self.kind_LE, np.maximum(slot_expert_LS, 0).astype(np.intp), axis=1)
+        return np.where(slot_expert_LS >= 0, kind_LS, np.int16(0))
+
     # Parameters: numbers of weights, not bytes.
 
     @property
@@ -238,10 +221,18 @@ class Model(Strict):
         """Projections of one layer's attention."""
         return self.attention.params(self.hidden)
 
-    @property
-    def expert_params(self) -> int:
+    def kind_params(self, kind: Kind) -> int:
         """One routed expert of one layer."""
-        return self._ffn_params(self.experts.width)
+        return self._ffn_params(kind.width)
+
+    @property
+    def routed_params(self) -> int:
+        """All routed experts of all layers."""
+        of_kind = [self.kind_params(kind) for kind in self.kinds]
+        if len(of_kind) == 1:
+            return len(self.moe_layers) * self.experts.count * of_kind[0]
+        count_K = np.bincount(self.kind_LE.ravel()).tolist()
+        return sum(count * params for count, params in zip(count_K, of_kind, strict=True))
 
     @property
     def shared_expert_params(self) -> int:
@@ -267,21 +258,24 @@ class Model(Strict):
     def total_params(self) -> int:
         """All parameters; tied embeddings count once."""
         vocabulary = self.embedding_params * (1 if self.tied_embeddings else 2)
-        return self._body_params(self.experts.count) + vocabulary
+        return self._body_params() + self.routed_params + vocabulary
 
     @property
     def active_params(self) -> int:
-        """Parameters that one token uses, its ``top_k`` experts and what ``active_includes`` names."""
+        """Parameters that one token uses: its ``top_k`` experts and what ``active_includes`` names.
+
+        Where experts differ, those of a token that chooses all of them equally often, rounded down.
+        """
         included = set(self.active_includes)
         matrices = min(len(included), 1) if self.tied_embeddings else len(included)
-        return self._body_params(self.experts.top_k) + self.embedding_params * matrices
+        routed = self.routed_params * self.experts.top_k // self.experts.count
+        return self._body_params() + routed + self.embedding_params * matrices
 
-    def _body_params(self, experts: int) -> int:
-        """All layers, with ``experts`` routed experts in each MoE layer."""
-        moe_layer = experts * self.expert_params + self.shared_expert_params + self.router_params
+    def _body_params(self) -> int:
+        """All layers without their routed experts."""
         return (
             self.layers * self.attention_params
-            + len(self.moe_layers) * moe_layer
+            + len(self.moe_layers) * (self.shared_expert_params + self.router_params)
             + len(self.dense_layers) * self.dense_params
         )
 
@@ -309,17 +303,22 @@ class Model(Strict):
 
     # What lies in memory.
 
-    @property
-    def expert_bytes(self) -> float:
+    def kind_bytes(self, kind: Kind) -> float:
         """Bytes of one routed expert of one layer."""
-        return self.expert_params * DTYPE_BYTES[self.expert_dtype]
+        return self.kind_params(kind) * DTYPE_BYTES[kind.dtype]
+
+    @property
+    def expert_bytes_LE(self) -> NDArray[np.float64]:
+        """float64 [L, E], bytes of each routed expert."""
+        return np.array([self.kind_bytes(kind) for kind in self.kinds])[self.kind_LE]
 
     def weight_bytes(self, ep: int, tp: int = 1, slots: int | None = None) -> WeightBytes:
         """Weights on one GPU of an expert-parallel group of ``ep``, attention split over ``tp``.
 
         ``slots`` is the number of experts that a GPU holds in each MoE layer, copies included; without it
-        ⌈count / ep⌉. Attention is split over the ``tp`` ranks of a group. All else runs where a token has its
-        home, so that every rank holds it whole.
+        ⌈count / ep⌉. Where experts differ, all are taken to be of the heaviest kind. Attention is split over
+        the ``tp`` ranks of a group. All else runs where a token has its home, so that every rank holds it
+        whole.
         """
         moe, held = len(self.moe_layers), -(-self.experts.count // ep) if slots is None else slots
         weight, activation = DTYPE_BYTES[self.weight_dtype], DTYPE_BYTES[self.activation_dtype]
@@ -330,7 +329,7 @@ class Model(Strict):
             shared=moe * self.shared_expert_params * weight,
             routers=moe * self.router_params * activation,
             embeddings=vocabulary * activation,
-            experts=moe * held * self.expert_bytes,
+            experts=moe * held * max(self.kind_bytes(kind) for kind in self.kinds),
         )
 
 

@@ -10,11 +10,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from moesim.dispatch.modes import DispatchMode
+from moesim.dispatch.modes import MODES
 from moesim.errors import SpecError
-from moesim.spec.base import Count, Flag, Index, Strict, fault, validate
+from moesim.spec.base import Count, DispatchMode, Flag, Index, Strict, fault, validate
 from moesim.spec.cluster import Cluster
-from moesim.spec.model import DTYPE_BYTES, Dtype
+from moesim.spec.dtypes import DTYPE_BYTES, Dtype
 from moesim.spec.presets import preset_names, preset_source
 from moesim.spec.yaml_source import Loc, Source, read_yaml
 from moesim.units import Seconds
@@ -122,8 +122,8 @@ class Profile(Strict):
         kernels: launches in each phase of a layer (``other``: of a step).
         nvlink, nic: share of the links' bandwidths that transfer kernels reach, unless ``dispatch`` names
             their mode.
-        dispatch: what the transfer kernels of a mode reach. Inside one node ``per_node`` relays nothing
-            and is ``per_gpu``; ``expert_to_expert`` uses its kernels unless it is named itself.
+        dispatch: what the transfer kernels of a mode reach; ``moesim.dispatch.modes`` says whose a mode uses
+            that is another inside one node, or is not named itself.
         step: seconds of host work per step that no GPU work hides.
         memory: share of GPU memory that weights, KV cache and buffers may take.
         jitter: how durations of a phase spread; a phase that is not named always takes its median.
@@ -174,11 +174,13 @@ class Profile(Strict):
                 raise fault("must not be narrower than the weights", "inputs", weights, got=inputs)
         return self
 
-    def links(self, mode: DispatchMode, nodes: int) -> Links:
+    def links(self, mode: str, nodes: int) -> Links:
         """What a group that dispatches by ``mode`` over ``nodes`` nodes reaches."""
-        unnamed = mode == "expert_to_expert" and mode not in self.dispatch
-        if unnamed or (mode == "per_node" and nodes == 1):
-            mode = "per_gpu"
+        record = MODES[mode]
+        if nodes == 1:
+            mode = record.in_one_node or mode
+        if mode not in self.dispatch:
+            mode = record.links or mode
         return self.dispatch.get(mode, Links(nvlink=self.nvlink, nic=self.nic))
 
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, Field, model_validator
 
 from moesim.errors import PolicyError, SpecError
+from moesim.routing.parameters import beyond
 from moesim.routing.policies import policies_from, spec_of
 from moesim.routing.replicas import REPLICA_CHOICES
 from moesim.spec.base import Strict, Text, fault, suggest, validate
@@ -38,17 +39,6 @@ from placement.solvers.solvers import SOLVERS
 
 # No link of a GPU is slower than so many bytes per second; a number without a unit is.
 _SLOWEST = 1e6
-
-
-# Parameters of policies that the model limits: ids of experts, and how many of a token's experts stay.
-_LIMITED: Mapping[str, Mapping[str, Literal["id", "count"]]] = {
-    "mask": {"experts": "id"},
-    "mask_least": {"protect": "id"},
-    "top_k": {"k": "count"},
-    "important": {"k": "count"},
-}
-# After these a token may have more experts than it chose.
-_WIDENING = ("expert_choice", "expanded_drop", "uncertain")
 
 
 def _known_replicas(name: str) -> str:
@@ -143,7 +133,7 @@ class Scenario(Strict):
     def _check_dtypes(self) -> None:
         """The profile must hold for the model's weights."""
         held = self.profile.dtypes
-        for dtype in (self.model.weight_dtype, self.model.expert_dtype):
+        for dtype in (self.model.weight_dtype, *(kind.dtype for kind in self.model.kinds)):
             if held and dtype not in held:
                 raise fault(
                     f"holds for {', '.join(held)}, {self.model.name} has weights in {dtype}",
@@ -201,18 +191,10 @@ class Scenario(Strict):
     def _check_routing(self) -> None:
         """Experts that a policy names are the model's, and fewer of them than tokens choose are no more."""
         experts, many = self.model.experts, isinstance(self.routing, list)
-        for i, stage in enumerate(self.routing if isinstance(self.routing, list) else [self.routing]):
-            at = ("routing", i) if many else ("routing",)
-            limits = _LIMITED.get(stage["policy"], {})
-            for key, limit in limits.items():
-                for value in stage[key] if isinstance(stage[key], list | tuple) else [stage[key]]:
-                    if limit == "id" and value >= experts.count:
-                        rule = f"must be below the {experts.count} experts of a layer"
-                        raise fault(rule, *at, key, got=value)
-                    if limit == "count" and value > experts.top_k:
-                        rule = f"must be at most {experts.top_k}, the experts that a token chooses"
-                        raise fault(rule, *at, key, got=value)
-            if stage["policy"] in _WIDENING:
+        for i, policy in enumerate(policies_from(self.routing)):
+            for key, rule, value in beyond(policy, experts.count, experts.top_k):
+                raise fault(rule, "routing", *((i,) if many else ()), key, got=value)
+            if getattr(policy, "widens", False):
                 return
 
     @property

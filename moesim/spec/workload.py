@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
-from moesim.dispatch.modes import DispatchMode
+from moesim.dispatch.modes import DEFAULT, MODES, Mode
 from moesim.spec.amount import Amount
-from moesim.spec.base import Count, Flag, Number, Strict, fault
+from moesim.spec.base import Count, DispatchMode, Flag, Number, Strict, fault
 
 Dtype = Literal["fp32", "bf16", "fp16", "fp8"]
 
@@ -184,13 +184,19 @@ class Dispatch(Strict):
     pair that needs most.
     """
 
-    mode: DispatchMode = "per_gpu"
+    mode: DispatchMode = DEFAULT
     dtype: Dtype = "bf16"
     combine_dtype: Dtype = "bf16"
     padded: Flag = False
 
     @model_validator(mode="after")
     def _has_pairs_to_pad(self) -> Dispatch:
-        if self.padded and self.mode not in ("per_expert", "per_gpu"):
-            raise fault(f"belongs to per_expert and per_gpu, not to {self.mode}", "padded", got=True)
+        if self.padded and not self.record.can_pad:
+            fitting = " and ".join(name for name, mode in MODES.items() if mode.can_pad)
+            raise fault(f"belongs to {fitting}, not to {self.mode}", "padded", got=True)
         return self
+
+    @property
+    def record(self) -> Mode:
+        """What the mode's name stands for."""
+        return MODES[self.mode]

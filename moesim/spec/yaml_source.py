@@ -2,8 +2,7 @@
 
 Reads the part of YAML that a specification needs: mappings with text keys, lists, and scalars by the
 rules of YAML 1.2 (core schema), so that ``1e-5`` is a number, ``on`` is text and ``12:30`` is no number
-of minutes. Anchors, aliases and tags are refused: they serve no purpose here, and expanding them is how
-a small file takes all memory. Size, depth and number of values are limited for the same reason.
+of minutes. Size is limited for the same reason as what :mod:`traces.base.yaml_walk` limits.
 """
 
 from __future__ import annotations
@@ -17,16 +16,12 @@ from typing import Any
 import yaml
 
 from moesim.errors import SpecError
-
-Loc = tuple[str | int, ...]
-"""The way to a value: mapping keys and list indices, from the top."""
+from traces.base.yaml_walk import Loc as Loc
+from traces.base.yaml_walk import YamlWalk, line_of
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 32
 MAX_VALUES = 100_000
-
-# libyaml's parser keeps its stack on the heap, so depth is ours to limit; the fallback does the same.
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 _NULL = {"", "~", "null", "Null", "NULL"}
 _BOOL = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
@@ -125,75 +120,39 @@ def parse_yaml(text: str, file: str | None) -> Source:
         text.encode()
     except UnicodeEncodeError as error:  # undecodable bytes of a command line
         raise SpecError("is not UTF-8 text", file=file) from error
-    try:
-        return _Reader(text, file).read()
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        rule = " ".join(part for part in (error.problem, error.context) if part)
-        raise SpecError(
-            f"is not valid YAML: {rule}", file=file, line=mark.line + 1 if mark is not None else None
-        ) from error
-    except yaml.YAMLError as error:  # a control character
-        raise SpecError("is not valid YAML: it holds a character that YAML forbids", file=file) from error
+    walk = _Walk(file)
+    value = walk.read(text)
+    return Source(value, file, walk.lines or {(): 1})
 
 
-class _Reader:
-    """Builds the values of one document from the parser's events."""
+class _Walk(YamlWalk):
+    """Keys are text; every value's line is kept, a mapping's entry has that of its key."""
 
-    def __init__(self, text: str, file: str | None) -> None:
-        self._events = _Loader(text)
+    def __init__(self, file: str | None) -> None:
+        super().__init__(MAX_DEPTH, MAX_VALUES)
         self._file = file
-        self._lines: dict[Loc, int] = {}
+        self.lines: dict[Loc, int] = {}
 
-    def read(self) -> Source:
-        self._events.get_event()  # stream start
-        if self._events.check_event(yaml.StreamEndEvent):
-            return Source(None, self._file, {(): 1})
-        self._events.get_event()  # document start
-        value = self._value(self._events.get_event(), ())
-        self._events.get_event()  # document end
-        extra = self._events.get_event()
-        if not isinstance(extra, yaml.StreamEndEvent):
-            raise self._error("holds a second YAML document, one was expected", extra)
-        return Source(value, self._file, self._lines)
+    def error(self, rule: str, line: int | None, loc: Loc = (), **got: Any) -> SpecError:
+        return SpecError(rule, file=self._file, line=line, field=show_loc(loc) or None, **got)
 
-    def _value(self, event: Any, loc: Loc) -> Any:
-        if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
-            raise self._error("YAML anchors and aliases are not supported: write the value out", event, loc)
-        if event.tag is not None:
-            raise self._error("YAML tags are not supported", event, loc, got=event.tag)
-        if len(loc) > MAX_DEPTH:
-            raise self._error(f"is nested deeper than {MAX_DEPTH} levels", event, loc[:3])
-        if len(self._lines) >= MAX_VALUES:
-            raise self._error(f"holds more than {MAX_VALUES} values", event)
-        # A mapping's entry already has the line of its key.
-        self._lines.setdefault(loc, _line(event))
-        if isinstance(event, yaml.MappingStartEvent):
-            return self._mapping(loc)
-        if isinstance(event, yaml.SequenceStartEvent):
-            return self._list(loc)
-        return self._scalar(event, loc)
+    def value(self, event: Any, loc: Loc) -> Any:
+        self.lines.setdefault(loc, line_of(event))
+        return super().value(event, loc)
 
-    def _mapping(self, loc: Loc) -> dict[str, Any]:
-        result: dict[str, Any] = {}
-        while not isinstance(event := self._events.get_event(), yaml.MappingEndEvent):
-            key = self._scalar(event, loc) if isinstance(event, yaml.ScalarEvent) else None
-            if not isinstance(key, str) or event.anchor is not None or event.tag is not None:
-                raise self._error("keys must be text", event, loc, got=getattr(event, "value", "a structure"))
-            if key in result:
-                first = self._lines[(*loc, key)]
-                raise self._error(f"duplicate key, first given in line {first}", event, (*loc, key))
-            self._lines[(*loc, key)] = _line(event)
-            result[key] = self._value(self._events.get_event(), (*loc, key))
-        return result
+    def key(self, event: Any, loc: Loc, before: dict[Any, Any]) -> str:
+        key = self.scalar(event, loc) if isinstance(event, yaml.ScalarEvent) else None
+        if not isinstance(key, str) or event.anchor is not None or event.tag is not None:
+            got = getattr(event, "value", "a structure")
+            raise self.error("keys must be text", line_of(event), loc, got=got)
+        at = (*loc, key)
+        if key in before:
+            rule = f"duplicate key, first given in line {self.lines[at]}"
+            raise self.error(rule, line_of(event), at)
+        self.lines[at] = line_of(event)
+        return key
 
-    def _list(self, loc: Loc) -> list[Any]:
-        result: list[Any] = []
-        while not isinstance(event := self._events.get_event(), yaml.SequenceEndEvent):
-            result.append(self._value(event, (*loc, len(result))))
-        return result
-
-    def _scalar(self, event: Any, loc: Loc) -> Any:
+    def scalar(self, event: Any, loc: Loc) -> Any:
         text: str = event.value
         if not event.implicit[0]:  # quoted
             return text
@@ -203,7 +162,7 @@ class _Reader:
             return _BOOL[text]
         number = _BASED_INT.fullmatch(text) or _FLOAT.fullmatch(text)
         if number and len(text) > _MAX_DIGITS:
-            raise self._error("is a number of too many digits", event, loc, got=text)
+            raise self.error("is a number of too many digits", line_of(event), loc, got=text)
         if _INT.fullmatch(text):
             return int(text)
         if _BASED_INT.fullmatch(text):
@@ -213,10 +172,3 @@ class _Reader:
         if _SPECIAL_FLOAT.fullmatch(text):
             return float(text.replace(".", ""))
         return text
-
-    def _error(self, rule: str, event: Any, loc: Loc = (), **got: Any) -> SpecError:
-        return SpecError(rule, file=self._file, line=_line(event), field=show_loc(loc) or None, **got)
-
-
-def _line(event: Any) -> int:
-    return int(event.start_mark.line) + 1

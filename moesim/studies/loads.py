@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from moesim.errors import SpecError
 from moesim.spec.model import Model
 from moesim.spec.presets import load_model, preset_names
 from moesim.spec.yaml_source import Source as Text
+from traces.base.arrays import Floats, Ints
 from traces.interop import open_source
 from traces.interop.hints import Hints
 from traces.load_table import LoadTable
@@ -43,8 +43,8 @@ class Loads:
         what: in words.
     """
 
-    load_WLE: NDArray[np.float64]
-    sample_TLK: NDArray[np.int64] | None
+    load_WLE: Floats
+    sample_TLK: Ints | None
     trace: RoutingTrace | None
     what: str
 
@@ -122,11 +122,10 @@ def read_source(
 
 
 def _trace(file: Path, trace: RoutingTrace, hold_out: float | None, windows: int | None) -> Source:
-    requests = len(trace.request_offsets) - 1
-    cuts = _cuts(file, requests, "requests", hold_out, windows)
-    first = _of_requests(trace, cuts)
-    unseen = None if cuts[-1] == requests else _of_requests(trace, [cuts[-1], requests])
-    return Source(file, trace.meta.model, trace.meta.experts, trace.meta.layers, first, unseen)
+    cuts, rest = _cuts(file, len(trace.request_offsets) - 1, "requests", hold_out, windows)
+    unseen = _of_requests(trace, rest) if rest else None
+    meta = trace.meta
+    return Source(file, meta.model, meta.experts, meta.layers, _of_requests(trace, cuts), unseen)
 
 
 def _of_requests(trace: RoutingTrace, cuts: list[int]) -> Loads:
@@ -138,10 +137,9 @@ def _of_requests(trace: RoutingTrace, cuts: list[int]) -> Loads:
 
 
 def _table(file: Path, table: LoadTable, hold_out: float | None, windows: int | None) -> Source:
-    cuts = _cuts(file, table.windows, "windows", hold_out, windows)
-    first = _of_windows(table, cuts)
-    unseen = None if cuts[-1] == table.windows else _of_windows(table, [cuts[-1], table.windows])
-    return Source(file, table.model, table.experts, table.layers, first, unseen)
+    cuts, rest = _cuts(file, table.windows, "windows", hold_out, windows)
+    unseen = _of_windows(table, rest) if rest else None
+    return Source(file, table.model, table.experts, table.layers, _of_windows(table, cuts), unseen)
 
 
 def _of_windows(table: LoadTable, cuts: list[int]) -> Loads:
@@ -155,30 +153,27 @@ def _span(name: str, cuts: list[int]) -> str:
     return span if windows == 1 else f"{span} in {windows} parts"
 
 
-def _kept_back(file: Path, parts: int, name: str, hold_out: float | None) -> int:
-    """How many of the parts are kept back."""
+def _cuts(
+    file: Path, parts: int, name: str, hold_out: float | None, windows: int | None
+) -> tuple[list[int], list[int]]:
+    """[W + 1], where windows of about equally many parts begin and end, and what is kept back."""
     if hold_out is None:
-        return max(1, round(parts * HELD_OUT)) if parts > 1 else 0
-    kept = round(parts * hold_out)
-    if hold_out > 0 and not 0 < kept < parts:
-        raise SpecError(
-            f"must leave something on either side of {parts} {name}",
-            file=file,
-            field="--hold-out",
-            got=hold_out,
-        )
-    return kept
-
-
-def _cuts(file: Path, parts: int, name: str, hold_out: float | None, windows: int | None) -> list[int]:
-    """[W + 1], where windows of about equally many parts begin and end; behind the last is kept back."""
-    kept = _kept_back(file, parts, name, hold_out)
+        kept = max(1, round(parts * HELD_OUT)) if parts > 1 else 0
+    else:
+        kept = round(parts * hold_out)
+        if hold_out > 0 and not 0 < kept < parts:
+            raise SpecError(
+                f"must leave something on either side of {parts} {name}",
+                file=file,
+                field="--hold-out",
+                got=hold_out,
+            )
     seen = parts - kept
     if windows is None:
         windows = min(_MOST_WINDOWS, max(1, int(seen // (kept or max(1.0, HELD_OUT * parts)))))
     if windows > seen:
         raise SpecError(f"there are only {seen} {name} to fit on", file=file, field="--windows", got=windows)
-    return [part * seen // windows for part in range(windows + 1)]
+    return [part * seen // windows for part in range(windows + 1)], [seen, parts] if kept else []
 
 
 def _shape(experts: int, layers: tuple[int, ...]) -> str:

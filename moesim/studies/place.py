@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from moesim.errors import PlacementError
 from moesim.studies.loads import Source
@@ -18,8 +19,8 @@ from placement.judging.judge import judge
 from placement.judging.migration import MigrationPlan, plan_migration
 from placement.problem.placement import Placement
 from placement.problem.problem import Problem
-from placement.solvers.settling import settled
-from placement.solvers.solution import NO_CLOCK, Limits, Report, Solution
+from placement.solvers.relabelling import relabelled
+from placement.solvers.solution import NO_CLOCK, Search, Solution
 from placement.solvers.solvers import solver_named
 
 BASELINES = ("linear", "eplb")
@@ -78,15 +79,7 @@ def _unseen(question: Question, source: Source) -> Problem | None:
         raise
 
 
-def search(
-    problem: Problem,
-    name: str,
-    fitted_on: str,
-    *,
-    seconds: float | None = None,
-    seed: int = 0,
-    report: Report | None = None,
-) -> Solution:
+def search(problem: Problem, name: str, fitted_on: str, how: Search = NO_CLOCK) -> Solution:
     """The placement of one solver, as near the previous one as renaming GPUs brings it.
 
     Its origin tells the solver and the loads.
@@ -94,10 +87,10 @@ def search(
     Raises:
         PlacementError: no such solver, or it cannot obey the problem's rules or lacks what it needs.
     """
-    limits = NO_CLOCK if seconds is None else Limits(seconds=seconds)
-    found = solver_named(name).solve(problem, seed=seed, limits=limits, report=report)
+    found = solver_named(name).solve(problem, how)
+    found.prove()  # what it compiles is part of the search
     origin = f"{found.placement.origin}, fitted on {fitted_on}"
-    placement = replace(settled(problem, found.placement), origin=origin)
+    placement = replace(relabelled(problem, found.placement), origin=origin)
     return replace(found, placement=placement, cost_L=cost_L(problem, placement))
 
 
@@ -108,14 +101,14 @@ def answer(
     found: Solution,
     *,
     bench: Trial | None = None,
-    expert_bytes: float | None = None,
+    expert_bytes_LE: NDArray[np.float64] | None = None,
     progress: Callable[[], None] = lambda: None,
 ) -> Answer:
     """What ``moesim place --json`` prints.
 
     Args:
         bench: where the candidates are simulated.
-        expert_bytes: of one expert of one layer, where the model is known.
+        expert_bytes_LE: of the experts of each layer, where the model is known.
         progress: called after each simulated candidate.
 
     Raises:
@@ -166,7 +159,7 @@ def answer(
         notes += bench.notes
     if question.previous is not None:
         plan = plan_migration(question.previous, found.placement, problem.node_G)
-        value["migration"] = _migration(plan, problem, bench, expert_bytes, value["simulated"])
+        value["migration"] = _migration(plan, problem, bench, expert_bytes_LE, value["simulated"])
     return {**value, "notes": notes}
 
 
@@ -208,20 +201,21 @@ def _migration(
     plan: MigrationPlan,
     problem: Problem,
     bench: Trial | None,
-    expert_bytes: float | None,
+    expert_bytes_LE: NDArray[np.float64] | None,
     simulated: Answer | None,
 ) -> Answer:
     """What the way from the previous placement takes, and after how many steps it has paid."""
+    bytes_LGG = None if expert_bytes_LE is None else plan.bytes_LGG(expert_bytes_LE)
     value: Answer = {
         "moves": plan.moves,
         "cross_node_moves": plan.crossing(problem.node_G),
-        "bytes": None if expert_bytes is None else plan.moves * expert_bytes,
+        "bytes": None if bytes_LGG is None else float(bytes_LGG.sum()),
         "seconds": None,
         "payback_steps": None,
         "transfers": plan.transfers(),
     }
-    if bench is not None and simulated is not None:
-        value["seconds"] = seconds = bench.migration_s(plan.copies_LGG.sum(axis=0))
+    if bench is not None and simulated is not None and bytes_LGG is not None:
+        value["seconds"] = seconds = bench.migration_s(bytes_LGG.sum(axis=0))
         saved_s = simulated["previous"]["step_time_s"] - simulated["result"]["step_time_s"]
         value["payback_steps"] = seconds / saved_s if saved_s > 0 else None
     return value

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from moesim.errors import TraceError
-from traces.base.input_file import require_file
+from traces.base.errors import reason_of
+from traces.base.input_file import read_text
 from traces.record import record
 
 Progress = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
@@ -45,7 +46,7 @@ def record_texts(
     names = tuple(text.name for text in texts)
     if len(set(names)) != len(names):
         raise TraceError("must have different names, which become categories", field="--text", got=names)
-    contents = [_read(text) for text in texts]
+    contents = [read_text(text, "a text", TraceError) for text in texts]
     module, tokenizer = _load(model)
     import torch  # known to be there
 
@@ -84,20 +85,9 @@ def _load(model: Path) -> tuple[Any, Any]:
             model, local_files_only=True, dtype="auto"
         )
     except Exception as fault:  # whatever a damaged or unknown model causes in there
-        reason = (str(fault).splitlines() or [type(fault).__name__])[0][:200]
-        raise TraceError(f"cannot be loaded by transformers: {reason}", file=model) from fault
+        raise TraceError(f"cannot be loaded by transformers: {reason_of(fault)}", file=model) from fault
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return module.eval().to(device), tokenizer
-
-
-def _read(text: Path) -> str:
-    require_file(text, "a text", TraceError)
-    try:
-        return text.read_text(encoding="utf-8")
-    except UnicodeDecodeError as fault:
-        raise TraceError(f"is not UTF-8 text: byte {fault.start}", file=text) from fault
-    except OSError as fault:
-        raise TraceError(f"cannot be read: {fault.strerror or fault}", file=text) from fault
 
 
 def _requests(

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from moesim.analysis.metrics import timeline_metrics
 from moesim.deployment.batch import batches
@@ -20,6 +19,7 @@ from moesim.studies.loads import Source
 from moesim.studies.place_question import StepCost
 from placement.problem.placement import Placement
 from placement.solvers.solvers import solve
+from traces.base.arrays import Floats
 from traces.routing import RoutingTrace
 
 
@@ -63,16 +63,15 @@ class Trial:
             "cross_node_bytes": done.cross_node_bytes / steps,
         }
 
-    def migration_s(self, copies_GG: NDArray[np.int64]) -> float:
+    def migration_s(self, bytes_GG: Floats) -> float:
         """Seconds of a migration that nothing else disturbs, every GPU sending and receiving at once.
 
         The links are as the transfer kernels of the scenario's dispatch mode reach them.
 
         Args:
-            copies_GG: experts from each GPU to each.
+            bytes_GG: from each GPU to each.
         """
-        bytes_GG = copies_GG.astype(np.float64) * self.scenario.model.expert_bytes
-        network = self._linear().network(self.scenario.profile)
+        network = self._linear().pricing.network(self.scenario.profile)
         end_G = network.collective(np.zeros(len(bytes_GG)), bytes_GG, np.zeros_like(bytes_GG))
         return float(end_G.max())
 
@@ -80,18 +79,22 @@ class Trial:
         """The kernel model as a line through what a mean GPU gets in a step.
 
         Per token: from as many tokens again on each slot. Per activated expert: from half of the slots, less
-        what their tokens take.
+        what their tokens take. Where experts differ, the mean over all of them.
         """
         scenario = self.scenario
-        experts, ep = scenario.model.experts, scenario.parallelism.ep
+        model, experts, ep = scenario.model, scenario.model.experts, scenario.parallelism.ep
         first = next(batches(self.trace, scenario.workload, ep, scenario.seed))
         tokens, slots = int(first.tokens_G.sum()), max(2, experts.count // ep)
         each = max(1, tokens * experts.top_k // experts.count)
         tokens_LS = np.full((3, slots), each, np.int32)
         tokens_LS[1] *= 2
         tokens_LS[2, slots // 2 :] = 0
-        kernels = self._linear().kernels(scenario.profile)
-        seconds = kernels.experts(tokens_LS, np.zeros(slots, np.int32), 1)[:, 0]
+        kernels = self._linear().pricing.kernels(scenario.profile)
+        seconds = np.zeros(len(tokens_LS))
+        for kind, count in enumerate(np.bincount(model.kind_LE.ravel(), minlength=len(model.kinds))):
+            kind_LS = np.full(tokens_LS.shape, kind, np.int16)
+            of_kind = kernels.experts(tokens_LS, np.zeros(slots, np.int32), 1, kind_LS)
+            seconds += of_kind[:, 0] * (count / model.kind_LE.size)
         per_token = (seconds[1] - seconds[0]) / (slots * each)
         per_active = (seconds[0] - seconds[2]) / (slots - slots // 2) - per_token * each
         return StepCost(tokens, experts.top_k, float(per_token), max(0.0, float(per_active)))

@@ -230,7 +230,7 @@ def validation_result(
             "seed": scenario.seed,
             "trace_sha256": deployment.trace.digest(),
             "profile": f"{scenario.profile.name}: {scenario.profile.origin}",
-            "network": deployment.network_name,
+            "network": deployment.pricing.network_name,
             "placement": deployment.placement.origin,
             "command": command,
         },
@@ -264,4 +264,5 @@ def _notes(simulation: Run, options: RunOptions) -> list[str]:
 def _shape(model: Model) -> str:
     """Of an expert, on which the speed of its kernels depends."""
     gated = "gated" if model.experts.gated else "not gated"
-    return f"hidden {model.hidden}, width {model.experts.width}, {gated}"
+    widths = " and ".join(str(width) for width in sorted({kind.width for kind in model.kinds}))
+    return f"hidden {model.hidden}, width {widths}, {gated}"

@@ -5,10 +5,9 @@ The format is described in ``docs/placement-format.md``.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from placement.files.text import MAX_BYTES, parse_json, read_text
+from placement.files.text import MAX_BYTES, compact_json, parse_json, read_text
 from placement.files.values import check_keys, integer_row, integer_rows, kind
 from placement.problem.errors import PlacementError
 from placement.problem.placement import Placement
@@ -34,7 +33,7 @@ def write_placement(placement: Placement, path: str | Path) -> None:
         OutputError: the file cannot be written.
         PlacementError: the file would be larger than :func:`read_placement` accepts.
     """
-    rows = ",\n  ".join(_compact(row) for row in placement.slot_expert_LS.tolist())
+    rows = ",\n  ".join(map(compact_json, placement.slot_expert_LS.tolist()))
     fields = {
         "format": FORMAT,
         "origin": placement.origin,
@@ -43,7 +42,7 @@ def write_placement(placement: Placement, path: str | Path) -> None:
         "layers": list(placement.layers),
         "slot_gpu": placement.slot_gpu_S.tolist(),
     }
-    lines = [f'"{name}": {_compact(value)}' for name, value in fields.items()]
+    lines = [f'"{name}": {compact_json(value)}' for name, value in fields.items()]
     text = "{" + ",\n ".join([*lines, f'"slot_expert": [\n  {rows}]']) + "}\n"
     if len(text) > MAX_BYTES:
         raise PlacementError(f"would take more than {MAX_BYTES} bytes", file=path, got=len(text))
@@ -86,7 +85,3 @@ def native(content: object, source: Path) -> Placement:
         layers=tuple(fields["layers"]),
         origin=fields["origin"],
     )
-
-
-def _compact(value: object) -> str:
-    return json.dumps(value, separators=(",", ":"))

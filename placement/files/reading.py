@@ -7,11 +7,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from placement.files import sglang, trtllm, vllm, vllm_ascend
 from placement.files.native import FORMAT, native
-from placement.files.read_sglang import sglang
-from placement.files.read_trtllm import trtllm
-from placement.files.read_vllm import vllm
-from placement.files.read_vllm_ascend import vllm_ascend
 from placement.files.target import Target
 from placement.files.text import parse_json, read_text
 from placement.files.yaml_values import parse_yaml
@@ -19,11 +16,7 @@ from placement.problem.errors import PlacementError
 from placement.problem.placement import Placement
 
 READERS: Mapping[str, Callable[[dict[str, Any], Target], Placement]] = MappingProxyType(
-    {
-        "physical_to_logical_map": sglang,
-        "initial_global_assignments": trtllm,
-        "layer_list": vllm_ascend,
-    }
+    {sglang.KEY: sglang.read, trtllm.KEY: trtllm.read, vllm_ascend.KEY: vllm_ascend.read}
 )
 """Forms of serving systems by the key that no other form has."""
 
@@ -51,7 +44,7 @@ def _placement(text: str, source: Path, target: Target) -> Placement:
     else:
         content = parse_json(text)
         if isinstance(content, list):
-            return vllm(content, target)
+            return vllm.read(content, target)
         if "format" in content:
             return native(content, source)
     if isinstance(content, dict):

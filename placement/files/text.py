@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from placement.files.values import show_key
 from placement.problem.errors import PlacementError
+from traces.base import input_file
 
 MAX_BYTES = 32 << 20
 """Largest file read or written; 58 layers of 65,536 slots take 23 MB."""
@@ -40,23 +41,9 @@ def parse_json(text: str) -> Any:
     Raises:
         PlacementError: it is none.
     """
+    return input_file.parse_json(text, "a placement", PlacementError, show_key=show_key)
 
-    def no_constant(name: str) -> NoReturn:
-        raise PlacementError("is not a JSON number", got=name)
 
-    def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        content: dict[str, Any] = {}
-        for name, value in pairs:
-            if name in content:
-                raise PlacementError("the key stands twice", field=show_key(name))
-            content[name] = value
-        return content
-
-    try:
-        return json.loads(text, parse_constant=no_constant, object_pairs_hook=no_duplicates)
-    except json.JSONDecodeError as error:
-        raise PlacementError(f"is not JSON: {error.msg}", line=error.lineno) from error
-    except ValueError as error:  # an integer of thousands of digits
-        raise PlacementError("is not JSON: a number is too long") from error
-    except RecursionError as error:
-        raise PlacementError("is not a placement: nested too deeply") from error
+def compact_json(value: object) -> str:
+    """JSON on one line without spaces: how all files here hold a row."""
+    return json.dumps(value, separators=(",", ":"))

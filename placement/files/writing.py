@@ -7,11 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+from placement.files import sglang, trtllm, vllm, vllm_ascend
 from placement.files.native import write_placement
-from placement.files.write_sglang import sglang
-from placement.files.write_trtllm import trtllm
-from placement.files.write_vllm import PROPOSAL, vllm
-from placement.files.write_vllm_ascend import vllm_ascend
 from placement.problem.errors import PlacementError
 from placement.problem.placement import Placement
 from traces.base.files import write_text
@@ -36,11 +33,14 @@ class Exporter:
 
 EXPORTERS: Mapping[str, Exporter] = MappingProxyType(
     {
-        "sglang": Exporter("SGLang", (".json",), sglang),
-        "trtllm": Exporter("TensorRT-LLM", (".yaml", ".yml"), trtllm),
-        "vllm-ascend": Exporter("vllm-ascend", (".json",), vllm_ascend),
+        "sglang": Exporter(sglang.SYSTEM, (".json",), sglang.write),
+        "trtllm": Exporter(trtllm.SYSTEM, (".yaml", ".yml"), trtllm.write),
+        "vllm-ascend": Exporter(vllm_ascend.SYSTEM, (".json",), vllm_ascend.write),
         "vllm": Exporter(
-            "vLLM", (".json",), vllm, f"no release of vLLM reads this; it follows the proposal {PROPOSAL}"
+            vllm.SYSTEM,
+            (".json",),
+            vllm.write,
+            f"no release of vLLM reads this; it follows the proposal {vllm.PROPOSAL}",
         ),
     }
 )
@@ -99,7 +99,6 @@ def export(
         write_placement(placement, path)
         return ""
     check_suffix(path, name)
-    check_export(placement, name, hidden_layers=hidden_layers)
     exporter = EXPORTERS[name]
     write_text(path, exporter.text(placement, hidden_layers))
     return exporter.note

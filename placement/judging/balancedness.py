@@ -11,9 +11,8 @@ from types import MappingProxyType
 import numpy as np
 import numpy.typing as npt
 
-from placement.problem.placement import EMPTY, Placement
-
-Floats = npt.NDArray[np.float64]
+from placement.problem.placement import Placement
+from traces.base.arrays import Floats
 
 # SGLang adds this to both, so that a layer without tokens counts as balanced (0.5.23, expert_distribution).
 _EPSILON = 1e-5
@@ -62,11 +61,7 @@ def slots(load_WLS: Floats) -> float:
 
 def slot_load_WLS(placement: Placement, load_WLE: npt.ArrayLike) -> Floats:
     """float64 [W, L, S], each expert's tokens divided evenly over its copies."""
-    share_WLE = np.asarray(load_WLE, dtype=np.float64) / placement.replicas_LE
-    rows_L = np.arange(len(placement.layers))[:, None]
-    load_WLS = share_WLE[:, rows_L, placement.slot_expert_LS]
-    held: Floats = np.where(placement.slot_expert_LS == EMPTY, 0.0, load_WLS)
-    return held
+    return placement.in_slots(np.asarray(load_WLE, dtype=np.float64) / placement.replicas_LE)
 
 
 def gpu_load_WLG(placement: Placement, load_WLE: npt.ArrayLike) -> Floats:

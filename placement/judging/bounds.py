@@ -8,16 +8,13 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import numpy.typing as npt
 
-from placement.judging.companions import Loads, companion_bound
-from placement.judging.divisions import best_division
+from placement.judging.divisions import best_division, group_items
 from placement.judging.evaluation import copy_cost
+from placement.judging.packing_bound import Loads, packing_bound
 from placement.problem.problem import Problem
 from placement.problem.rules import FORBIDDEN, rule_EG
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+from traces.base.arrays import Floats
 
 _WINDOWS = 32
 """With more windows, each has the bound of even spreading, and only their mean the full one."""
@@ -94,7 +91,7 @@ def _window_bound(problem: Problem, loads: Loads, least: float) -> float:
     spare_N = np.bincount(problem.node_G, problem.slots_G) - problem.experts // problem.nodes
     spare = int(spare_N.max()) if problem.groups > 1 else problem.slots - problem.experts
     most_E = np.full(problem.experts, spare + 1)
-    bound = companion_bound(loads, problem.slots_G, problem.speed_G, most_E, least)
+    bound = packing_bound(loads, problem.slots_G, problem.speed_G, most_E, least)
     return max(bound, _group_bound(problem, loads, bound)) if problem.groups > 1 else bound
 
 
@@ -106,11 +103,8 @@ def _group_bound(problem: Problem, loads: Loads, least: float) -> float:
     division = best_division(problem, loads, least)
     if division is not None:
         return division.bound
-    load_P = loads.token_E.reshape(problem.groups, -1).sum(axis=1)
-    speed_N = np.bincount(problem.node_G, problem.speed_G).astype(np.float64)
-    seats_N = np.full(problem.nodes, problem.groups // problem.nodes)
-    items = Loads(load_P, np.zeros(problem.groups), 0.0)
-    return float(companion_bound(items, seats_N, speed_N, np.ones(problem.groups, np.int64), least))
+    items, seats_N, speed_N = group_items(problem, loads.token_E)
+    return float(packing_bound(items, seats_N, speed_N, np.ones(problem.groups, np.int64), least))
 
 
 def _copies_WL(problem: Problem) -> Floats:

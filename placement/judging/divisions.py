@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterable
 from functools import cache
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from placement.judging.companions import Loads, companion_bound
+from placement.judging.packing_bound import Loads, packing_bound
 from placement.problem.problem import Problem
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+from traces.base.arrays import Floats, Ints
 
 _MOST_GROUPS = 10
 """More have too many sets to look at one by one."""
@@ -49,7 +47,7 @@ def best_division(problem: Problem, loads: Loads, least: float) -> Division | No
     ]
     bound_of = {
         (kind, chosen): node_bound(
-            of_groups(problem, loads, chosen), np.array(kind[0]), np.array(kind[1]), least
+            of_groups(problem, loads, members(chosen, groups)), np.array(kind[0]), np.array(kind[1]), least
         )
         for kind in set(kind_N)
         for chosen in sets
@@ -83,17 +81,27 @@ def members(chosen: int, groups: int) -> list[int]:
     return [group for group in range(groups) if chosen >> group & 1]
 
 
-def of_groups(problem: Problem, loads: Loads, chosen: int) -> Loads:
-    """The loads of the experts of a set of groups."""
-    expert_M = experts_of(problem, members(chosen, problem.groups))
+def of_groups(problem: Problem, loads: Loads, groups: Iterable[int]) -> Loads:
+    """The loads of the experts of some groups."""
+    expert_M = experts_of(problem, groups)
     return Loads(loads.token_E[expert_M], loads.quiet_E[expert_M], loads.per_active)
 
 
-def experts_of(problem: Problem, groups: list[int]) -> Ints:
+def experts_of(problem: Problem, groups: Iterable[int]) -> Ints:
     """int64 [M], the experts of some groups."""
     size = problem.experts // problem.groups
-    expert_M: Ints = (np.array(groups, dtype=np.int64)[:, None] * size + np.arange(size)).ravel()
-    return expert_M
+    return np.array([group * size + expert for group in groups for expert in range(size)], dtype=np.int64)
+
+
+def group_items(problem: Problem, load_E: Floats) -> tuple[Loads, Ints, Floats]:
+    """Groups as items of their load, on nodes with a slot for each that are as fast as their GPUs together.
+
+    Returns:
+        (items, seats_N, speed_N).
+    """
+    items = Loads(load_E.reshape(problem.groups, -1).sum(axis=1), np.zeros(problem.groups), 0.0)
+    seats_N = np.full(problem.nodes, problem.groups // problem.nodes)
+    return items, seats_N, np.bincount(problem.node_G, problem.speed_G).astype(np.float64)
 
 
 def node_bound(loads: Loads, slots_G: Ints, speed_G: Floats, least: float) -> float:
@@ -103,4 +111,4 @@ def node_bound(loads: Loads, slots_G: Ints, speed_G: Floats, least: float) -> fl
         return math.inf
     most_E = np.full(len(loads.token_E), spare + 1)
     even = float(loads.token_E.sum() / speed_G.sum())
-    return float(companion_bound(loads, slots_G, speed_G, most_E, max(least, even)))
+    return float(packing_bound(loads, slots_G, speed_G, most_E, max(least, even)))

@@ -12,8 +12,7 @@ from placement.problem.objective import Objective
 from placement.problem.placement import EMPTY, Placement
 from placement.problem.problem import Problem
 from placement.problem.rules import moves_L
-
-Floats = npt.NDArray[np.float64]
+from traces.base.arrays import Floats
 
 
 def cost_L(problem: Problem, placement: Placement) -> Floats:
@@ -44,15 +43,9 @@ def over_windows(objective: Objective, cost_WL: Floats) -> Floats:
 
 def gpu_cost_WLG(problem: Problem, placement: Placement) -> Floats:
     """float64 [W, L, G], the objective's part of each GPU: its copies' costs by its speed."""
-    windows, rows, _ = problem.load_WLE.shape
-    cost_WLG = np.empty((windows, rows, problem.gpus))
     each_WLE = copy_cost(problem, placement.replicas_LE)
-    for row, slot_expert_S in enumerate(placement.slot_expert_LS):
-        filled_S = slot_expert_S != EMPTY
-        gpu_N, expert_N = placement.slot_gpu_S[filled_S], slot_expert_S[filled_S]
-        for window in range(windows):
-            cost_WLG[window, row] = np.bincount(gpu_N, each_WLE[window, row, expert_N], problem.gpus)
-    return cost_WLG / problem.speed_G
+    cost_WLG: Floats = np.stack([placement.gpu_sum_LG(each_LE) for each_LE in each_WLE]) / problem.speed_G
+    return cost_WLG
 
 
 def copy_cost(problem: Problem, replicas: npt.ArrayLike) -> Floats:
@@ -78,11 +71,14 @@ def copies_WL(problem: Problem, placement: Placement) -> Floats:
     assert problem.sample_TLK is not None  # the problem has checked it
     top_k = problem.sample_TLK.shape[2]
     tokens_WL = problem.load_WLE.sum(axis=2) / top_k
-    foreign_L = np.array(
-        [foreign_nodes_T(problem, placement, row).mean() for row in range(len(problem.layers))]
-    )
-    crossing_WL: Floats = tokens_WL * foreign_L
+    crossing_WL: Floats = tokens_WL * foreign_nodes_L(problem, placement)
     return crossing_WL
+
+
+def foreign_nodes_L(problem: Problem, placement: Placement) -> Floats:
+    """float64 [L], the mean of :func:`foreign_nodes_T` in each layer."""
+    rows = range(len(problem.layers))
+    return np.array([foreign_nodes_T(problem, placement, row).mean() for row in rows])
 
 
 def foreign_nodes_T(problem: Problem, placement: Placement, row: int) -> Floats:

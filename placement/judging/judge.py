@@ -10,15 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from placement.judging.balancedness import FORMULAS, gpu_load_WLG, sglang, slot_load_WLS
-from placement.judging.evaluation import cost_L, foreign_nodes_T, over_windows
+from placement.judging.evaluation import cost_L, foreign_nodes_L, over_windows
 from placement.problem.placement import Placement
 from placement.problem.problem import Problem
 from placement.problem.rules import moves_L
-
-Floats = npt.NDArray[np.float64]
+from traces.base.arrays import Floats
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +82,5 @@ def _cross_node_fraction(problem: Problem, placement: Placement) -> float | None
         return 0.0
     if problem.sample_TLK is None:
         return None
-    foreign_L = [foreign_nodes_T(problem, placement, row).mean() for row in range(len(problem.layers))]
     top_k: int = problem.sample_TLK.shape[2]
-    return float(np.mean(foreign_L)) / top_k
+    return float(foreign_nodes_L(problem, placement).mean()) / top_k

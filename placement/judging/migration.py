@@ -13,9 +13,7 @@ import numpy.typing as npt
 from placement.problem.errors import PlacementError
 from placement.problem.placement import Placement
 from placement.problem.rules import held_EG
-
-Bools = npt.NDArray[np.bool_]
-Ints = npt.NDArray[np.int64]
+from traces.base.arrays import Floats, Ints
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,12 +39,16 @@ class MigrationPlan:
         """M, copies that are sent, over all layers."""
         return len(self.row_M)
 
-    @property
-    def copies_LGG(self) -> Ints:
-        """int64 [L, G, G], copies from each GPU (row) to each GPU, layer by layer."""
-        copies_LGG = np.zeros((len(self.layers), self.gpus, self.gpus), dtype=np.int64)
-        np.add.at(copies_LGG, (self.row_M, self.source_M, self.destination_M), 1)
-        return copies_LGG
+    def bytes_LGG(self, bytes_LE: Floats) -> Floats:
+        """float64 [L, G, G], bytes from each GPU (row) to each GPU, layer by layer.
+
+        Args:
+            bytes_LE: of each expert.
+        """
+        bytes_LGG = np.zeros((len(self.layers), self.gpus, self.gpus))
+        sent_M = bytes_LE[self.row_M, self.expert_M]
+        np.add.at(bytes_LGG, (self.row_M, self.source_M, self.destination_M), sent_M)
+        return bytes_LGG
 
     def crossing(self, node_G: npt.ArrayLike) -> int:
         """Copies that leave their node."""
@@ -56,12 +58,8 @@ class MigrationPlan:
     def transfers(self) -> list[dict[str, int]]:
         """Every transfer as JSON holds it; ``layer`` is the true index."""
         layer_M = np.array(self.layers)[self.row_M]
-        columns = (layer_M, self.expert_M, self.source_M, self.destination_M)
-        names = ("layer", "expert", "from", "to")
-        return [
-            dict(zip(names, row, strict=True))
-            for row in zip(*(column.tolist() for column in columns), strict=True)
-        ]
+        rows = np.stack([layer_M, self.expert_M, self.source_M, self.destination_M], axis=1).tolist()
+        return [dict(zip(("layer", "expert", "from", "to"), row, strict=True)) for row in rows]
 
 
 def plan_migration(before: Placement, after: Placement, node_G: npt.ArrayLike) -> MigrationPlan:

@@ -11,13 +11,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from placement.problem.objective import Objective
 from placement.problem.placement import Placement
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+from traces.base.arrays import Floats, Int32s, Ints
 
 
 class Position(NamedTuple):
@@ -98,7 +95,7 @@ class Asked:
         return int(self.slots_G.sum())
 
     @functools.cached_property
-    def slot_gpu_S(self) -> npt.NDArray[np.int32]:
+    def slot_gpu_S(self) -> Int32s:
         """int32 [S], the GPU of each slot: as ``previous`` has them where it fits, else in GPU order."""
         if self.previous is not None:
             held_G = np.bincount(self.previous.slot_gpu_S, minlength=self.gpus)

@@ -12,12 +12,10 @@ from placement.problem.asked import Asked, Position
 from placement.problem.errors import PlacementError
 from placement.problem.objective import Objective
 from placement.problem.placement import MAX_EXPERTS, MAX_GPUS, MAX_LAYERS, MAX_SLOTS
+from traces.base.arrays import Floats, Ints
 
 MOST_LOAD = 1e300
 """Loads of a layer sum to less, so that no cost overflows."""
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 
 def whole(field: str, value: Any, least: int, most: int) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.problem.errors import PlacementError
+from traces.base.arrays import Floats, Int16s, Int32s, ranks
 
 EMPTY = -1
 """Marks a slot that holds no expert."""
@@ -52,8 +53,8 @@ class Placement:
         PlacementError: a shape, id or GPU is out of range, or a layer lacks an expert.
     """
 
-    slot_expert_LS: npt.NDArray[np.int16]
-    slot_gpu_S: npt.NDArray[np.int32]
+    slot_expert_LS: Int16s
+    slot_gpu_S: Int32s
     experts: int
     gpus: int
     layers: tuple[int, ...]
@@ -94,13 +95,13 @@ class Placement:
         return len(self.slot_gpu_S)
 
     @functools.cached_property
-    def replicas_LE(self) -> npt.NDArray[np.int32]:
+    def replicas_LE(self) -> Int32s:
         """int32 [L, E], in how many slots of its layer each expert is. At least 1, read-only."""
         replicas_LE = _replicas(self.slot_expert_LS, self.experts)
         replicas_LE.flags.writeable = False
         return replicas_LE
 
-    def replica_table(self) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    def replica_table(self) -> tuple[Int32s, Int32s]:
         """Where the replicas of each expert are.
 
         Returns:
@@ -116,15 +117,12 @@ class Placement:
             raise PlacementError("too many replicas of one expert for a table of replicas", got=most)
         slots_LER = np.full((*count_LE.shape, most), -1, dtype=np.int32)
         for row, slot_expert_S in enumerate(self.slot_expert_LS):
-            # A stable sort lines up the slots of each expert in ascending order, empty slots first.
-            by_expert_S = np.argsort(slot_expert_S, kind="stable")
-            filled_N = by_expert_S[len(by_expert_S) - int(count_LE[row].sum()) :]
+            filled_N = np.flatnonzero(slot_expert_S != EMPTY)
             expert_N = slot_expert_S[filled_N]
-            first_E = np.cumsum(count_LE[row]) - count_LE[row]
-            slots_LER[row, expert_N, np.arange(len(filled_N)) - first_E[expert_N]] = filled_N
+            slots_LER[row, expert_N, ranks(expert_N)] = filled_N
         return count_LE, slots_LER
 
-    def gpu_load_LG(self, load_LE: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    def gpu_load_LG(self, load_LE: npt.ArrayLike) -> Floats:
         """float64 [L, G], the load of each GPU when every expert's load divides evenly over its replicas.
 
         Raises:
@@ -137,12 +135,18 @@ class Placement:
                 field="load",
                 got=load.shape,
             )
-        share_LE = load / self.replicas_LE
+        return self.gpu_sum_LG(load / self.replicas_LE)
+
+    def gpu_sum_LG(self, copy_LE: Floats) -> Floats:
+        """float64 [L, G], the sum over a GPU's slots of what one copy of the expert in each counts."""
+        bins_LS = np.arange(len(self.layers))[:, None] * self.gpus + self.slot_gpu_S
+        sum_N = np.bincount(bins_LS.ravel(), self.in_slots(copy_LE).ravel(), len(self.layers) * self.gpus)
+        return sum_N.astype(np.float64, copy=False).reshape(len(self.layers), self.gpus)
+
+    def in_slots(self, copy_XLE: Floats) -> Floats:
+        """float64 [..., L, S], what one copy of the expert in each slot counts, 0 where it is empty."""
         rows_L = np.arange(len(self.layers))[:, None]
-        load_LS = np.where(self.slot_expert_LS == EMPTY, 0.0, share_LE[rows_L, self.slot_expert_LS])
-        bins_LS = rows_L * self.gpus + self.slot_gpu_S
-        load_N = np.bincount(bins_LS.ravel(), load_LS.ravel(), minlength=len(self.layers) * self.gpus)
-        return load_N.astype(np.float64, copy=False).reshape(len(self.layers), self.gpus)
+        return np.where(self.slot_expert_LS == EMPTY, 0.0, copy_XLE[..., rows_L, self.slot_expert_LS])
 
     def check_fits(self, experts: int, gpus: int, layers: tuple[int, ...]) -> None:
         """Refuse a placement that was made for another model or another group of GPUs.
@@ -159,7 +163,7 @@ class Placement:
             )
 
 
-def _replicas(slot_expert_LS: npt.NDArray[np.int16], experts: int) -> npt.NDArray[np.int32]:
+def _replicas(slot_expert_LS: Int16s, experts: int) -> Int32s:
     """int32 [L, E], occurrences of each expert in each layer's slots."""
     layers = len(slot_expert_LS)
     # Empty slots fall into a bin of their own, cut off again.

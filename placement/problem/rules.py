@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
 from placement.problem.asked import Asked
 from placement.problem.errors import PlacementError
 from placement.problem.placement import EMPTY, Placement
+from traces.base.arrays import Bools, Int8s, Ints
 from traces.base.memory import require_memory
-
-Bools = npt.NDArray[np.bool_]
-Ints = npt.NDArray[np.int64]
 
 FREE, FIXED, FORBIDDEN = 0, 1, -1
 """Entries of a table of rules."""
 
 
-def rule_EG(problem: Asked, row: int) -> npt.NDArray[np.int8]:
+def rule_EG(problem: Asked, row: int) -> Int8s:
     """int8 [E, G] of the layer at index ``row``: ``FREE``, ``FIXED`` or ``FORBIDDEN``; groups apart."""
     rule = np.full((problem.experts, problem.gpus), FREE, dtype=np.int8)
     rule[:, problem.slots_G == 0] = FORBIDDEN
@@ -39,13 +36,27 @@ def held_EG(placement: Placement, row: int) -> Bools:
     return held
 
 
+def before_EG(problem: Asked, row: int) -> Bools:
+    """bool [E, G], where the previous placement holds copies; nowhere without one."""
+    if problem.previous is None:
+        return np.zeros((problem.experts, problem.gpus), dtype=np.bool_)
+    return held_EG(problem.previous, row)
+
+
+def moves(problem: Asked, row: int, held: Bools) -> int:
+    """Copies of a layer that lie where the previous placement has none of the expert; 0 without one."""
+    return 0 if problem.previous is None else int(np.count_nonzero(held & ~before_EG(problem, row)))
+
+
 def moves_L(problem: Asked, placement: Placement) -> Ints:
-    """int64 [L], copies that lie where the previous placement has none of the expert; 0 without one."""
-    moved_L = np.zeros(len(problem.layers), dtype=np.int64)
-    if problem.previous is not None:
-        for row in range(len(moved_L)):
-            moved_L[row] = np.count_nonzero(held_EG(placement, row) & ~held_EG(problem.previous, row))
-    return moved_L
+    """int64 [L], :func:`moves` of each layer."""
+    rows = range(len(problem.layers))
+    return np.array([moves(problem, row, held_EG(placement, row)) for row in rows], dtype=np.int64)
+
+
+def held_EN(problem: Asked, held: Bools) -> Bools:
+    """bool [E, N], whether a node holds a copy of an expert, from the same of its GPUs."""
+    return np.stack([held[:, problem.node_G == node].any(axis=1) for node in range(problem.nodes)], axis=1)
 
 
 def check_obeys(problem: Asked, placement: Placement) -> None:
@@ -72,9 +83,9 @@ def check_obeys(problem: Asked, placement: Placement) -> None:
                 )
     if problem.groups > 1:
         _check_groups(problem, placement)
-    moves = int(moves_L(problem, placement).sum())
-    if problem.max_moves is not None and moves > problem.max_moves:
-        raise PlacementError(f"must move at most {problem.max_moves} copies", field="placement", got=moves)
+    moved = int(moves_L(problem, placement).sum())
+    if problem.max_moves is not None and moved > problem.max_moves:
+        raise PlacementError(f"must move at most {problem.max_moves} copies", field="placement", got=moved)
 
 
 def check_possible(problem: Asked) -> None:
@@ -89,9 +100,7 @@ def check_possible(problem: Asked) -> None:
         raise PlacementError(
             f"layer {layer}: expert {expert} on GPU {gpu} is fixed and forbidden", field="fixed"
         )
-    least = 0
-    for row in _rows_with_rules(problem):
-        least += int(_moves(problem, row, nearest_EG(problem, row)))
+    least = sum(moves(problem, row, nearest_EG(problem, row)) for row in _rows_with_rules(problem))
     if problem.max_moves is not None and least > problem.max_moves:
         raise PlacementError(
             f"the other rules alone make {least} copies move", field="max_moves", got=problem.max_moves
@@ -109,11 +118,7 @@ def nearest_EG(problem: Asked, row: int) -> Bools:
     Raises:
         PlacementError: nothing obeys them.
     """
-    experts, gpus = problem.experts, problem.gpus
-    before = np.zeros((experts, gpus), dtype=np.bool_)
-    if problem.previous is not None:
-        before = held_EG(problem.previous, row)
-    rule = rule_EG(problem, row)
+    before, rule = before_EG(problem, row), rule_EG(problem, row)
     if problem.groups > 1:
         rule[~_group_home_EG(problem, before)] = FORBIDDEN
     _check_alone(problem, row, rule)
@@ -123,18 +128,12 @@ def nearest_EG(problem: Asked, row: int) -> Bools:
     if len(homeless_E):
         gpu_E = _assign(problem, row, rule[homeless_E], before[homeless_E], room_G)
         held[homeless_E, gpu_E] = True
-        room_G -= np.bincount(gpu_E, minlength=gpus)
+        room_G -= np.bincount(gpu_E, minlength=problem.gpus)
     # Further copies that lie there already stay while there is room.
-    for gpu in range(gpus):
+    for gpu in range(problem.gpus):
         stay_E = np.flatnonzero(before[:, gpu] & ~held[:, gpu] & (rule[:, gpu] == FREE))[: room_G[gpu]]
         held[stay_E, gpu] = True
     return held
-
-
-def _moves(problem: Asked, row: int, held: Bools) -> int:
-    if problem.previous is None:
-        return 0
-    return int(np.count_nonzero(held & ~held_EG(problem.previous, row)))
 
 
 def _rows_with_rules(problem: Asked) -> list[int]:
@@ -144,7 +143,7 @@ def _rows_with_rules(problem: Asked) -> list[int]:
     return [row for row, layer in enumerate(problem.layers) if layer in named]
 
 
-def _check_alone(problem: Asked, row: int, rule: npt.NDArray[np.int8]) -> None:
+def _check_alone(problem: Asked, row: int, rule: Int8s) -> None:
     """Contradictions of one expert or one GPU by itself, which are easily named."""
     layer = problem.layers[row]
     fixed_G = (rule == FIXED).sum(axis=0)
@@ -163,7 +162,7 @@ def _check_alone(problem: Asked, row: int, rule: npt.NDArray[np.int8]) -> None:
         )
 
 
-def _assign(problem: Asked, row: int, rule: npt.NDArray[np.int8], before: Bools, room_G: Ints) -> Ints:
+def _assign(problem: Asked, row: int, rule: Int8s, before: Bools, room_G: Ints) -> Ints:
     """int64 [E], a GPU for each expert of ``rule``, as many as can where they were ``before``."""
     gpu_S = np.repeat(np.arange(problem.gpus), np.maximum(room_G, 0))
     require_memory(len(rule) * len(gpu_S) * 8, "a table of experts and slots", error=PlacementError)
@@ -187,8 +186,7 @@ def _assign(problem: Asked, row: int, rule: npt.NDArray[np.int8], before: Bools,
 def _group_home_EG(problem: Asked, before: Bools) -> Bools:
     """bool [E, G], whether a GPU is on the node of an expert's group, with few experts leaving theirs."""
     nodes, size = problem.nodes, problem.experts // problem.groups
-    there_EN = np.stack([before[:, problem.node_G == node].any(axis=1) for node in range(nodes)], axis=1)
-    stay_PN = there_EN.reshape(problem.groups, size, nodes).sum(axis=1)
+    stay_PN = held_EN(problem, before).reshape(problem.groups, size, nodes).sum(axis=1)
     seat_node = np.repeat(np.arange(nodes), problem.groups // nodes)
     _, seat_P = linear_sum_assignment(-stay_PN[:, seat_node])
     node_E = np.repeat(seat_node[seat_P], size)

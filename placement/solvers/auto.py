@@ -10,7 +10,7 @@ import numpy as np
 
 from placement.problem.errors import PlacementError
 from placement.problem.problem import Problem
-from placement.solvers.solution import NO_CLOCK, Limits, Report, Solution, Solve
+from placement.solvers.solution import NO_CLOCK, Search, Solution, Solve
 
 
 def portfolio(members: Mapping[str, Solve]) -> Solve:
@@ -21,9 +21,7 @@ def portfolio(members: Mapping[str, Solve]) -> Solve:
     far, if there is any. The bound is the largest that any of them has proven, layer by layer.
     """
 
-    def auto(
-        problem: Problem, *, seed: int = 0, limits: Limits = NO_CLOCK, report: Report | None = None
-    ) -> Solution:
+    def auto(problem: Problem, search: Search = NO_CLOCK) -> Solution:
         """Ask all members.
 
         Raises:
@@ -38,20 +36,20 @@ def portfolio(members: Mapping[str, Solve]) -> Solve:
             bound_L = found.bound_L if best is None else np.maximum(best.bound_L, found.bound_L)
             if best is None or found.cost < best.cost:
                 placement = replace(found.placement, origin=f"auto: {found.solver}")
-                best = replace(found, placement=placement, solver="auto", bound_L=bound_L)
-                if report is not None:
-                    report(replace(best, wall_s=time.perf_counter() - started))
+                best = replace(found, placement=placement, solver="auto", prove=lambda: bound_L)
+                if search.report is not None:
+                    search.report(replace(best, wall_s=time.perf_counter() - started))
             else:
-                best = replace(best, bound_L=bound_L)
+                best = replace(best, prove=lambda: bound_L)
 
         cut_short = interrupted = False
         for solve in members.values():
-            left = _left(limits, started)
+            left = _left(search, started)
             if best is not None and (best.gap <= 0.0 or (left is not None and left <= 0.0)):
                 cut_short = best.gap > 0.0
                 break
             try:
-                found = solve(problem, seed=seed, limits=replace(limits, seconds=left), report=offer)
+                found = solve(problem, replace(search, seconds=left, report=offer))
                 offer(found)
                 cut_short, interrupted = found.limit_reached, found.interrupted
             except PlacementError as error:
@@ -71,8 +69,8 @@ def portfolio(members: Mapping[str, Solve]) -> Solve:
     return auto
 
 
-def _left(limits: Limits, started: float) -> float | None:
+def _left(search: Search, started: float) -> float | None:
     """Seconds left, None without a clock."""
-    if limits.seconds is None:
+    if search.seconds is None:
         return None
-    return max(0.0, limits.seconds - (time.perf_counter() - started))
+    return max(0.0, search.seconds - (time.perf_counter() - started))

@@ -13,22 +13,18 @@ from __future__ import annotations
 import time
 
 import numpy as np
-import numpy.typing as npt
 
 from placement.problem.errors import PlacementError
 from placement.problem.placement import Placement
 from placement.problem.problem import Problem
+from placement.solvers.heuristics import replicas
 from placement.solvers.packing import largest_first
-from placement.solvers.solution import NO_CLOCK, Limits, Report, Solution, solution
+from placement.solvers.solution import NO_CLOCK, Search, Solution, solution
+from traces.base.arrays import Floats, Int16s, Ints
 from traces.base.jit import jit, jit_inside
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
-
-def eplb(
-    problem: Problem, *, seed: int = 0, limits: Limits = NO_CLOCK, report: Report | None = None
-) -> Solution:
+def eplb(problem: Problem, search: Search = NO_CLOCK) -> Solution:
     """Hierarchical where the problem has groups, else global; sees the loads' mean over windows.
 
     Raises:
@@ -54,7 +50,7 @@ def eplb(
 
 
 @jit
-def _balance(load_LE: Floats, slots: int, gpus: int, nodes: int, groups: int) -> npt.NDArray[np.int16]:
+def _balance(load_LE: Floats, slots: int, gpus: int, nodes: int, groups: int) -> Int16s:
     """int16 [L, S], slots in order of nodes and their GPUs."""
     layers, experts = load_LE.shape
     size, each, first = experts // groups, slots // nodes, experts // nodes
@@ -70,8 +66,9 @@ def _balance(load_LE: Floats, slots: int, gpus: int, nodes: int, groups: int) ->
                 expert_M[place_P[group] * size + expert] = group * size + expert
         for node in range(nodes):
             here_M = expert_M[node * first : (node + 1) * first]
-            copy_C, share_C = _replicate(load_LE[layer][here_M], each)
-            place_C = _pack(share_C, gpus // nodes)
+            load_M = load_LE[layer][here_M]
+            copy_C, copies_M = replicas(load_M, each, each)
+            place_C = _pack(load_M[copy_C] / copies_M[copy_C], gpus // nodes)
             for copy in range(each):
                 slot_expert_LS[layer, node * each + place_C[copy]] = here_M[copy_C[copy]]
     return slot_expert_LS
@@ -97,20 +94,3 @@ def _pack(weight_I: Floats, packs: int) -> Ints:
         weight_P[best] += weight_I[item]
         used_P[best] += 1
     return place_I
-
-
-@jit_inside
-def _replicate(load_E: Floats, slots: int) -> tuple[Ints, Floats]:
-    """int64 [S] the expert of each copy, float64 [S] its load; spare slots go where a copy has most."""
-    experts = len(load_E)
-    expert_S, copies_E = np.empty(slots, np.int64), np.ones(experts, np.int64)
-    for expert in range(experts):
-        expert_S[expert] = expert
-    for slot in range(experts, slots):
-        largest = np.argmax(load_E / copies_E)
-        expert_S[slot] = largest
-        copies_E[largest] += 1
-    share_S = np.empty(slots)
-    for slot in range(slots):
-        share_S[slot] = load_E[expert_S[slot]] / copies_E[expert_S[slot]]
-    return expert_S, share_S

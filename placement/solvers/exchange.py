@@ -8,7 +8,6 @@ it touches. So every step makes progress, and the search ends.
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from placement.problem.placement import EMPTY
 from placement.solvers.packing import (
@@ -24,10 +23,8 @@ from placement.solvers.packing import (
     set_copies,
     take,
 )
+from traces.base.arrays import Floats, Ints
 from traces.base.jit import jit_inside
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 _LESS = 1.0 - 1e-9
 """A cost must fall by more than rounding."""
@@ -109,12 +106,8 @@ def change_owner(pack: Pack) -> bool:
     best = cost(pack) * _LESS
     found = (EMPTY, EMPTY, EMPTY)
     after_GW = np.empty((gpus, windows))
-    change_W, first_W, largest_W, second_W = (
-        np.empty(windows),
-        np.empty(windows, np.int64),
-        np.empty(windows),
-        np.empty(windows),
-    )
+    change_W, largest_W, second_W = np.empty(windows), np.empty(windows), np.empty(windows)
+    first_W = np.empty(windows, np.int64)
     for gpu in _critical(pack):
         for expert in pack.item_GK[gpu, : used_G[gpu]]:
             if copies_E[expert] >= pack.most_E[expert]:
@@ -224,11 +217,8 @@ def cycle(pack: Pack) -> bool:
                             back = item_GK[third, last]
                             after, touched = 0.0, 0.0
                             for window in range(windows):
-                                x, y, z = (
-                                    share_EW[mine, window],
-                                    share_EW[theirs, window],
-                                    share_EW[back, window],
-                                )
+                                x, y = share_EW[mine, window], share_EW[theirs, window]
+                                z = share_EW[back, window]
                                 largest = max(
                                     load_GW[gpu, window] + (z - x) * pace_G[gpu],
                                     load_GW[second, window] + (x - y) * pace_G[second],
@@ -254,19 +244,14 @@ def cycle(pack: Pack) -> bool:
 @jit_inside
 def _critical(pack: Pack) -> Ints:
     """The GPU that sets the cost of the worst window; for the mean, those of each window."""
-    windows = pack.load_GW.shape[1]
+    windows, most = pack.load_GW.shape[1], pack.load_GW.max()
     found_N, kinds = np.empty(windows, np.int64), 0
-    worst = pack.load_GW.max()
     for window in range(windows):
         gpu = np.argmax(pack.load_GW[:, window])
-        if pack.worst and pack.load_GW[gpu, window] < worst:
+        if gpu in found_N[:kinds] or (pack.worst and pack.load_GW[gpu, window] < most):
             continue
-        known = False
-        for other in found_N[:kinds]:
-            known = known or other == gpu
-        if not known:
-            found_N[kinds] = gpu
-            kinds += 1
+        found_N[kinds] = gpu
+        kinds += 1
         if pack.worst:
             break
     return found_N[:kinds]
@@ -277,10 +262,7 @@ def _least_loaded(load_GW: Floats) -> Ints:
     """The GPUs with the least load over all windows, least first, ``_CYCLE_GPUS`` at most."""
     least_N, load_N, known = np.empty(_CYCLE_GPUS, np.int64), np.empty(_CYCLE_GPUS), 0
     for gpu in range(len(load_GW)):
-        load = 0.0
-        for window in range(load_GW.shape[1]):
-            load += load_GW[gpu, window]
-        known = keep_least(least_N, load_N, known, gpu, load)
+        known = keep_least(least_N, load_N, known, gpu, load_GW[gpu].sum())
     return least_N[:known]
 
 
@@ -288,19 +270,11 @@ def _least_loaded(load_GW: Floats) -> Ints:
 def _leaders(pack: Pack) -> Ints:
     """int64 [W, R], the most loaded GPUs of each window, most loaded first; −1 where there are fewer."""
     gpus, windows = pack.load_GW.shape
-    leader_WR = np.full((windows, _LEADERS), EMPTY)
+    leader_WR, key_R = np.full((windows, _LEADERS), EMPTY), np.empty(_LEADERS)
     for window in range(windows):
+        known = 0
         for gpu in range(gpus):
-            at = _LEADERS
-            while at > 0 and (
-                leader_WR[window, at - 1] == EMPTY
-                or pack.load_GW[gpu, window] > pack.load_GW[leader_WR[window, at - 1], window]
-            ):
-                at -= 1
-                if at < _LEADERS - 1:
-                    leader_WR[window, at + 1] = leader_WR[window, at]
-            if at < _LEADERS:
-                leader_WR[window, at] = gpu
+            known = keep_least(leader_WR[window], key_R, known, gpu, -pack.load_GW[gpu, window])
     return leader_WR
 
 
@@ -368,19 +342,13 @@ def _item(pack: Pack, gpu: int, expert: int) -> int:
 def _swap(pack: Pack, gpu: int, item: int, other: int, place: int) -> None:
     """Exchange two copies; a place behind the last is an empty slot."""
     mine, theirs = pack.item_GK[gpu, item], pack.item_GK[other, place]
-    take(pack, gpu, item)
-    if theirs != EMPTY:
-        take(pack, other, place)
-        _insert(pack, theirs, gpu, item)
-    _insert(pack, mine, other, place)
+    if theirs == EMPTY:
+        take(pack, gpu, item)
+        put(pack, mine, other)
+    else:
+        pack.item_GK[gpu, item], pack.item_GK[other, place] = theirs, mine
+        for expert, old, new in ((mine, gpu, other), (theirs, other, gpu)):
+            pack.mark_EG[expert, old] &= ~np.uint8(HELD)
+            pack.mark_EG[expert, new] |= HELD
     count(pack, gpu)
     count(pack, other)
-
-
-@jit_inside
-def _insert(pack: Pack, expert: int, gpu: int, item: int) -> None:
-    """Add a copy so that it gets an index; the one there goes to the end."""
-    put(pack, expert, gpu)
-    last = pack.used_G[gpu] - 1
-    pack.item_GK[gpu, last] = pack.item_GK[gpu, item]
-    pack.item_GK[gpu, item] = expert

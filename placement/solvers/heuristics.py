@@ -14,16 +14,14 @@ every tie goes to the lowest index.
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-from traces.base.jit import jit
+from traces.base.arrays import Floats, Int16s, Int32s, Ints
+from traces.base.jit import jit, jit_inside
 
 _NONE = -1
 
 
-def linear(
-    load_LE: npt.NDArray[np.float64], slot_gpu_S: npt.NDArray[np.int32], gpus: int
-) -> npt.NDArray[np.int16]:
+def linear(load_LE: Floats, slot_gpu_S: Int32s, gpus: int) -> Int16s:
     """Slot s holds expert s mod E, whatever its GPU: where SGLang and vLLM start from.
 
     With equal slots in GPU order and none to spare, GPU g holds the experts g·E/G to (g+1)·E/G − 1.
@@ -33,9 +31,7 @@ def linear(
     return np.tile(slot_expert_S, (layers, 1))
 
 
-def round_robin(
-    load_LE: npt.NDArray[np.float64], slot_gpu_S: npt.NDArray[np.int32], gpus: int
-) -> npt.NDArray[np.int16]:
+def round_robin(load_LE: Floats, slot_gpu_S: Int32s, gpus: int) -> Int16s:
     """Expert e on GPU e mod G, as vLLM's ``round_robin`` strategy; redundant slots continue the deal.
 
     Copy c is of expert c mod E and is offered to the GPUs in turn from c mod G; the first with a free
@@ -46,9 +42,7 @@ def round_robin(
     return np.tile(_deal(experts, slot_gpu_S, gpus), (layers, 1))
 
 
-def greedy(
-    load_LE: npt.NDArray[np.float64], slot_gpu_S: npt.NDArray[np.int32], gpus: int
-) -> npt.NDArray[np.int16]:
+def greedy(load_LE: Floats, slot_gpu_S: Int32s, gpus: int) -> Int16s:
     """Replicate what is loaded most per replica, then place the largest first on the least loaded GPU.
 
     First every redundant slot goes to the expert with the largest load per replica; an expert that has
@@ -71,7 +65,7 @@ def greedy(
     return _pack(order_LE, replicas_LE, share_LE, room_G, by_gpu_S)
 
 
-def _deal(experts: int, slot_gpu_S: npt.NDArray[np.int32], gpus: int) -> npt.NDArray[np.int16]:
+def _deal(experts: int, slot_gpu_S: Int32s, gpus: int) -> Int16s:
     """int16 [S]: see :func:`round_robin`."""
     slot_expert_S = np.full(len(slot_gpu_S), _NONE, dtype=np.int16)
     free_G: list[list[int]] = [[] for _ in range(gpus)]
@@ -92,31 +86,36 @@ def _deal(experts: int, slot_gpu_S: npt.NDArray[np.int32], gpus: int) -> npt.NDA
 
 
 @jit
-def _replicate(load_LE: npt.NDArray[np.float64], slots: int, useful: int) -> npt.NDArray[np.int64]:
+def _replicate(load_LE: Floats, slots: int, useful: int) -> Ints:
     """int64 [L, E], replicas of each expert, ``slots`` in all; above ``useful`` only as a last resort."""
-    layers, experts = load_LE.shape
-    replicas_LE = np.ones((layers, experts), dtype=np.int64)
-    for layer in range(layers):
-        load_E, replicas_E = load_LE[layer], replicas_LE[layer]
-        for _ in range(slots - experts):
-            best = 0
-            for expert in range(1, experts):
-                spare, best_spare = replicas_E[expert] < useful, replicas_E[best] < useful
-                larger = load_E[expert] / replicas_E[expert] > load_E[best] / replicas_E[best]
-                if (spare and not best_spare) or (spare == best_spare and larger):
-                    best = expert
-            replicas_E[best] += 1
+    replicas_LE = np.empty(load_LE.shape, dtype=np.int64)
+    for layer in range(len(load_LE)):
+        _, replicas_LE[layer] = replicas(load_LE[layer], slots, useful)
     return replicas_LE
 
 
+@jit_inside
+def replicas(load_E: Floats, slots: int, useful: int) -> tuple[Ints, Ints]:
+    """One replica of each expert, then one by one where a replica has the most load.
+
+    Returns:
+        int64 [S], the expert of each, and int64 [E], how many each has; above ``useful`` only where all are.
+    """
+    experts = len(load_E)
+    expert_S, replicas_E = np.arange(slots), np.ones(experts, dtype=np.int64)
+    for slot in range(experts, slots):
+        best, most, spare = 0, -1.0, False
+        for expert in range(experts):
+            share, fresh = load_E[expert] / replicas_E[expert], replicas_E[expert] < useful
+            if (fresh and not spare) or (fresh == spare and share > most):
+                best, most, spare = expert, share, fresh
+        expert_S[slot] = best
+        replicas_E[best] += 1
+    return expert_S, replicas_E
+
+
 @jit
-def _pack(
-    order_LE: npt.NDArray[np.int64],
-    replicas_LE: npt.NDArray[np.int64],
-    share_LE: npt.NDArray[np.float64],
-    room_G: npt.NDArray[np.int64],
-    by_gpu_S: npt.NDArray[np.int64],
-) -> npt.NDArray[np.int16]:
+def _pack(order_LE: Ints, replicas_LE: Ints, share_LE: Floats, room_G: Ints, by_gpu_S: Ints) -> Int16s:
     """int16 [L, S]: the replicas of each expert, in the given order of experts, on the least loaded GPUs.
 
     Args:
@@ -125,9 +124,7 @@ def _pack(
     """
     layers, gpus = len(order_LE), len(room_G)
     slot_expert_LS = np.empty((layers, len(by_gpu_S)), dtype=np.int16)
-    first_G = np.zeros(gpus, dtype=np.int64)
-    for gpu in range(1, gpus):
-        first_G[gpu] = first_G[gpu - 1] + room_G[gpu - 1]
+    first_G = np.cumsum(room_G) - room_G
     for layer in range(layers):
         used_G = np.zeros(gpus, dtype=np.int64)
         load_G = np.zeros(gpus, dtype=np.float64)
@@ -143,13 +140,7 @@ def _pack(
 
 
 @jit
-def _least_loaded(
-    load_G: npt.NDArray[np.float64],
-    used_G: npt.NDArray[np.int64],
-    room_G: npt.NDArray[np.int64],
-    newest_G: npt.NDArray[np.int64],
-    expert: int,
-) -> int:
+def _least_loaded(load_G: Floats, used_G: Ints, room_G: Ints, newest_G: Ints, expert: int) -> int:
     """The GPU for the next replica of ``expert``.
 
     The replicas of an expert are placed one after another, so a GPU holds the expert exactly if it is

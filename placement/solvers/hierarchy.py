@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from placement.judging.bounds import window_loads
-from placement.judging.companions import Loads
-from placement.judging.divisions import best_division, experts_of, node_bound
+from placement.judging.divisions import best_division, experts_of, group_items, node_bound, of_groups
+from placement.judging.packing_bound import Loads
 from placement.problem.placement import EMPTY
 from placement.problem.problem import Problem
 from placement.problem.rules import FREE
 from placement.solvers.packing import cost
 from placement.solvers.search import from_scratch, pack_of
-
-Ints = npt.NDArray[np.int64]
+from traces.base.arrays import Ints
 
 _ROUNDS = 8
 """With an effort of 1: exchanges of groups between the costliest node and another."""
@@ -59,13 +57,10 @@ class _Nodes:
 
     def _solve(self, node: int, groups: tuple[int, ...]) -> tuple[float, Ints]:
         problem = self._problem
-        expert_M = experts_of(problem, list(groups))
+        expert_M = experts_of(problem, groups)
         here_G = problem.node_G == node
         slots_G, speed_G = problem.slots_G[here_G], problem.speed_G[here_G]
-        loads_W = [
-            Loads(loads.token_E[expert_M], loads.quiet_E[expert_M], loads.per_active)
-            for loads in self._loads_W
-        ]
+        loads_W = [of_groups(problem, loads, groups) for loads in self._loads_W]
         bound = self._bound
         if len(loads_W) == 1 and bound > 0.0:
             bound = node_bound(loads_W[0], slots_G, speed_G, bound)
@@ -84,10 +79,7 @@ def _first_division(problem: Problem, row: int, effort: float) -> Ints:
         division = best_division(problem, mean, float(mean_E.sum() / problem.speed_G.sum()))
         if division is not None:
             return division.group_NQ
-    load_P = mean_E.reshape(problem.groups, -1).sum(axis=1)
-    items = Loads(load_P, np.zeros(problem.groups), 0.0)
-    speed_N = np.bincount(problem.node_G, problem.speed_G).astype(np.float64)
-    seats_N = np.full(problem.nodes, problem.groups // problem.nodes)
+    items, seats_N, speed_N = group_items(problem, mean_E)
     free = np.full((problem.groups, problem.nodes), FREE, dtype=np.int8)
     pack = pack_of([items], seats_N, speed_N, True, free)
     from_scratch(pack, 0.0, effort)

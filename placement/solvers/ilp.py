@@ -9,24 +9,21 @@ others a few GPUs at a time are filled anew, exactly.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
 from placement.judging.evaluation import cost_L
-from placement.problem.placement import EMPTY, Placement
+from placement.problem.placement import Placement
 from placement.problem.problem import Problem
-from placement.problem.rules import held_EG, moves_L
+from placement.problem.rules import held_EG, moves, moves_L
+from placement.solvers.arrangement import in_slots
 from placement.solvers.fitting import fit
 from placement.solvers.neighbourhood import LayerRules
 from placement.solvers.programme import TOLERANCE, Effort, load_backends
-from placement.solvers.solution import NO_CLOCK, Limits, Report, Solution, solution
+from placement.solvers.solution import NO_CLOCK, Search, Solution, solution
 from placement.solvers.swap import swap
-
-Bools = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+from traces.base.arrays import Bools, Floats, Int16s, Ints
 
 _MOST_BINARIES = 600  # of a whole layer; 64 experts on 8 GPUs without copies are 576
 _NODES = 50  # of branch and bound, for one programme
@@ -38,14 +35,7 @@ _ROUNDS = 6  # ceilings one after another
 _SHARES = (0.5, 0.9)  # how far above the mean the next ceiling is, of the largest load; after a failure
 
 
-def ilp(
-    problem: Problem,
-    *,
-    seed: int = 0,
-    limits: Limits = NO_CLOCK,
-    report: Report | None = None,
-    backend: str = "highs",
-) -> Solution:
+def ilp(problem: Problem, search: Search = NO_CLOCK, *, backend: str = "highs") -> Solution:
     """Start from ``swap`` and improve it layer by layer; never worse than that.
 
     Args:
@@ -55,14 +45,14 @@ def ilp(
         PlacementError: the backend is unknown or not installed.
     """
     started = time.perf_counter()
-    effort = Effort.within(limits, _NODES, started, backend)
-    base = swap(problem, seed=seed, limits=limits)
+    effort = Effort.within(search, _NODES, started, backend)
+    base = swap(problem, search)
     slot_expert_LS, proven_L = base.placement.slot_expert_LS.copy(), base.bound_L.copy()
     spare: int | None = None
     if problem.max_moves is not None:
         spare = problem.max_moves - int(moves_L(problem, base.placement).sum())
     limit_reached, interrupted = base.limit_reached, False
-    rng_L = np.random.default_rng(seed).spawn(len(proven_L))
+    rng_L = np.random.default_rng(search.seed).spawn(len(proven_L))
     try:
         load_backends()
         for row, rng in enumerate(rng_L):
@@ -74,39 +64,16 @@ def ilp(
             layer = _Layer(problem, row, base.placement, effort, rng)
             # What one layer leaves of the moves to spare, the next ones share.
             part = None if spare is None else spare // (len(proven_L) - row)
-            better = layer.improve(base.bound_L[row], part)
-            slot_expert_LS[row], proven_L[row] = better.slot_expert_S, better.proven
-            limit_reached |= better.limit_reached
-            spare = None if spare is None else spare - better.moves
+            proven_L[row] = layer.improve(base.bound_L[row], part)
+            slot_expert_LS[row] = layer.slots()
+            limit_reached |= layer.limited
+            spare = None if spare is None else spare - layer.moves
     except KeyboardInterrupt:
         interrupted = True  # the layers that are done stay
     placement = replace(base.placement, slot_expert_LS=slot_expert_LS, origin="ilp")
     return solution(
-        problem,
-        placement,
-        "ilp",
-        started,
-        limit_reached=limit_reached,
-        interrupted=interrupted,
-        proven_L=proven_L,
+        problem, placement, "ilp", started, proven_L, limit_reached=limit_reached, interrupted=interrupted
     )
-
-
-@dataclass(frozen=True)
-class _Better:
-    """What became of a layer.
-
-    Attributes:
-        slot_expert_S: int16 [S].
-        proven: no placement of the layer costs less.
-        moves: by how much the copies grew that are not where the previous placement has them.
-        limit_reached: whether a limit ended the search above its precision.
-    """
-
-    slot_expert_S: npt.NDArray[np.int16]
-    proven: float
-    moves: int
-    limit_reached: bool
 
 
 class _Layer:
@@ -115,6 +82,8 @@ class _Layer:
     Attributes:
         held: bool [E, G], where its copies lie.
         cost: its part of the objective.
+        moves: by how much the copies grew that are not where the previous placement has them.
+        limited: whether a limit ended the search above its precision.
     """
 
     def __init__(
@@ -126,12 +95,16 @@ class _Layer:
         self.alone = _alone(problem, row)
         self.held = held_EG(base, row)
         self.cost = self._cost(self.held)
-        self.limited = False
+        self.moves, self.limited = 0, False
 
-    def improve(self, bound: float, spare: int | None) -> _Better:
-        """Bisect where the layer is small and its objective the largest load alone; else refill parts."""
+    def improve(self, bound: float, spare: int | None) -> float:
+        """Bisect where the layer is small and its objective the largest load alone; else refill parts.
+
+        Returns:
+            what no placement of the layer costs less than, at least ``bound``.
+        """
         problem, objective = self.problem, self.problem.objective
-        before = self._moves(self.held)
+        before = moves(problem, self.row, self.held)
         most = None if spare is None else before + spare
         one_ceiling = problem.windows == 1 or objective.worst_window
         plain = objective.per_copy == objective.per_move == 0 and problem.groups == 1
@@ -145,7 +118,8 @@ class _Layer:
             if objective.per_copy > 0 and problem.nodes > 1:
                 self._bring_near(most)
             self.limited |= bool(self.cost > bound * (1 + _PRECISION))
-        return _Better(self._slots(), bound, self._moves(self.held) - before, self.limited)
+        self.moves = moves(self.problem, self.row, self.held) - before
+        return bound
 
     def _bisect(self, bound: float, most: int | None) -> float:
         """Halve the way from the bound to the cost until little is left; returns what is proven."""
@@ -253,27 +227,12 @@ class _Layer:
         lone = Placement(
             slot_expert_LS, slot_gpu_S, self.problem.experts, self.problem.gpus, self.alone.layers
         )
-        price = self.problem.objective.per_move
-        return float(cost_L(self.alone, lone)[0]) + (price * self._moves(held) if price > 0 else 0.0)
+        moved = moves(self.problem, self.row, held)
+        return float(cost_L(self.alone, lone)[0]) + self.problem.objective.per_move * moved
 
-    def _moves(self, held: Bools) -> int:
-        if self.problem.previous is None:
-            return 0
-        return int(np.count_nonzero(held & ~self.rules.before_EG))
-
-    def _slots(self) -> npt.NDArray[np.int16]:
+    def slots(self) -> Int16s:
         """int16 [S]: copies that stay on their GPU keep their slots."""
-        slot_expert_S: npt.NDArray[np.int16] = self.base.slot_expert_LS[self.row].copy()
-        missing = self.held.copy()
-        for slot, (expert, gpu) in enumerate(zip(slot_expert_S, self.base.slot_gpu_S, strict=True)):
-            if expert != EMPTY and missing[expert, gpu]:
-                missing[expert, gpu] = False
-            else:
-                slot_expert_S[slot] = EMPTY
-        for expert, gpu in np.argwhere(missing):
-            free_S = (slot_expert_S == EMPTY) & (self.base.slot_gpu_S == gpu)
-            slot_expert_S[free_S.argmax()] = expert
-        return slot_expert_S
+        return in_slots(self.held, self.base.slot_gpu_S, self.base.slot_expert_LS[self.row])
 
 
 def _alone(problem: Problem, row: int) -> Problem:

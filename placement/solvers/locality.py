@@ -12,19 +12,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from placement.judging.evaluation import copy_cost
 from placement.problem.errors import PlacementError
 from placement.problem.objective import Objective
 from placement.problem.placement import EMPTY, Placement
 from placement.problem.problem import Problem
-from placement.problem.rules import FIXED, FORBIDDEN, held_EG, moves_L, rule_EG
-from placement.solvers.gathering import NO_LIMIT, Layer, anneal, gather, loads
-from placement.solvers.solution import NO_CLOCK, Limits, Report, Solution, solution
+from placement.problem.rules import FIXED, FORBIDDEN, before_EG, moves_L, rule_EG
+from placement.solvers.hypergraph import NO_LIMIT, Layer, anneal, loads, refine
+from placement.solvers.solution import NO_CLOCK, Search, Solution, solution
 from placement.solvers.swap import swap
-
-Ints = npt.NDArray[np.int64]
+from traces.base.arrays import Floats, Int16s, Int32s, Ints
 
 BALANCE_LOST = 0.01
 """By how much the largest load may exceed that of ``swap``, as a fraction."""
@@ -41,14 +39,7 @@ _NO_HOME = -1
 _NODE_FILLS = (0.999, 0.998, 0.997, 0.996, 0.995, 0.993, 0.99, 0.98)
 
 
-def locality(
-    problem: Problem,
-    *,
-    seed: int = 0,
-    limits: Limits = NO_CLOCK,
-    report: Report | None = None,
-    balance_lost: float = BALANCE_LOST,
-) -> Solution:
+def locality(problem: Problem, search: Search = NO_CLOCK, *, balance_lost: float = BALANCE_LOST) -> Solution:
     """Start from ``swap``; exchange experts between nodes, level the GPUs of each node, then exchange inside.
 
     The first exchanges look at the load of nodes alone, which leaves them far more freedom than that of
@@ -67,24 +58,24 @@ def locality(
         raise PlacementError("locality needs sampled tokens: give a routing trace", field="solver")
     if not 0 <= balance_lost < np.inf:
         raise PlacementError("must be finite and not negative", field="balance_lost", got=balance_lost)
-    base = _balanced(problem, seed, limits)
+    base = _balanced(problem, search)
     tables = _Tables.of(problem, base.placement)
     slot_expert_LS = base.placement.slot_expert_LS.copy()
     spare = NO_LIMIT
     if problem.max_moves is not None:
         spare = problem.max_moves - int(moves_L(problem, base.placement).sum())
-    rng_L = np.random.default_rng(seed).spawn(len(slot_expert_LS))
+    rng_L = np.random.default_rng(search.seed).spawn(len(slot_expert_LS))
     done = 0
     interrupted = False
     try:
         for row in range(len(slot_expert_LS)):
-            if limits.seconds is not None and time.perf_counter() - started > limits.seconds:
+            if search.seconds is not None and time.perf_counter() - started > search.seconds:
                 break
             # What one layer leaves of its part, the next ones share.
             budget = spare if problem.max_moves is None else spare // (len(slot_expert_LS) - row)
-            gathering = _Gathering(problem, base.placement, row, tables, balance_lost)
-            lucks = (_Luck.of(rng_L[row], problem, tables, limits.effort) for _ in _NODE_FILLS)
-            gpu_C, spent = gathering.run(budget, lucks)
+            refinement = _Refinement(problem, base.placement, row, tables, balance_lost)
+            lucks = (_luck(rng_L[row], problem, len(tables.ids_TLK), search.effort) for _ in _NODE_FILLS)
+            gpu_C, spent = refinement.run(budget, lucks)
             slot_expert_LS[row] = _into_slots(slot_expert_LS[row], base.placement.slot_gpu_S, gpu_C)
             spare -= spent
             done += 1
@@ -97,14 +88,14 @@ def locality(
     )
 
 
-def _balanced(problem: Problem, seed: int, limits: Limits) -> Solution:
-    """``swap``, with half of the moves where they are limited, so that some are left to gather with."""
+def _balanced(problem: Problem, search: Search) -> Solution:
+    """``swap``, with half of the moves where they are limited, so that some are left for locality."""
     if problem.max_moves is not None:
         try:
-            return swap(replace(problem, max_moves=problem.max_moves // 2), seed=seed, limits=limits)
+            return swap(replace(problem, max_moves=problem.max_moves // 2), search)
         except PlacementError:
             pass  # the rules alone ask for more
-    return swap(problem, seed=seed, limits=limits)
+    return swap(problem, search)
 
 
 @dataclass(frozen=True)
@@ -120,9 +111,9 @@ class _Tables:
 
     ids_TLK: Ints
     home_T: Ints
-    cost_WLE: npt.NDArray[np.float64]
-    copies_LE: npt.NDArray[np.int32]
-    slots_LER: npt.NDArray[np.int32]
+    cost_WLE: Floats
+    copies_LE: Int32s
+    slots_LER: Int32s
 
     @classmethod
     def of(cls, problem: Problem, base: Placement) -> _Tables:
@@ -142,27 +133,19 @@ class _Tables:
         return slot_TK
 
 
-@dataclass(frozen=True)
-class _Luck:
-    """The random choices of one layer's annealing.
+def _luck(rng: np.random.Generator, problem: Problem, tokens: int, effort: float) -> tuple[Ints, Floats]:
+    """The random choices of one try of annealing.
 
-    Attributes:
-        pair_S2: int64, two copies to try in each step.
-        heat_S: float64, domains that their exchange may cost.
+    Returns:
+        int64 [S, 2], two copies to try in each step, and float64 [S], domains that their exchange may cost.
     """
-
-    pair_S2: Ints
-    heat_S: npt.NDArray[np.float64]
-
-    @classmethod
-    def of(cls, rng: np.random.Generator, problem: Problem, tables: _Tables, effort: float) -> _Luck:
-        steps = max(1, round(_STEPS * problem.slots * effort))
-        cooling_S = (1.0 - np.arange(steps) / steps) ** 2
-        heat_S = _HEAT * len(tables.ids_TLK) * cooling_S * rng.standard_exponential(steps)
-        return cls(rng.integers(0, problem.slots, (steps, 2)), heat_S)
+    steps = max(1, round(_STEPS * problem.slots * effort))
+    cooling_S = (1.0 - np.arange(steps) / steps) ** 2
+    heat_S = _HEAT * tokens * cooling_S * rng.standard_exponential(steps)
+    return rng.integers(0, problem.slots, (steps, 2)), heat_S
 
 
-class _Gathering:
+class _Refinement:
     """One layer: its copies, one in each slot, and what they may do."""
 
     def __init__(
@@ -177,9 +160,6 @@ class _Gathering:
         load_WG = np.stack([np.bincount(self.gpu_C, cost_C, problem.gpus) for cost_C in cost_WC])
         rule = rule_EG(problem, row)
         pinned_C = (expert_C != EMPTY) & (rule[expert_C, self.gpu_C] == FIXED)
-        before_EG = np.zeros(rule.shape, dtype=np.bool_)
-        if problem.previous is not None:
-            before_EG = held_EG(problem.previous, row)
         limit_W = (1.0 + balance_lost) * (load_WG / speed_G).max(axis=1)
         self.layer = Layer(
             tables.copy_TK(row),
@@ -189,12 +169,12 @@ class _Gathering:
             limit_W,
             rule != FORBIDDEN,
             pinned_C,
-            before_EG,
+            before_EG(problem, row),
         )
         # Rules of single GPUs cannot be kept by looking at nodes.
         self.by_node = problem.max_moves is None and not problem.forbidden and not pinned_C.any()
 
-    def run(self, budget: int, lucks: Iterable[_Luck]) -> tuple[Ints, int]:
+    def run(self, budget: int, lucks: Iterable[tuple[Ints, Floats]]) -> tuple[Ints, int]:
         """(gpu_C, spent): the new GPU of each copy, and how much of the budget it took."""
         problem, node_G, spent = self.problem, self.node_G, 0
         gpu_C = None
@@ -202,14 +182,14 @@ class _Gathering:
             gpu_C = self._by_node(lucks) if self.by_node else None
             if gpu_C is None:
                 gpu_C, everywhere_G = self.gpu_C.copy(), np.zeros_like(node_G)
-                spent = gather(self.layer, gpu_C, node_G, everywhere_G, self.home_T, budget, _SWEEPS)
+                spent = refine(self.layer, gpu_C, node_G, everywhere_G, self.home_T, budget, _SWEEPS)
         if gpu_C is None:
             gpu_C = self.gpu_C.copy()
         each_G, no_home_T = np.arange(problem.gpus), np.full_like(self.home_T, _NO_HOME)
-        spent += gather(self.layer, gpu_C, each_G, node_G, no_home_T, budget - spent, _SWEEPS)
+        spent += refine(self.layer, gpu_C, each_G, node_G, no_home_T, budget - spent, _SWEEPS)
         return gpu_C, spent
 
-    def _by_node(self, lucks: Iterable[_Luck]) -> Ints | None:
+    def _by_node(self, lucks: Iterable[tuple[Ints, Floats]]) -> Ints | None:
         """The GPU of each copy after exchanges that look at nodes alone; None where levelling always fails.
 
         Of the first that can be levelled, the one whose tokens need fewest nodes.
@@ -223,7 +203,7 @@ class _Gathering:
                 break
         return min(found, key=self._nodes_needed, default=None)
 
-    def _filled(self, fill: float, luck: _Luck) -> Ints:
+    def _filled(self, fill: float, luck: tuple[Ints, Floats]) -> Ints:
         """The node of each copy when exchanges fill nodes up to a share of their limit."""
         problem, layer, node_G = self.problem, self.layer, self.node_G
         anywhere_EN = np.ones((problem.experts, problem.nodes), dtype=np.bool_)
@@ -235,8 +215,8 @@ class _Gathering:
         )
         each_N = np.arange(problem.nodes)
         node_C, everywhere_N = node_G[self.gpu_C], np.zeros_like(each_N)
-        anneal(of_nodes, node_C, each_N, everywhere_N, self.home_T, luck.pair_S2, luck.heat_S)
-        gather(of_nodes, node_C, each_N, everywhere_N, self.home_T, NO_LIMIT, _SWEEPS)
+        anneal(of_nodes, node_C, each_N, everywhere_N, self.home_T, *luck)
+        refine(of_nodes, node_C, each_N, everywhere_N, self.home_T, NO_LIMIT, _SWEEPS)
         return node_C
 
     def _nodes_needed(self, gpu_C: Ints) -> int:
@@ -276,9 +256,7 @@ class _Gathering:
         return gpu_C if fits else None
 
 
-def _into_slots(
-    slot_expert_S: npt.NDArray[np.int16], slot_gpu_S: npt.NDArray[np.int32], gpu_C: Ints
-) -> npt.NDArray[np.int16]:
+def _into_slots(slot_expert_S: Int16s, slot_gpu_S: Int32s, gpu_C: Ints) -> Int16s:
     """int16 [S]: what stays on its GPU keeps its slot, the rest fills the slots that others left."""
     moved_S = slot_expert_S.copy()
     gone_N = np.flatnonzero(gpu_C != slot_gpu_S)

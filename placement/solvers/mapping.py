@@ -8,13 +8,10 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
-import numpy.typing as npt
 
 from placement.solvers.programme import Effort, amounts, binaries, solve_programme, values
+from traces.base.arrays import Floats, Ints
 from traces.base.jit import jit
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 ACROSS = 9.0
 """How many times longer a token takes to another node than inside one.

@@ -14,27 +14,23 @@ from __future__ import annotations
 import time
 
 import numpy as np
-import numpy.typing as npt
 
 from placement.problem.errors import PlacementError
 from placement.problem.placement import EMPTY, Placement
 from placement.problem.problem import Problem
+from placement.solvers.arrangement import in_slots
 from placement.solvers.heuristics import greedy
 from placement.solvers.mapping import cheapest_mapping, wires
 from placement.solvers.programme import Effort, amounts, binaries, load_backends, solve_programme, values
-from placement.solvers.solution import NO_CLOCK, Limits, Report, Solution, solution
+from placement.solvers.solution import NO_CLOCK, Search, Solution, solution
+from traces.base.arrays import Floats, Ints
 from traces.co_activation import transitions
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 _MOST_BINARIES = 256  # 32 experts in 8 clusters; the next size (64 in 8) proves nothing in a minute
 _NODES = 2000
 
 
-def moetuner(
-    problem: Problem, *, seed: int = 0, limits: Limits = NO_CLOCK, report: Report | None = None
-) -> Solution:
+def moetuner(problem: Problem, search: Search = NO_CLOCK) -> Solution:
     """Both stages, on the loads' mean over windows and the transitions of the sampled tokens.
 
     Up to 4 GPUs, and 256 experts × GPUs, both stages are solved to the end; beyond, the first begins and
@@ -46,7 +42,7 @@ def moetuner(
     """
     started = time.perf_counter()
     sample_TLK, size, gpus = _understood(problem), int(problem.slots_G[0]), problem.gpus
-    effort = Effort.within(limits, _NODES, started)
+    effort = Effort.within(search, _NODES, started)
     load_LE = problem.load_WLE.mean(axis=0)
     cluster_LE = np.stack([_largest_first(load_E, gpus, size) for load_E in load_LE])
     gpu_LC = np.tile(np.arange(gpus), (len(load_LE), 1))
@@ -64,13 +60,12 @@ def moetuner(
         proven &= optimal
     except KeyboardInterrupt:
         interrupted = True
+    slot_gpu_S = problem.slot_gpu_S
+    held_LEG = np.take_along_axis(gpu_LC, cluster_LE, axis=1)[:, :, None] == np.arange(gpus)
+    empty_S = np.full(problem.slots, EMPTY, dtype=np.int16)
+    slot_expert_LS = np.stack([in_slots(held, slot_gpu_S, empty_S) for held in held_LEG])
     placement = Placement(
-        _into_slots(np.take_along_axis(gpu_LC, cluster_LE, axis=1), problem),
-        problem.slot_gpu_S,
-        problem.experts,
-        gpus,
-        problem.layers,
-        origin="moetuner",
+        slot_expert_LS, slot_gpu_S, problem.experts, gpus, problem.layers, origin="moetuner"
     )
     return solution(
         problem, placement, "moetuner", started, limit_reached=not proven, interrupted=interrupted
@@ -157,16 +152,3 @@ def _largest_first(load_E: Floats, clusters: int, size: int) -> Ints:
     cluster_E = np.empty(len(load_E), np.int64)
     cluster_E[greedy(load_E[None], slot_cluster_S, clusters)[0]] = slot_cluster_S
     return cluster_E
-
-
-def _into_slots(gpu_LE: Ints, problem: Problem) -> npt.NDArray[np.int16]:
-    """int16 [L, S], each expert in the first free slot of its GPU."""
-    slot_expert_LS = np.full((len(gpu_LE), problem.slots), EMPTY, dtype=np.int16)
-    by_gpu_S = np.argsort(problem.slot_gpu_S, kind="stable")
-    first_G = np.cumsum(problem.slots_G) - problem.slots_G
-    for slot_expert_S, gpu_E in zip(slot_expert_LS, gpu_LE, strict=True):
-        order_E = np.argsort(gpu_E, kind="stable")
-        held_G = np.bincount(gpu_E, minlength=problem.gpus)
-        rank_E = np.arange(len(gpu_E)) - (np.cumsum(held_G) - held_G)[gpu_E[order_E]]
-        slot_expert_S[by_gpu_S[first_G[gpu_E[order_E]] + rank_E]] = order_E
-    return slot_expert_LS

@@ -9,22 +9,17 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from placement.solvers.exchange import descend
 from placement.solvers.packing import Pack, cost
+from traces.base.arrays import Bools, Floats, Int16s, Ints
 from traces.base.jit import jit_for_threads
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
 
-
-@dataclass(frozen=True)
-class Way:
+class Way(NamedTuple):
     """The exchanges of one layer, beginning with none.
 
     Attributes:
@@ -35,12 +30,7 @@ class Way:
 
     cost_N: Floats
     moves_N: Ints
-    item_NGK: npt.NDArray[np.int16]
-
-
-def way_from(pack: Pack, before_EG: Bools, enough: float, steps: int) -> Way:
-    """Exchange from what a layer holds until its cost is ``enough``, nothing helps, or after ``steps``."""
-    return Way(*_way(pack, before_EG, enough, steps))
+    item_NGK: Int16s
 
 
 def divided(ways: Sequence[Way], price: float, most: float) -> list[int]:
@@ -99,9 +89,8 @@ def _fall(way: Way, hull: list[int], corner: int, layer: int, price: float) -> t
 
 
 @jit_for_threads
-def _way(
-    pack: Pack, before_EG: Bools, enough: float, steps: int
-) -> tuple[Floats, Ints, npt.NDArray[np.int16]]:
+def way_from(pack: Pack, before_EG: Bools, enough: float, steps: int) -> Way:
+    """Exchange from what a layer holds until its cost is ``enough``, nothing helps, or after ``steps``."""
     cost_N, moves_N = np.empty(steps + 1), np.empty(steps + 1, np.int64)
     item_NGK = np.empty((steps + 1, *pack.item_GK.shape), np.int16)
     taken = 0
@@ -113,4 +102,4 @@ def _way(
         cost_N[taken], moves_N[taken], item_NGK[taken] = cost(pack), moved, pack.item_GK
         taken += 1
         if taken > steps or descend(pack, enough, 1) == 0:
-            return cost_N[:taken], moves_N[:taken], item_NGK[:taken]
+            return Way(cost_N[:taken], moves_N[:taken], item_NGK[:taken])

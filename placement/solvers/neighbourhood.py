@@ -6,16 +6,12 @@ Axes as in :mod:`placement.solvers.fitting`; F experts and H GPUs that are free.
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from placement.judging.evaluation import copy_cost
 from placement.problem.problem import Problem
-from placement.problem.rules import FIXED, FORBIDDEN, held_EG, rule_EG
+from placement.problem.rules import FIXED, FORBIDDEN, before_EG, held_EN, rule_EG
 from placement.solvers.fitting import Fitting, Patterns
-
-Bools = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+from traces.base.arrays import Bools, Floats, Ints
 
 _MOST_PATTERNS = 300  # of a sample: each takes a variable for each node
 
@@ -35,9 +31,7 @@ class LayerRules:
         # More copies than GPUs, or than slots to spare and one, there cannot be.
         self.most = min(problem.gpus, problem.slots - problem.experts + 1)
         self.cost_RWE = [copy_cost(problem, copies + 1)[:, row] for copies in range(self.most)]
-        self.before_EG = np.zeros(self.rule.shape, dtype=np.bool_)
-        if problem.previous is not None:
-            self.before_EG = held_EG(problem.previous, row)
+        self.before_EG = before_EG(problem, row)
 
     def gpu_cost_WG(self, held: Bools) -> Floats:
         """float64 [W, G], cost of each GPU by its speed."""
@@ -118,11 +112,7 @@ class LayerRules:
         place_E = np.full(problem.experts, -1)
         place_E[expert_F] = np.arange(len(expert_F))
         free_G = np.isin(np.arange(problem.gpus), gpu_H)
-        outside: Bools = held & ~free_G
-        on_EN = np.stack(
-            [outside[:, problem.node_G == node].any(axis=1) for node in range(problem.nodes)], axis=1
-        )
-        needs_TN = np.logical_or.reduce(on_EN[ids_TK], axis=1)
+        needs_TN = np.logical_or.reduce(held_EN(problem, held & ~free_G)[ids_TK], axis=1)
         if problem.home_T is not None:
             needs_TN[np.arange(len(ids_TK)), problem.home_T] = True
         # One experts' pattern with one set of needed nodes is one row.

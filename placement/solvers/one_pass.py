@@ -10,49 +10,35 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 
 from placement.problem.placement import EMPTY, Placement
 from placement.problem.problem import Problem
 from placement.solvers import heuristics
-from placement.solvers.solution import NO_CLOCK, Limits, Report, Solution, solution
+from placement.solvers.solution import NO_CLOCK, Search, Solution, Solve, solution
+from traces.base.arrays import Floats, Int16s, Int32s, ranks
 
-Heuristic = Callable[[npt.NDArray[np.float64], npt.NDArray[np.int32], int], npt.NDArray[np.int16]]
-
-
-def linear(
-    problem: Problem, *, seed: int = 0, limits: Limits = NO_CLOCK, report: Report | None = None
-) -> Solution:
-    """:func:`placement.solvers.heuristics.linear`."""
-    return _solved(problem, "linear", heuristics.linear)
+Heuristic = Callable[[Floats, Int32s, int], Int16s]
 
 
-def round_robin(
-    problem: Problem, *, seed: int = 0, limits: Limits = NO_CLOCK, report: Report | None = None
-) -> Solution:
-    """:func:`placement.solvers.heuristics.round_robin`."""
-    return _solved(problem, "round_robin", heuristics.round_robin)
+def one_pass(name: str, heuristic: Heuristic) -> Solve:
+    """A heuristic as a solver."""
+
+    def solve(problem: Problem, search: Search = NO_CLOCK) -> Solution:
+        started = time.perf_counter()
+        slot_gpu_S = problem.slot_gpu_S
+        # A GPU has no use for more slots than there are experts; the last of them stay empty.
+        useful_S = ranks(slot_gpu_S) < problem.experts
+        load_LE = problem.load_WLE.mean(axis=0)
+        slot_expert_LS = np.full((len(problem.layers), problem.slots), EMPTY, dtype=np.int16)
+        slot_expert_LS[:, useful_S] = heuristic(load_LE, slot_gpu_S[useful_S], problem.gpus)
+        placement = Placement(
+            slot_expert_LS, slot_gpu_S, problem.experts, problem.gpus, problem.layers, origin=name
+        )
+        return solution(problem, placement, name, started)
+
+    return solve
 
 
-def greedy(
-    problem: Problem, *, seed: int = 0, limits: Limits = NO_CLOCK, report: Report | None = None
-) -> Solution:
-    """:func:`placement.solvers.heuristics.greedy`."""
-    return _solved(problem, "greedy", heuristics.greedy)
-
-
-def _solved(problem: Problem, name: str, heuristic: Heuristic) -> Solution:
-    started = time.perf_counter()
-    slot_gpu_S = problem.slot_gpu_S
-    # A GPU has no use for more slots than there are experts; the last of them stay empty.
-    rank_S = np.empty(problem.slots, dtype=np.int64)
-    by_gpu_S = np.argsort(slot_gpu_S, kind="stable")
-    first_G = np.cumsum(problem.slots_G) - problem.slots_G
-    rank_S[by_gpu_S] = np.arange(problem.slots) - first_G[slot_gpu_S[by_gpu_S]]
-    useful_S = rank_S < problem.experts
-    slot_expert_LS = np.full((len(problem.layers), problem.slots), EMPTY, dtype=np.int16)
-    slot_expert_LS[:, useful_S] = heuristic(problem.load_WLE.mean(axis=0), slot_gpu_S[useful_S], problem.gpus)
-    placement = Placement(
-        slot_expert_LS, slot_gpu_S, problem.experts, problem.gpus, problem.layers, origin=name
-    )
-    return solution(problem, placement, name, started)
+linear = one_pass("linear", heuristics.linear)
+round_robin = one_pass("round_robin", heuristics.round_robin)
+greedy = one_pass("greedy", heuristics.greedy)

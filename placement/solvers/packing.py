@@ -11,10 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.problem.placement import EMPTY
+from traces.base.arrays import Floats, Ints
 from traces.base.jit import jit, jit_inside
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
 
 HELD, CLOSED, PINNED = 1, 2, 4

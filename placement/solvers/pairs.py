@@ -18,13 +18,10 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from placement.judging.companions import Loads, cost_of_copy
+from placement.judging.packing_bound import Loads, cost_of_copy
 from placement.solvers.programme import TOLERANCE, Effort, binaries, solve_programme
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+from traces.base.arrays import Floats, Ints
 
 _NEAR = 0.01
 """So near what is reached a bound is left alone."""

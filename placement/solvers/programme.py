@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.problem.errors import PlacementError
-from placement.solvers.solution import Limits
+from placement.solvers.solution import Search
+from traces.base.arrays import Floats
 
 if TYPE_CHECKING:
     import pulp
@@ -56,10 +57,10 @@ class Effort:
             )
 
     @classmethod
-    def within(cls, limits: Limits, nodes: int, started: float, backend: str = "highs") -> Effort:
+    def within(cls, search: Search, nodes: int, started: float, backend: str = "highs") -> Effort:
         """What a solver that began at ``started`` may spend, with ``nodes`` for a programme by itself."""
-        deadline = None if limits.seconds is None else started + limits.seconds
-        return cls(min(max(1, round(nodes * limits.effort)), _MOST_NODES), deadline, backend)
+        deadline = None if search.seconds is None else started + search.seconds
+        return cls(min(max(1, round(nodes * search.effort)), _MOST_NODES), deadline, backend)
 
     @property
     def seconds(self) -> float | None:
@@ -109,7 +110,7 @@ def _variables(programme: pulp.LpProblem, name: str, shape: tuple[int, ...], kin
     return np.array(nested)
 
 
-def values(variables: Variables) -> npt.NDArray[np.float64]:
+def values(variables: Variables) -> Floats:
     """What solving gave them."""
     found = np.array([variable.value() for variable in variables.ravel()], dtype=np.float64)
     return found.reshape(variables.shape)

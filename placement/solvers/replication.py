@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from placement.problem.placement import EMPTY
 from placement.solvers.packing import (
@@ -15,10 +14,8 @@ from placement.solvers.packing import (
     resort,
     set_copies,
 )
+from traces.base.arrays import Floats, Ints
 from traces.base.jit import jit_inside
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 _DONORS = 8
 """Experts whose spare copy is cheapest to lose; as many are tried for each expert that may get it."""

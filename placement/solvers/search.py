@@ -3,29 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from placement.judging.bounds import window_loads
-from placement.judging.companions import Loads
+from placement.judging.packing_bound import Loads
 from placement.problem.placement import EMPTY
 from placement.problem.problem import Problem
 from placement.problem.rules import FIXED, FORBIDDEN
 from placement.solvers.exchange import descend
-from placement.solvers.packing import (
-    CLOSED,
-    PINNED,
-    Pack,
-    cost,
-    largest_first,
-    place_in_order,
-    restore,
-)
+from placement.solvers.packing import CLOSED, PINNED, Pack, cost, largest_first, place_in_order, restore
 from placement.solvers.replication import replan, replicate
+from traces.base.arrays import Bools, Floats, Int8s, Ints
 from traces.base.jit import jit_for_threads
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
 
 ENOUGH = 5e-4
 """A layer that is so near its bound is left alone."""
@@ -37,9 +25,7 @@ PACKINGS, STEPS = 160, 400
 """With an effort of 1: packings that replanning tries, and steps of exchange that follow each."""
 
 
-def pack_of(
-    loads_W: list[Loads], slots_G: Ints, speed_G: Floats, worst: bool, rule: npt.NDArray[np.int8]
-) -> Pack:
+def pack_of(loads_W: list[Loads], slots_G: Ints, speed_G: Floats, worst: bool, rule: Int8s) -> Pack:
     """An empty layer.
 
     Args:
@@ -70,7 +56,7 @@ def pack_of(
     )
 
 
-def layer_pack(problem: Problem, row: int, rule: npt.NDArray[np.int8]) -> Pack:
+def layer_pack(problem: Problem, row: int, rule: Int8s) -> Pack:
     """The layer of a problem at index ``row``, empty."""
     loads_W = window_loads(problem, row)
     return pack_of(loads_W, problem.slots_G, problem.speed_G, problem.objective.worst_window, rule)

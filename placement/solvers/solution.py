@@ -2,57 +2,42 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from placement.judging.bounds import bound_L
 from placement.judging.evaluation import cost_L
 from placement.problem.placement import Placement
 from placement.problem.problem import Problem
 from placement.problem.rules import check_obeys
-
-Floats = npt.NDArray[np.float64]
+from traces.base.arrays import Floats
 
 
 @dataclass(frozen=True)
-class Limits:
-    """When a solver stops looking.
+class Search:
+    """How a solver looks, and when it stops.
 
     Attributes:
         effort: a factor on the amount of work that the solver does by itself; the same work gives the
             same placement on every machine.
         seconds: of wall time, after which it returns the best so far; None = no clock.
+        seed: of random choices; the same seed and effort give the same placement without a clock.
+        report: called with every better solution while a portfolio works.
     """
 
     effort: float = 1.0
     seconds: float | None = None
+    seed: int = 0
+    report: Report | None = None
 
 
-NO_CLOCK = Limits()
+NO_CLOCK = Search()
 """The solver's own amount of work, on every machine the same."""
-
-
-class _WhenRead:
-    """The bound of a solution: an array, or what computes one when it is read for the first time.
-
-    Who only simulates the placement never reads it, and it takes seconds to compile.
-    """
-
-    def __get__(self, of: Solution | None, kind: type) -> Floats:
-        if of is None:
-            raise AttributeError("a solution has no bound unless it is given one")
-        held: Floats | Callable[[], Floats] = of.__dict__["bound_L"]
-        if callable(held):
-            held = of.__dict__["bound_L"] = held()
-        return held
-
-    def __set__(self, of: Solution, value: Floats | Callable[[], Floats]) -> None:
-        of.__dict__["bound_L"] = value
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +46,7 @@ class Solution:
 
     Attributes:
         cost_L: float64 [L], the problem's objective.
-        bound_L: float64 [L], proven: no placement that obeys the rules costs less; computed when it is read.
+        prove: proves :attr:`bound_L`; called when that is read, as it takes seconds to compile.
         solver: its name.
         limit_reached: whether the solver stopped for a limit or an interruption, with work left to do.
         wall_s: seconds it took.
@@ -73,8 +58,13 @@ class Solution:
     solver: str
     limit_reached: bool
     wall_s: float
-    bound_L: _WhenRead = _WhenRead()
+    prove: Callable[[], Floats]
     interrupted: bool = False
+
+    @property
+    def bound_L(self) -> Floats:
+        """float64 [L], proven: no placement that obeys the rules costs less."""
+        return self.prove()
 
     @property
     def cost(self) -> float:
@@ -104,18 +94,8 @@ Report = Callable[[Solution], None]
 class Solve(Protocol):
     """A solver: from a problem to a solution."""
 
-    def __call__(
-        self,
-        problem: Problem,
-        *,
-        seed: int = 0,
-        limits: Limits = NO_CLOCK,
-        report: Report | None = None,
-    ) -> Solution:
+    def __call__(self, problem: Problem, search: Search = NO_CLOCK) -> Solution:
         """Solve ``problem``.
-
-        Args:
-            seed: of random choices; the same seed and effort give the same placement without a clock.
 
         Raises:
             PlacementError: the solver cannot obey the problem's rules, or lacks what it needs.
@@ -147,12 +127,13 @@ def solution(
     cost = cost_L(problem, placement)
     wall_s = time.perf_counter() - started
 
-    def bound() -> Floats:
+    @functools.cache
+    def prove() -> Floats:
         proven = bound_L(problem) if proven_L is None else proven_L
         # What is summed in another order differs in the last bits; a bound that is reached is not above.
         return np.where(proven <= cost * (1 + 1e-9), np.minimum(proven, cost), proven)
 
-    return Solution(placement, cost, solver, limit_reached or interrupted, wall_s, bound, interrupted)
+    return Solution(placement, cost, solver, limit_reached or interrupted, wall_s, prove, interrupted)
 
 
 def _gap(cost: Floats, bound: Floats) -> Floats:

@@ -17,8 +17,9 @@ from placement.solvers.eplb import eplb
 from placement.solvers.ilp import ilp
 from placement.solvers.locality import locality
 from placement.solvers.moetuner import moetuner
-from placement.solvers.solution import NO_CLOCK, Limits, Report, Solution, Solve
+from placement.solvers.solution import NO_CLOCK, Search, Solution, Solve
 from placement.solvers.swap import swap
+from traces.base.arrays import Floats
 
 
 @dataclass(frozen=True)
@@ -38,22 +39,18 @@ class Solver:
     summary: str
 
 
-def _where_copies_cost(
-    problem: Problem, *, seed: int = 0, limits: Limits = NO_CLOCK, report: Report | None = None
-) -> Solution:
+def _where_copies_cost(problem: Problem, search: Search = NO_CLOCK) -> Solution:
     """``locality``, which gives balance for copies, where those are asked for."""
     if problem.objective.per_copy == 0:
         raise PlacementError("copies between nodes cost nothing here", field="objective.per_copy")
-    return locality(problem, seed=seed, limits=limits, report=report)
+    return locality(problem, search)
 
 
-def _where_time_is_given(
-    problem: Problem, *, seed: int = 0, limits: Limits = NO_CLOCK, report: Report | None = None
-) -> Solution:
+def _where_time_is_given(problem: Problem, search: Search = NO_CLOCK) -> Solution:
     """``ilp``, which may take minutes, where somebody has said how long to search."""
-    if limits.seconds is None:
+    if search.seconds is None:
         raise PlacementError("needs a time limit in a portfolio", field="time_limit")
-    return ilp(problem, seed=seed, limits=limits, report=report)
+    return ilp(problem, search)
 
 
 _ALL = (
@@ -187,7 +184,7 @@ def _above(slots: int, gpus: int) -> int:
 
 def _given_load(
     solver: Solver, load_LE: npt.ArrayLike | None, experts: int, layers: tuple[int, ...]
-) -> npt.NDArray[np.float64]:
+) -> Floats:
     """float64 [L, E]; what the loads themselves must be, the problem checks."""
     if load_LE is None:
         without = ", ".join(other.name for other in _ALL if not other.needs_load)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import time
@@ -10,30 +11,25 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from placement.judging.bounds import bound_L
 from placement.problem.errors import PlacementError
 from placement.problem.problem import Problem
-from placement.problem.rules import FORBIDDEN, FREE, held_EG, nearest_EG, rule_EG
+from placement.problem.rules import FORBIDDEN, FREE, before_EG, held_EN, nearest_EG, rule_EG
 from placement.solvers.arrangement import arranged
 from placement.solvers.hierarchy import by_nodes
 from placement.solvers.moves import Way, divided, way_from
 from placement.solvers.search import ENOUGH, STEPS, from_scratch, hold, layer_pack
-from placement.solvers.solution import NO_CLOCK, Limits, Report, Solution, solution
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+from placement.solvers.solution import NO_CLOCK, Search, Solution, solution
+from traces.base.arrays import Floats, Ints
 
 Solved = TypeVar("Solved")
 
 
-def swap(
-    problem: Problem, *, seed: int = 0, limits: Limits = NO_CLOCK, report: Report | None = None
-) -> Solution:
+def swap(problem: Problem, search: Search = NO_CLOCK) -> Solution:
     """Solve every layer by itself, near its bound.
 
-    It takes no random choices and looks at no clock: its work is set by ``limits.effort`` alone. Copies
+    It takes no random choices and looks at no clock: its work is set by ``search.effort`` alone. Copies
     across nodes are evaluated and not improved.
 
     Raises:
@@ -41,26 +37,21 @@ def swap(
     """
     started = time.perf_counter()
     bounds = bound_L(problem)
-    item_LGK: list[Ints] | None = None
+
+    def solved(item_LGK: list[Ints]) -> Solution:
+        return solution(problem, arranged(problem, item_LGK, "swap"), "swap", started, bounds)
+
+    best: Solution | None = None
     if not problem.fixed and not problem.forbidden:
         item_LGK = _each(
-            lambda row: _from_scratch(problem, row, bounds[row], limits.effort), len(problem.layers)
+            lambda row: _from_scratch(problem, row, bounds[row], search.effort), len(problem.layers)
         )
-    best = None if item_LGK is None else _obeying(problem, item_LGK, bounds, started)
+        with contextlib.suppress(PlacementError):  # a limit on moves is the one rule that was not looked at
+            best = solved(item_LGK)
     if best is None or problem.max_moves is not None or problem.objective.per_move > 0:
-        item_LGK = _from_previous(problem, bounds, limits.effort)
-        other = solution(problem, arranged(problem, item_LGK, "swap"), "swap", started, bounds)
+        other = solved(_from_previous(problem, bounds, search.effort))
         best = other if best is None or other.cost < best.cost else best
     return best
-
-
-def _obeying(problem: Problem, item_LGK: list[Ints], bounds: Floats, started: float) -> Solution | None:
-    """The solution, if it does not break a limit on moves, the one rule that was not looked at."""
-    placement = arranged(problem, item_LGK, "swap")
-    try:
-        return solution(problem, placement, "swap", started, bounds)
-    except PlacementError:
-        return None
 
 
 def _each(solve: Callable[[int], Solved], layers: int) -> list[Solved]:
@@ -95,11 +86,8 @@ def _way(problem: Problem, row: int, bound: float, effort: float) -> Way:
     rule = rule_EG(problem, row)
     if problem.groups > 1:
         # Groups stay on the nodes where most of their experts are.
-        home_EN = np.stack(
-            [nearest[:, problem.node_G == node].any(axis=1) for node in range(problem.nodes)], 1
-        )
-        rule[~home_EN[:, problem.node_G]] = FORBIDDEN
+        rule[~held_EN(problem, nearest)[:, problem.node_G]] = FORBIDDEN
     pack = layer_pack(problem, row, rule)
     hold(pack, nearest)
-    before = nearest if problem.previous is None else held_EG(problem.previous, row)
+    before = nearest if problem.previous is None else before_EG(problem, row)
     return way_from(pack, before, bound * (1.0 + ENOUGH), round(STEPS * effort))

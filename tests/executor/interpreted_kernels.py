@@ -21,8 +21,8 @@ from executor.kernels.layer import moe_layer
 from executor.kernels.order import sort_by_slot
 from executor.kernels.schedule import schedule
 from executor.kernels.tiles import Tile, Tiles
-from executor.layer.reference import reference_layer
 from executor.plan.plan import MoeShape
+from tests.executor.reference import reference_layer
 
 FEW = settings(max_examples=12, deadline=None)
 TINY = Tile(columns=16, depth=16, warps=4, stages=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from executor.dispatch.routing import RoutedStep
-from executor.experts.weights import ExpertWeights
-from executor.layer.reference import reference_layer
-from executor.plan.plan import MoeShape, Plan
+from executor.experts.weights import ExpertWeights, UnequalWeights
+from executor.plan.plan import Kind, MoeShape, Plan
+from tests.executor.reference import reference_layer
 
 
 def small_plan(
@@ -35,8 +36,12 @@ def small_plan(
     gated: bool = True,
     routing: dict[str, Any] | None = None,
     overlap: tuple[str, ...] = (),
+    widths: Sequence[int] = (),
 ) -> Plan:
-    """Two layers; slots on random ranks, each expert in at least one, spare slots empty or with replicas."""
+    """Two layers; slots on random ranks, each expert in at least one, spare slots empty or with replicas.
+
+    Experts are of kinds at random, one of each of ``widths``; of one kind without any.
+    """
     rng = np.random.default_rng(seed)
     slots = experts + spare_slots
     slot_gpu_S = rng.integers(0, ranks, slots).astype(np.int32)
@@ -55,9 +60,14 @@ def small_plan(
     ids_TLK = np.argsort(rng.random((*shape, experts)), axis=-1)[..., :top_k]
     if one_expert:
         ids_TLK[..., 1:], ids_TLK[..., 0] = -1, 0
+    model = MoeShape("small", 8, 4, gated, experts, top_k, shared_width, (1, 3))
+    if widths:
+        kind_LE = rng.integers(0, len(widths), (2, experts)).tolist()
+        kinds = tuple(Kind(str(width), width) for width in widths)
+        model = replace(model, width=max(widths), kinds=kinds, kind_LE=tuple(map(tuple, kind_LE)))
     return Plan(
         "small",
-        MoeShape("small", 8, 4, gated, experts, top_k, shared_width, (1, 3)),
+        model,
         ranks,
         ranks_per_node,
         dtype,
@@ -113,6 +123,8 @@ def expected(
         x_TH,
         torch.from_numpy(expert_TK),
         torch.from_numpy(routed.weights_LTK[row]),
-        ExpertWeights.random(plan.model, layer, range(plan.model.experts), **made),
+        (UnequalWeights if plan.model.kinds else ExpertWeights).random(
+            plan.model, layer, range(plan.model.experts), **made
+        ),
         shared,
     )

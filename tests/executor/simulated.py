@@ -6,7 +6,8 @@ from executor.dispatch.routing import route
 from executor.layer.moe_layer import TORCH_DTYPES
 from executor.plan.plan import Plan, StepRouting
 from moesim.analysis.counts import same_counts
-from moesim.dispatch.work import Work, count_work
+from moesim.dispatch.count import count_work
+from moesim.dispatch.work import Work
 from moesim.hardware.transfer import Bytes
 from moesim.simulation.recording import Recording
 from traces.timeline import WorkTable
@@ -24,9 +25,9 @@ def _work(plan: Plan, part: StepRouting) -> Work:
         part.offsets_G,
         plan.slot_gpu_S,
         plan.ranks_per_node,
-        plan.mode,  # type: ignore[arg-type]  # a literal of the simulator
+        plan.mode,
         pad=plan.padded,
-        path=routed.rank_XT if plan.mode == "expert_to_expert" else None,
+        path=routed.rank_XT,
     )
 
 

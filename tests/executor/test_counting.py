@@ -12,10 +12,13 @@ from torch import Tensor
 from executor.dispatch.hop import Hop
 from executor.dispatch.transport import Transport
 from executor.measuring.counting import count_plan, join_work
-from executor.plan.errors import RankError
+from executor.plan.errors import PlanError, RankError
 from executor.plan.plan import Plan
+from moesim.dispatch.modes import MODES, Mode
+from moesim.dispatch.work import Routed, Work, every_gpu
 from tests.executor.lockstep import run_ranks
 from tests.executor.plans import replica_table, small_plan
+from tests.executor.simulated import equals_simulated
 from traces.timeline import HOPS, PHASES, WorkTable
 
 pytestmark = pytest.mark.executor
@@ -102,3 +105,25 @@ def test_rows_that_arrive_swapped_are_noticed(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(Transport, "there", swapped)
     with pytest.raises(RankError, match="dispatch: a slot was given a token that has not chosen it"):
         count(by_hand("per_gpu"))
+
+
+def test_a_rule_without_a_way_to_pick_copies_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def rule(routed: Routed, work: Work) -> None:
+        raise AssertionError("never counted")
+
+    monkeypatch.setitem(MODES, "to_nodes", Mode(rule))
+    with pytest.raises(PlanError, match=r"dispatch.*only be simulated.*to_nodes"):
+        count(by_hand("to_nodes"))
+
+
+def test_a_record_alone_makes_a_mode_of_rules_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every token straight to every rank."""
+    monkeypatch.setitem(MODES, "broadcast", Mode(every_gpu))
+    plan = by_hand("broadcast")
+    found = count(plan)
+    assert equals_simulated(plan, found)
+    assert rows(found) == [
+        *(("dispatch", "first", 0, rank, 2, 64) for rank in (1, 2, 3)),
+        *SERVED,
+        *(("combine", "first", rank, 0, 2, 64) for rank in (1, 2, 3)),
+    ]

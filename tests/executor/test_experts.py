@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,10 +11,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from executor.experts.backends import BACKENDS
-from executor.experts.loop import SharedExpert
-from executor.experts.weights import ExpertWeights
+from executor.experts.loop import LoopExperts, SharedExpert
+from executor.experts.weights import ExpertWeights, UnequalWeights, Weights
 from executor.plan.errors import PlanError
-from executor.plan.plan import MoeShape
+from executor.plan.plan import Kind, MoeShape
 
 pytestmark = pytest.mark.executor
 
@@ -28,18 +30,42 @@ def shape(hidden: int = 16, width: int = 8, *, gated: bool = True) -> MoeShape:
     return MoeShape("m", hidden, width, gated, 8, 2, width, (0, 1))
 
 
-def naive(weights: ExpertWeights, rows_AH: Tensor, counts: list[int]) -> Tensor:
+def naive(weights: Weights, rows_AH: Tensor, counts: list[int]) -> Tensor:
     """float64, row by row."""
     slots = [slot for slot, count in enumerate(counts) for _ in range(count)]
     out_AH = torch.zeros(rows_AH.shape, dtype=torch.float64)
     for row, slot in enumerate(slots):
-        inner_N = weights.up_SNH[slot].double() @ rows_AH[row].double()
-        width = weights.down_SHF.shape[2]
+        up_NH, down_HF = (matrix.double() for matrix in weights.slot(slot))
+        inner_N = up_NH @ rows_AH[row].double()
+        width = down_HF.shape[1]
         inner_F = inner_N[:width] * torch.sigmoid(inner_N[:width])
         if weights.gated:
             inner_F *= inner_N[width:]
-        out_AH[row] = weights.down_SHF[slot].double() @ inner_F
+        out_AH[row] = down_HF @ inner_F
     return out_AH
+
+
+@given(
+    counts=st.lists(st.sampled_from([0, 1, 2, 6, 43]), min_size=5, max_size=5),
+    gated=st.booleans(),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=15)
+def test_the_loop_multiplies_each_expert_at_its_own_width(counts: list[int], gated: bool, seed: int) -> None:
+    """Slots of experts 8, 3 and 20 wide, and an empty one."""
+    kinds = (Kind("a", 8), Kind("b", 3), Kind("c", 20))
+    of_kinds = replace(
+        shape(width=20, gated=gated), kinds=kinds, kind_LE=((0,) * 8, (0, 1, 2, 0, 1, 2, 0, 1))
+    )
+    counts[3] = 0
+    weights = UnequalWeights.random(of_kinds, 1, [1, 2, 3, -1, 1], seed=seed)
+    assert [up_NH.shape[0] // (2 if gated else 1) for up_NH, _ in weights.slots] == [3, 20, 8, 0, 3]
+    torch.testing.assert_close(weights.slot(0), weights.slot(4), rtol=0, atol=0)
+    alone = ExpertWeights.random(shape(width=20, gated=gated), 1, [2], seed=seed)
+    torch.testing.assert_close(weights.slot(1), alone.slot(0), rtol=0, atol=0)
+    rows_AH = torch.randn(sum(counts), 16, generator=torch.Generator().manual_seed(seed))
+    out_AH = LoopExperts(weights)(rows_AH, torch.tensor(counts))
+    assert_close(out_AH, naive(weights, rows_AH, counts), TOLERANCE[torch.float32])
 
 
 @pytest.mark.parametrize("backend", ["loop", "grouped_mm"])

@@ -15,14 +15,15 @@ from executor.experts.backends import BACKENDS
 from executor.experts.weights import ExpertWeights
 from executor.layer.gate import Choose, Gate, Replay
 from executor.layer.moe_layer import MoELayer
-from executor.layer.reference import reference_layer
 from executor.plan.errors import PlanError
-from executor.plan.plan import MODES, MoeShape
+from executor.plan.plan import MoeShape
+from moesim.dispatch.modes import MODES
 from moesim.routing.copies import Copies
 from moesim.routing.drop import Drop
 from moesim.routing.policy import Batch
 from tests.executor.lockstep import run_ranks
 from tests.executor.plans import replica_table
+from tests.executor.reference import reference_layer
 
 pytestmark = pytest.mark.executor
 

@@ -16,7 +16,7 @@ from executor.kernels.graph import GraphedLayer
 from executor.kernels.layer import moe_layer
 from executor.kernels.order import sort_by_slot
 from executor.kernels.tiles import Tile, Tiles
-from executor.layer.reference import reference_layer
+from tests.executor.reference import reference_layer
 
 pytestmark = [pytest.mark.executor, pytest.mark.gpu]
 

@@ -20,7 +20,8 @@ from executor.layer.moe_layer import TORCH_DTYPES, plan_layers
 from executor.layer.spans import COLUMNS, NOWHERE, HostSpans
 from executor.layer.step import most_tokens, of_rank, routed_steps, run_step
 from executor.measuring.counting import count_plan, join_work
-from executor.plan.plan import MODES, Plan
+from executor.plan.plan import Plan
+from moesim.dispatch.modes import MODES
 from tests.executor.lockstep import run_ranks
 from tests.executor.plans import expected, small_plan, step_inputs
 from tests.executor.processes import run_processes
@@ -57,6 +58,7 @@ def plans(draw: st.DrawFn, mode: str) -> Plan:
         gated=draw(st.booleans()),
         routing=drop if weighted and draw(st.booleans()) else None,
         overlap=draw(st.sampled_from(OVERLAPS)),
+        widths=draw(st.sampled_from([(), (3, 4, 7)])),
     )
 
 

@@ -36,10 +36,10 @@ from traces.timeline import PHASES, Timeline, read_timeline, read_work
 pytestmark = pytest.mark.executor
 
 
-def deployed(folder: Path, **changes: Any) -> Deployment:
+def deployed(folder: Path, *kinds: dict[str, Any], **changes: Any) -> Deployment:
     """Two ranks, twelve slots for eight experts, a shared expert, drops."""
-    experts = TINY["model"]["experts"] | {"shared_width": 16}
-    model = TINY["model"] | {"experts": experts, "activation_dtype": "fp32"}
+    experts = TINY["model"]["experts"] | {"shared_width": 16, "kinds": list(kinds)}
+    model = TINY["model"] | {"experts": experts, "activation_dtype": "fp32", "expert_dtype": "fp32"}
     gpu = TINY["cluster"]["gpu"] | {"flops": {"fp32": "1 TFLOPS"}, "sms": 100}
     cluster = TINY["cluster"] | {"gpu": gpu}
     scenario = tiny_scenario(
@@ -212,11 +212,11 @@ def as_plan(folder: Path, plan: Path, **changes: Any) -> Path:
 
 def test_what_cannot_run_is_refused(plan: Path, tmp_path: Path) -> None:
     """One rank each: torchrun starts with the wrong number, a plan of another version, a wrong back end."""
-    newer = as_plan(tmp_path / "newer", plan, format="moesim.plan/2")
+    newer = as_plan(tmp_path / "newer", plan, format="moesim.plan/3")
     for number, (given, arguments, expected) in enumerate(
         [
             (plan, [], "ranks: the plan is for 2 ranks: start as many with torchrun --nproc-per-node 2"),
-            (newer, [], f"{newer}/plan.json: format: needs a newer moesim: this one reads moesim.plan/1"),
+            (newer, [], f"{newer}/plan.json: format: needs a newer moesim: this one reads moesim.plan/2"),
             (plan, ["--serial", "--backend", "x"], "backend: must be one of: loop, "),
             (tmp_path / "none", [], f"{tmp_path}/none/plan.json: cannot be read: No such file"),
         ]
@@ -225,6 +225,26 @@ def test_what_cannot_run_is_refused(plan: Path, tmp_path: Path) -> None:
         assert torchrun_ranks(1, main, given, out, *arguments) == (2,)
         assert message(out).startswith(expected)
         assert f"traceback : {expected}" in torchrun_says(out / "error-0.json")
+
+
+def test_kinds_of_experts_run_in_the_loop_and_are_refused_elsewhere(tmp_path: Path) -> None:
+    narrow = {"name": "narrow", "width": 16, "experts": [1, 4, 6]}
+    write_plan(deployed(tmp_path, narrow), tmp_path / "plan")
+    read = read_plan(tmp_path / "plan")
+    widths = np.where(np.isin(read.slot_expert_LS, [1, 4, 6]), 16, 32)
+    for rank in range(2):
+        inner = widths[:, read.slot_gpu_S == rank].sum() + 2 * 16
+        assert weight_bytes(read, rank) == (3 * 64 * inner + 2 * 8 * 64) * 4
+    arguments = ("--serial", "--repeats", "1", "--warmup", "0")
+    assert torchrun_ranks(1, main, tmp_path / "plan", tmp_path / "run", *arguments) == (0,)
+    assert PHASES.index("experts") in read_timeline(tmp_path / "run" / "timeline.parquet").phase_N
+    for backend in ("grouped_mm", "triton"):
+        out = tmp_path / backend
+        assert torchrun_ranks(1, main, tmp_path / "plan", out, *arguments, "--backend", backend) == (2,)
+        assert message(out).startswith(
+            "backend: multiplies experts of one width; the plan has kinds of several, default (32), "
+            f"narrow (16): take loop (got '{backend}')"
+        )
 
 
 def torchrun_says(file: Path) -> str:

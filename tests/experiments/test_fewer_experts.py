@@ -46,7 +46,7 @@ def pair() -> list[Serving]:
 
 
 def model_of(serving: Serving) -> Model:
-    return serving.decode.steps.deployment.scenario.model
+    return serving.decode.deployment.scenario.model
 
 
 def checks(result: Comparison, *words: str) -> list[Row]:
@@ -112,7 +112,7 @@ def test_one_gpu_holds_half_of_what_is_split_and_all_of_the_rest(pair: list[Serv
 
 def test_kernels_take_what_the_simulator_says(pair: list[Serving], generic: Profile) -> None:
     for batches in (pair[0].decode, pair[0].prefill):
-        _, simulated = simulate_scenario(batches.steps.deployment.scenario)
+        _, simulated = simulate_scenario(batches.deployment.scenario)
         kernels_s = np.mean([batches.kernels_s(parts, generic) for parts in batches.counted])
         assert kernels_s == pytest.approx(simulated.metrics.step_time_s.mean, rel=1e-9)
 

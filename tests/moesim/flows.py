@@ -11,11 +11,18 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from moesim.errors import SpecError
-from moesim.hardware.network import Fabric
+from moesim.hardware.network import Fabric, Ports
 from moesim.spec.base import validate
 from moesim.spec.cluster import Cluster
 
 FloatArray = NDArray[np.float64]
+
+
+def ports(
+    start: FloatArray, first: FloatArray, second: FloatArray, fabric: Fabric, free: FloatArray | None = None
+) -> FloatArray:
+    """Ends of a collective on these links."""
+    return Ports(fabric).collective(start, first, second, free)
 
 
 @dataclass(frozen=True)

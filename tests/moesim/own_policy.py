@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
+from moesim.routing.parameters import TOP_K
 from moesim.routing.policy import NO_EXPERT, Batch, Cost, Need, Outcome, outcome
 
 
@@ -16,7 +17,7 @@ class FirstOnly:
     needs: ClassVar[frozenset[Need]] = frozenset()
     cost: ClassVar[Cost] = Cost(assignments=1)
 
-    places: int = 1
+    places: int = field(default=1, metadata=TOP_K)
 
     def apply(self, batch: Batch) -> Outcome:
         ids_TK = batch.ids_TK.copy()

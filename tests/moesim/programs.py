@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from moesim.hardware.network import Fabric, Ports
 from moesim.hardware.transfer import Transfer
 from moesim.simulation.conditions import Conditions
-from moesim.simulation.event import StepClock, simulate
+from moesim.simulation.event import StepClock
+from moesim.simulation.loop import simulate
 from moesim.simulation.operations import Operation
 from moesim.simulation.program import in_sequence
 from moesim.spec.profile import Phase

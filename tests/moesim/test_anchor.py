@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from moesim.deployment.batch import batches
 from moesim.deployment.deployment import Deployment, deploy
 from moesim.dispatch.anchor import anchor_T, path_XT
-from moesim.dispatch.work import Work, count_work
+from moesim.dispatch.count import count_work
+from moesim.dispatch.work import Work
 from moesim.errors import SpecError
-from moesim.simulation import steps
+from moesim.simulation import counting
 from moesim.simulation.run import run
 from moesim.spec.scenario import load_scenario
 from tests.moesim.command import moesim
@@ -205,7 +206,7 @@ def test_a_run_moves_each_token_as_a_walk_over_the_trace_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overlap: str, block: int
 ) -> None:
     """However many layers are counted at a time, and in however many micro-batches."""
-    monkeypatch.setattr(steps, "_BLOCK", block)
+    monkeypatch.setattr(counting, "_BLOCK", block)
     cluster = tiny_scenario()["cluster"]
     cluster["gpu"]["sms"] = 100
     made = deployment(tmp_path, overlap=overlap, cluster=cluster, placement="greedy")
@@ -239,7 +240,7 @@ def test_the_command_line_compares_reports_and_refuses_it(here: Path) -> None:
         {"dispatch.mode": "per_gpu"},
         {"dispatch.mode": "expert_to_expert"},
     ]
-    crossed = [point.metrics.cross_node_bytes for point in points]
+    crossed = [point["metrics"]["cross_node_bytes"] for point in points]
     assert crossed[0] != crossed[1]
     done = moesim("run", "s.yaml", "-s", "dispatch.mode=expert_to_expert", "-o", "run")
     assert done.code == 0, done.err

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from moesim.analysis.validation import compare
 from moesim.calibration.assembly import assemble
 from moesim.calibration.calibrate import Calibrating, Calibration, calibrate, fit_machine
-from moesim.calibration.design import LOADS, Load, Settings, calibrated_model, deployment
+from moesim.calibration.design import LOADS, Load, Settings, calibrated_model, deployment, model_named
 from moesim.calibration.files import write_profile
 from moesim.calibration.machine import Machine
 from moesim.calibration.observed import Observed, standard_error
@@ -130,7 +131,7 @@ def test_what_was_observed_is_what_was_simulated(tmp_path: Path) -> None:
     assert max(error.max() for error in observed.error.values()) == pytest.approx(0, abs=1e-9)
     for phase in ("dispatch", "combine"):
         assert observed.entered[phase].max(axis=1) == pytest.approx(0, abs=1e-12)
-    kernels = as_truth(chosen).kernels(TRUTH)
+    kernels = as_truth(chosen).pricing.kernels(TRUTH)
     experts_CG = kernels.experts(observed.work.tokens_LS, chosen.placement.slot_gpu_S, 2)
     np.testing.assert_allclose(observed.seconds["experts"], experts_CG, rtol=1e-9, atol=1e-12)
     entered_C = np.abs(observed.entered["combine"]).max(axis=1)
@@ -165,8 +166,18 @@ def test_any_models_experts_are_cut_to_the_memory(name: str | None, ranks: int) 
     model = calibrated_model(name, "bf16", ranks, memory)
     assert model.experts.count % ranks == 0
     assert model.moe_layers == tuple(range(model.layers))
-    assert model.layers * model.experts.count // ranks * model.expert_bytes <= memory // 2
+    assert model.layers * model.experts.count // ranks * model.kind_bytes(model.kinds[0]) <= memory // 2
     assert (model.expert_dtype, model.activation_dtype) == ("bf16", "bf16")
+
+
+def test_experts_of_several_kinds_are_refused(tmp_path: Path) -> None:
+    """One profile holds for experts of one shape."""
+    fields = model_named("mixtral-8x7b").model_dump(mode="json")
+    fields["experts"]["kinds"] = [{"name": "narrow", "width": 8, "experts": [0]}]
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump(fields))
+    with pytest.raises(SpecError, match=r"^--model: has experts of several kinds \(default, narrow\)"):
+        calibrated_model(str(file), "bf16", 2, 8 << 30)
 
 
 def test_experts_that_do_not_fit_are_refused() -> None:

@@ -18,9 +18,9 @@ from moesim.errors import SpecError
 from moesim.hardware.groups import attention_group_s
 from moesim.hardware.health import epochs, jitter_G
 from moesim.hardware.kernels import Kernels
-from moesim.hardware.network import Fabric, Ports, ports
+from moesim.hardware.network import Fabric, Ports
 from moesim.simulation.conditions import Conditions
-from moesim.simulation.event import simulate
+from moesim.simulation.loop import simulate
 from moesim.simulation.program import in_sequence
 from moesim.simulation.run import run
 from moesim.spec.base import validate
@@ -30,6 +30,7 @@ from moesim.spec.presets import load_model
 from moesim.spec.profile import DATA_SHEET
 from moesim.spec.scenario import load_scenario
 from moesim.spec.yaml_source import Source
+from tests.moesim.flows import ports
 from tests.moesim.programs import SLOW, collective, compute
 from tests.moesim.tiny import tiny_scenario, write_scenario
 from traces.timeline import PHASES

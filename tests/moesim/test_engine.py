@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from moesim.analysis.counterfactuals import even, even_seconds, without_network, without_overhead
 from moesim.hardware.network import Fabric, Ports
 from moesim.simulation.conditions import Conditions
-from moesim.simulation.event import simulate
-from moesim.simulation.operations import Operation, even, even_seconds, without_network, without_overhead
+from moesim.simulation.loop import simulate
+from moesim.simulation.operations import Operation
 from moesim.simulation.program import in_sequence
 from moesim.simulation.recording import Recording
 from tests.moesim.programs import LAYERS, SLOW, chains, collective, compute, run

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from executor.plan.errors import PlanError
-from executor.plan.plan import Plan
+from executor.plan.plan import Kind, Plan
 from executor.plan.plan_file import read_plan
 from moesim.deployment.batch import batches, gather_ids, gather_weights
 from moesim.deployment.deployment import Deployment, deploy
@@ -173,8 +173,8 @@ def elsewhere(array: Any) -> Any:
             "plan.json: must be at most 16 MiB",
         ),
         (
-            head_with(format="moesim.plan/2"),
-            "plan.json: format: needs a newer moesim: this one reads moesim.plan/1 (got 'moesim.plan/2')",
+            head_with(format="moesim.plan/3"),
+            "plan.json: format: needs a newer moesim: this one reads moesim.plan/2 (got 'moesim.plan/3')",
         ),
         (head_with(format="moesim.trace/1"), "plan.json: format: is not a moesim plan"),
         (head_with(ranks=None), "plan.json: ranks: is missing"),
@@ -223,6 +223,88 @@ def test_broken_plans_are_refused(
 ) -> None:
     broken = tmp_path / "plan"
     shutil.copytree(folder, broken)
+    change(broken)
+    with pytest.raises(PlanError) as error:
+        read_plan(broken)
+    assert str(error.value).startswith(f"{broken}/{message}")
+
+
+def test_a_plan_of_the_format_before_is_still_read(folder: Path, tmp_path: Path) -> None:
+    """Format 1 is what format 2 is where all experts are of one kind."""
+    assert json.loads((folder / "plan.json").read_text())["format"] == "moesim.plan/2"
+    old = tmp_path / "plan"
+    shutil.copytree(folder, old)
+    head_with(format="moesim.plan/1")(old)
+    before, now = vars(read_plan(old)), vars(read_plan(folder))
+    np.testing.assert_equal(before, now)
+    assert now["model"].kinds == ()
+
+
+@pytest.fixture(scope="module")
+def of_kinds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A plan whose experts 1 and 6 of layer 2 are half as wide."""
+    scenario = tiny_scenario()
+    narrow = {"name": "narrow", "width": 16, "layers": [2], "experts": [1, 6]}
+    scenario["model"]["experts"] |= {"kinds": [narrow]}
+    path = write_scenario(tmp_path_factory.mktemp("scenario"), scenario)
+    folder = tmp_path_factory.mktemp("plan") / "plan"
+    write_plan(deploy(load_scenario(str(path))), folder)
+    return folder
+
+
+def test_kinds_of_experts_are_in_the_plan(of_kinds: Path) -> None:
+    shape = read_plan(of_kinds).model
+    assert (shape.width, shape.kinds) == (32, (Kind("default", 32), Kind("narrow", 16)))
+    narrow = [[(layer, expert) in ((2, 1), (2, 6)) for expert in range(8)] for layer in (1, 2)]
+    assert [list(map(bool, kinds)) for kinds in shape.kind_LE] == narrow
+    assert [shape.width_of(2, expert) for expert in (-1, 0, 1)] == [0, 32, 16]
+    assert json.loads((of_kinds / "plan.json").read_text())["model"]["kinds"] == [
+        {"name": "default", "width": 32, "dtype": "bf16"},
+        {"name": "narrow", "width": 16, "dtype": "bf16"},
+    ]
+
+
+def test_kinds_of_one_width_are_one_to_the_executor(of_kinds: Path, tmp_path: Path) -> None:
+    equal = tmp_path / "plan"
+    shutil.copytree(of_kinds, equal)
+    kinds = [{"name": name, "width": 32, "dtype": "bf16"} for name in ("a", "b")]
+    head_with(model__kinds=kinds)(equal)
+    assert read_plan(equal).model.kinds == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (head_with(model__kinds=[]), "plan.json: model.kinds: must be a list of objects"),
+        (head_with(model__kinds=[1]), "plan.json: model.kinds: must be a list of objects"),
+        (head_with(model__kinds=[{"name": "a"}]), "plan.json: model.kinds[0].width: is missing"),
+        (
+            head_with(
+                model__kinds=[
+                    {"name": name, "width": 32, "dtype": dtype}
+                    for name, dtype in (("a", "fp8"), ("b", "bf16"), ("c", "fp32"))
+                ]
+            ),
+            "plan.json: model.kinds: must have weights in bf16, the dtype of all that the plan multiplies "
+            "(got 'a, c')",
+        ),
+        (head_with(model__width=33), "plan.json: model.width: must be that of the widest kind, 32 (got 33)"),
+        (
+            array_with("expert_kind", entry(2, 0, 0)),
+            "plan.json: arrays.expert_kind: must be from 0 to 1 (got 2)",
+        ),
+        (
+            array_with("expert_kind", lambda kinds: kinds[:1]),
+            "expert_kind.npy: must hold int16 of shape (2, 8)",
+        ),
+        (lambda folder: (folder / "expert_kind.npy").unlink(), "expert_kind.npy: cannot be read"),
+    ],
+)
+def test_kinds_that_do_not_fit_are_refused(
+    of_kinds: Path, tmp_path: Path, change: Callable[[Path], object], message: str
+) -> None:
+    broken = tmp_path / "plan"
+    shutil.copytree(of_kinds, broken)
     change(broken)
     with pytest.raises(PlanError) as error:
         read_plan(broken)

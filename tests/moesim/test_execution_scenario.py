@@ -32,7 +32,7 @@ def on_cpu(path: Path | str, ranks: int, *options: str) -> Executable:
 def runs_for_real(scenario: Scenario, ranks: int) -> bool:
     """Every rule that the executor relies on."""
     model, dispatch = scenario.model, scenario.dispatch
-    dtypes = {model.activation_dtype, model.weight_dtype, model.expert_dtype}
+    dtypes = {model.activation_dtype, model.weight_dtype, *(kind.dtype for kind in model.kinds)}
     return (
         (scenario.parallelism.ep, scenario.parallelism.tp) == (ranks, 1)
         and scenario.workload.part == "moe"
@@ -44,8 +44,9 @@ def runs_for_real(scenario: Scenario, ranks: int) -> bool:
 
 
 def test_each_change_is_said(tmp_path: Path) -> None:
+    fine = {"name": "fine", "width": 16, "dtype": "fp8", "experts": [3]}
     scenario = tiny_scenario(
-        model=MODEL | {"expert_dtype": "fp8"},
+        model=MODEL | {"expert_dtype": "fp8", "experts": MODEL["experts"] | {"kinds": [fine]}},
         cluster=CLUSTER,
         parallelism={"ep": 4, "tp": 2},
         overlap=["two_batch"],
@@ -65,6 +66,9 @@ def test_each_change_is_said(tmp_path: Path) -> None:
         "workload.tokens_per_gpu is [4, 5, 6], not [4, 5, 6, 7]: dealt to 3 ranks",
         "faults is none, not [{'gpu': 1, 'clock': 0.5, 'from_s': 0.0}]: hardware is what it is",
         "model.expert_dtype is bf16, not fp8: the executor multiplies fp32, bf16, fp16, all in one dtype",
+        "model.experts.kinds is [{'name': 'fine', 'width': 16, 'experts': [3]}], not "
+        "[{'name': 'fine', 'width': 16, 'dtype': 'fp8', 'experts': […: "
+        "the executor multiplies fp32, bf16, fp16, all in one dtype",
         "dispatch.dtype is bf16, not fp8: activations travel as they are",
         "placement.slots is 9, not 8: every one of 3 ranks has as many",
     )

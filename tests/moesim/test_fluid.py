@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from moesim.deployment.deployment import deploy
 from moesim.hardware.fair_share import share_links
 from moesim.hardware.fluid import EPSILON, Fluid
-from moesim.hardware.network import Fabric, ports
+from moesim.hardware.network import Fabric
 from moesim.hardware.networks import NETWORKS
 from moesim.hardware.routes import Routes, build_routes
 from moesim.hardware.topology import build_topology
@@ -23,7 +23,7 @@ from moesim.simulation.run import run
 from moesim.spec.cluster import Cluster, load_cluster
 from moesim.spec.scenario import load_scenario
 from moesim.spec.yaml_source import Source
-from tests.moesim.flows import Traffic, clusters, collectives, fabric_of, naive_ends, traffics
+from tests.moesim.flows import Traffic, clusters, collectives, fabric_of, naive_ends, ports, traffics
 from tests.moesim.tiny import TINY, tiny_scenario, write_scenario
 
 FloatArray = NDArray[np.float64]
@@ -277,7 +277,7 @@ def test_a_step_takes_no_less_than_with_ports_and_is_the_same_again(tmp_path: Pa
     for network in ("ports", "fluid", "fluid again"):
         fields = tiny_scenario(network=network.split()[0], dispatch=dispatch)
         deployment = deploy(load_scenario(str(write_scenario(tmp_path, fields))))
-        assert deployment.network_name == network.split()[0]
+        assert deployment.pricing.network_name == network.split()[0]
         ends[network] = run(deployment).timeline.end_s_N
     assert ends["fluid"].max() >= ends["ports"].max()
     np.testing.assert_array_equal(ends["fluid"], ends["fluid again"])
@@ -287,4 +287,4 @@ def test_auto_shares_the_links_that_a_scenario_says_are_shared(tmp_path: Path) -
     cluster = TINY["cluster"] | {"gpus_per_nic": 2}
     fields = {"ports": tiny_scenario(), "fluid": tiny_scenario(cluster=cluster)}
     for expected, scenario in fields.items():
-        assert deploy(load_scenario(str(write_scenario(tmp_path, scenario)))).network_name == expected
+        assert deploy(load_scenario(str(write_scenario(tmp_path, scenario)))).pricing.network_name == expected

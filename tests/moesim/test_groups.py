@@ -63,6 +63,8 @@ def test_attention_takes_longer_where_a_group_has_some_of_the_links(tmp_path: Pa
     for changes in ({}, {"intra_node": "mesh", "mesh_peers": 4}):
         fields = tiny_scenario(cluster=TINY["cluster"] | changes, parallelism={"ep": 4, "tp": 2})
         deployment = deploy(load_scenario(str(write_scenario(tmp_path, fields))))
-        seconds.append(attention_group_s(deployment.kernels(deployment.scenario.profile), np.array([4] * 4)))
+        seconds.append(
+            attention_group_s(deployment.pricing.kernels(deployment.scenario.profile), np.array([4] * 4))
+        )
     latency = 2 * 1e-6
     np.testing.assert_allclose(seconds[1] - latency, 4 * (seconds[0] - latency), rtol=1e-9)

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moesim.analysis.cube import Cube
+from moesim.analysis.result import simulate_deployment
 from moesim.calibration.jitter import fit_jitter, jitter_of
 from moesim.calibration.observed import Observed
 from moesim.deployment.batch import Seeds
@@ -172,7 +173,8 @@ def test_broken_jitter_is_refused(jitter: dict[str, Any], rule: str) -> None:
 
 def test_a_run_draws_it_seeded_and_blames_the_hardware(tmp_path: Path) -> None:
     jitter = {"experts": WIDE.model_dump(mode="json"), "combine": WIDE.model_dump(mode="json")}
-    with_it, without = (simulate_scenario(deployed(tmp_path, each)) for each in (jitter, {}))
+    deployments = [deployed(tmp_path, each) for each in (jitter, {})]
+    with_it, without = (simulate_scenario(each) for each in deployments)
     again = simulate_scenario(deployed(tmp_path, jitter))
     np.testing.assert_array_equal(with_it.timeline.end_s_N, again.timeline.end_s_N)
     other = simulate_scenario(deployed(tmp_path, jitter, seed=1))
@@ -182,8 +184,9 @@ def test_a_run_draws_it_seeded_and_blames_the_hardware(tmp_path: Path) -> None:
     stretch = cubes[0].seconds("experts") / cubes[1].seconds("experts")
     assert 0.5 <= stretch.min() < stretch.max() <= 3.0 + 1e-9
     np.testing.assert_allclose(cubes[0].seconds("router"), cubes[1].seconds("router"))
-    assert with_it.totals.healthy == pytest.approx(without.totals.healthy)
-    assert with_it.timeline.end_s_N.max() > with_it.totals.healthy
+    terms = [simulate_deployment(each)[1].attribution.plain() for each in deployments]
+    assert terms[0]["hardware_s"] > 0 == terms[1]["hardware_s"]
+    assert {**terms[0], "hardware_s": 0} == pytest.approx({**terms[1], "hardware_s": 0})
 
 
 def test_repeats_of_a_validation_differ_by_jitter_alone(tmp_path: Path) -> None:

@@ -111,8 +111,8 @@ def test_decoding_streams_weights_and_prefill_multiplies() -> None:
         for count in (1, 4096)
     )
     roof, gpu = generic().grouped_gemm, cluster().gpu
-    streaming = 8 * model().expert_bytes / (gpu.memory_bandwidth * roof.memory)
-    multiplying = 2 * 8 * 4096 * model().expert_params / (gpu.flops["fp8"] * roof.compute)
+    streaming = 8 * model().kind_bytes(model().kinds[0]) / (gpu.memory_bandwidth * roof.memory)
+    multiplying = 2 * 8 * 4096 * model().kind_params(model().kinds[0]) / (gpu.flops["fp8"] * roof.compute)
     assert streaming <= few < 1.3 * streaming
     assert multiplying <= many < 1.6 * multiplying
 
@@ -195,8 +195,8 @@ def test_no_time_is_below_its_physical_bound(seed: int) -> None:
         found = kernels(which, profile).experts(tokens, gpu_S, 2)[0]
         for at in (0, 1):
             own = tokens[0, gpu_S == at]
-            flop = 2.0 * which.expert_params * own.sum()
-            moved = which.expert_bytes * (own > 0).sum()
+            flop = 2.0 * which.kind_params(which.kinds[0]) * own.sum()
+            moved = which.kind_bytes(which.kinds[0]) * (own > 0).sum()
             assert found[at] >= flop / gpu.flops["fp8"] * (1 - 1e-12)
             assert found[at] >= moved / gpu.memory_bandwidth * (1 - 1e-12)
         assert (found >= kernels(which, PEAK).experts(tokens, gpu_S, 2)[0] - 1e-15).all()
@@ -206,10 +206,10 @@ def test_overlap_zero_adds_arithmetic_and_memory() -> None:
     profile = PEAK.model_copy(update={"grouped_gemm": PEAK.grouped_gemm.model_copy(update={"overlap": 0.0})})
     which, gpu = model(), cluster().gpu
     found = kernels(which, profile).experts(np.array([[64]], np.int32), np.zeros(1, np.int32), 1)[0, 0]
-    compute = 2 * which.expert_params * 64 / gpu.flops["fp8"]
+    compute = 2 * which.kind_params(which.kinds[0]) * 64 / gpu.flops["fp8"]
     # A token: fp8 in and bf16 out of each GEMM, and of the activation between them.
     token = (7168 + 4096 * 2) + (4096 * 2 + 2048) + (2048 + 7168 * 2)
-    memory = (which.expert_bytes + 64 * token) / gpu.memory_bandwidth
+    memory = (which.kind_bytes(which.kinds[0]) + 64 * token) / gpu.memory_bandwidth
     assert found == pytest.approx(compute + memory, rel=1e-12)
 
 
@@ -251,7 +251,7 @@ def test_weights_that_the_gpu_cannot_multiply_run_in_the_activations_dtype() -> 
     gqa, gpu = model("gpt-oss-20b"), cluster().gpu
     found = kernels(gqa, PEAK).experts(np.array([[60_000]], np.int32), np.zeros(1, np.int32), 1)[0, 0]
     activation = 60_000 * 3 * gqa.experts.width * 2 / gpu.memory_bandwidth
-    compute = 2 * gqa.expert_params * 60_000 / gpu.flops["bf16"]
+    compute = 2 * gqa.kind_params(gqa.kinds[0]) * 60_000 / gpu.flops["bf16"]
     assert found == pytest.approx(compute + activation, rel=1e-12)
 
 
@@ -277,9 +277,11 @@ def test_narrow_weights_run_at_the_rate_of_what_they_meet(
     model_kernels = Kernels(which, cluster(gpu).gpu, profile)
     slots = np.zeros(1, np.int32)
     many = model_kernels.experts(np.array([[90_000]], np.int32), slots, 1)[0, 0]
-    assert many == pytest.approx(2 * which.expert_params * 90_000 / rate, rel=1e-12)
+    assert many == pytest.approx(2 * which.kind_params(which.kinds[0]) * 90_000 / rate, rel=1e-12)
     one = model_kernels.experts(np.array([[1]], np.int32), slots, 1)[0, 0]
-    assert one == pytest.approx(which.expert_bytes / cluster(gpu).gpu.memory_bandwidth, rel=5e-3)
+    assert one == pytest.approx(
+        which.kind_bytes(which.kinds[0]) / cluster(gpu).gpu.memory_bandwidth, rel=5e-3
+    )
 
 
 def test_blackwell_multiplies_fp4_weights_by_default() -> None:
@@ -333,6 +335,77 @@ def test_a_loop_over_slots_is_a_group_of_one_after_the_other(tokens: list[int], 
         alone = Kernels(model(), cluster().gpu, grouped, clock_G=float(clock_G[at]))
         expected[at] += alone.experts(np.array([[count]], np.int32), np.zeros(1, np.int32), 1)[0, 0]
     np.testing.assert_allclose(found[0], expected, rtol=1e-12)
+
+
+def of_kinds(*kinds: dict[str, Any], **changes: Any) -> Model:
+    """deepseek-v3 with a list of kinds."""
+    fields = model().model_dump(mode="json") | changes
+    fields["experts"] |= {"kinds": list(kinds)}
+    return load_model(fields, NOWHERE)
+
+
+@pytest.mark.parametrize("loop", [False, True])
+def test_each_slot_costs_what_its_kind_does_by_hand(loop: bool) -> None:
+    """One GPU: 3 slots 2048 wide in fp8, one of them idle, and one 512 wide in bf16, whose bytes bind."""
+    which = of_kinds({"name": "narrow", "width": 512, "dtype": "bf16", "experts": [9]})
+    profile = PEAK.model_copy(update={"loop": loop, "grouped_gemm": Roof(compute=1, memory=0.01)})
+    tokens = np.array([[4, 0, 2, 8]], np.int32)
+    kind_LS = which.kind_LS(np.array([[0, 1, 2, 9]] * 58, np.int16))
+    assert kind_LS is not None
+    found = kernels(which, profile).experts(tokens, np.zeros(4, np.int32), 1, kind_LS[:1])[0, 0]
+    weights = 2 * 3 * 7168 * 2048 + 3 * 7168 * 512 * 2
+    # A row enters in the dtype of the weights and leaves in bf16: up 2 w values, the activation, down.
+    rows = 0
+    for count, width, inputs in ((6, 2048, 1), (8, 512, 2)):
+        rows += count * (7168 * inputs + 2 * width * 2)  # gate and up
+        rows += count * (2 * width * 2 + width * inputs)  # the activation
+        rows += count * (width * inputs + 7168 * 2)  # down
+    assert found == pytest.approx((weights + rows) / (0.01 * cluster().gpu.memory_bandwidth), rel=1e-12)
+
+
+def test_arithmetic_follows_the_width_and_the_dtype_of_a_kind() -> None:
+    """10,000 tokens each: 6 · 7168 FLOP a token and inner value, in bf16 at half of the rate of fp8."""
+    which = of_kinds({"name": "narrow", "width": 512, "dtype": "bf16", "experts": [9]})
+    profile = PEAK.model_copy(update={"grouped_gemm": ARITHMETIC, "fused_activation": True})
+    tokens, gpus = np.full((1, 2), 10_000, np.int32), np.arange(2, dtype=np.int32)
+    found = kernels(which, profile).experts(tokens, gpus, 2, np.array([[0, 1]], np.int16))[0]
+    flops = cluster().gpu.flops
+    expected = [10_000 * 6 * 7168 * 2048 / flops["fp8"], 10_000 * 6 * 7168 * 512 / flops["bf16"]]
+    assert found.tolist() == pytest.approx([1000 * seconds for seconds in expected], rel=1e-12)
+
+
+@given(seed=st.integers(0, 2**32), loop=st.booleans())
+def test_one_kind_that_is_listed_costs_what_none_does_and_wider_ones_never_less(
+    seed: int, loop: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    profile = generic().model_copy(update={"loop": loop})
+    tokens = rng.integers(0, 400, (2, 6)).astype(np.int32)
+    gpu_S = rng.integers(0, 2, 6).astype(np.int32)
+    kind_LS = rng.integers(0, 2, (2, 6)).astype(np.int16)
+    plain = kernels(profile=profile).experts(tokens, gpu_S, 2)
+    listed = of_kinds({"name": "all", "width": 2048, "dtype": "fp8"}, expert_dtype="bf16")
+    one = kernels(listed, profile).experts(tokens, gpu_S, 2, kind_LS)
+    np.testing.assert_array_equal(one, plain)
+    widths = sorted(rng.integers(1, 4096, 2).tolist())
+    narrow, wide = (
+        kernels(of_kinds({"name": "a", "width": width, "experts": [0]}), profile).experts(
+            tokens, gpu_S, 2, kind_LS
+        )
+        for width in widths
+    )
+    assert (wide >= narrow).all()
+
+
+def test_each_kind_is_launched_by_itself() -> None:
+    """Six launches instead of three; slot by slot they are as many as before."""
+    which = of_kinds({"name": "narrow", "width": 512, "experts": [9]})
+    profile = PEAK.model_copy(update={"launch": 2e-6, "kernels": {"experts": 3, "router": 1}})
+    in_turn = profile.model_copy(update={"loop": True})
+    assert kernels(profile=profile).launch_s("experts") == pytest.approx(6e-6)
+    assert kernels(which, profile).launch_s("experts") == pytest.approx(12e-6)
+    assert kernels(which, in_turn).launch_s("experts") == pytest.approx(6e-6)
+    assert kernels(which, profile).launch_s("router") == pytest.approx(2e-6)
 
 
 def test_rows_are_read_and_written_once_more_around_a_transfer() -> None:

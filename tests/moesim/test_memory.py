@@ -38,6 +38,23 @@ def test_a_copy_of_an_expert_lies_only_where_it_is(tmp_path: Path) -> None:
     np.testing.assert_array_equal(more - one, [2 * 2 * 3 * 64 * 32] * 4)
 
 
+def test_experts_weigh_what_their_kind_does_where_they_are(tmp_path: Path) -> None:
+    """Two experts a GPU: 0 and 1 of both layers half as wide, 5 of layer 2 in fp8."""
+    model = tiny_scenario()["model"]
+    plain_G = deploy(scenario(tmp_path)).memory.weights_G
+    model["experts"]["kinds"] = [
+        {"name": "narrow", "width": 16, "experts": [0, 1]},
+        {"name": "rounded", "dtype": "fp8", "experts": [5], "layers": [2]},
+    ]
+    one = 3 * 64 * 32 * 2
+    asked = scenario(tmp_path, model=model)
+    np.testing.assert_array_equal(plain_G - deploy(asked).memory.weights_G, [2 * 2 * one / 2, 0, one / 2, 0])
+    resolved = write_scenario(tmp_path, asked.resolved(), "resolved.yaml")
+    assert load_scenario(str(resolved)) == asked
+    with pytest.raises(SpecError, match="holds for bf16, tiny has weights in fp8"):
+        scenario(tmp_path, "profile.dtypes=[bf16]", model=model)
+
+
 def test_tensor_parallel_ranks_cache_their_share_for_the_whole_group(tmp_path: Path) -> None:
     one, two = (deploy(scenario(tmp_path, parallelism={"ep": 4, "tp": tp})).memory for tp in (1, 2))
     np.testing.assert_array_equal(one.cache_G, two.cache_G)

@@ -18,7 +18,7 @@ from moesim.analysis.metrics import routing_metrics, timeline_metrics
 from moesim.analysis.result_file import Metrics
 from moesim.hardware.network import Ports
 from moesim.simulation.conditions import Conditions
-from moesim.simulation.event import simulate
+from moesim.simulation.loop import simulate
 from moesim.simulation.program import in_sequence
 from moesim.simulation.recording import Recording
 from moesim.simulation.tally import Tally

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from moesim.hardware.network import Ports
 from moesim.hardware.transfer import Transfer
 from moesim.simulation.conditions import Conditions
-from moesim.simulation.event import simulate
+from moesim.simulation.loop import simulate
 from moesim.simulation.migration import Beside, Traffic, stall, transfer_s
 from moesim.simulation.operations import Operation
 from moesim.simulation.program import Program, in_sequence, two_batches

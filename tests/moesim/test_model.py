@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from moesim.errors import SpecError
 from moesim.spec.base import validate
-from moesim.spec.model import DTYPE_BYTES, Model
+from moesim.spec.dtypes import DTYPE_BYTES
+from moesim.spec.experts import Kind
+from moesim.spec.model import Model
 
 GQA: dict[str, Any] = {"kind": "gqa", "heads": 4, "kv_heads": 2, "head_dim": 3}
 MLA: dict[str, Any] = {
@@ -190,11 +193,86 @@ def test_tensor_parallel_ranks_share_kv_heads_but_not_the_latent() -> None:
 
 
 def test_experts_are_dealt_to_gpus_with_the_rest_rounded_up() -> None:
-    one = toy().expert_bytes
+    one = toy().kind_bytes(toy().kinds[0])
     assert one == 3 * 8 * 7 * 2
     assert toy().weight_bytes(ep=2).experts == 6 * 2 * one
     assert toy().weight_bytes(ep=3).experts == 6 * 2 * one
     assert toy().weight_bytes(ep=2, slots=3).experts == 6 * 3 * one
+
+
+def of_kinds(*kinds: dict[str, Any], **changes: Any) -> Model:
+    """The toy with a list of kinds."""
+    return toy(experts=TOY["experts"] | {"kinds": list(kinds)}, **changes)
+
+
+def test_kinds_of_experts_by_hand() -> None:
+    """Experts 0 and 3 of every layer 2 wide in fp8, expert 1 of layer 4 as wide as the others in fp32."""
+    narrow = {"name": "narrow", "width": 2, "dtype": "fp8", "experts": [3, 0]}
+    model = of_kinds(narrow, {"name": "exact", "dtype": "fp32", "layers": [4], "experts": [1]})
+    assert model.kinds == (Kind("default", 7, "bf16"), Kind("narrow", 2, "fp8"), Kind("exact", 7, "fp32"))
+    assert model.kind_LE.tolist() == [[1, 2 if layer == 4 else 0, 0, 1] for layer in range(6)]
+    slots = np.array([[3, -1, 1]] * 6, np.int16)
+    found = model.kind_LS(slots)
+    assert found is not None
+    assert found.tolist() == [[1, 0, 2 if layer == 4 else 0] for layer in range(6)]
+    wide_bytes, narrow_bytes = 3 * 8 * 7 * 2, 3 * 8 * 2
+    assert model.expert_bytes_LE[0].tolist() == [narrow_bytes, wide_bytes, wide_bytes, narrow_bytes]
+    assert model.expert_bytes_LE[4].tolist() == [narrow_bytes, 2 * wide_bytes, wide_bytes, narrow_bytes]
+    routed = 6 * 3 * 8 * (2 + 7 + 7 + 2)
+    assert model.routed_params == routed
+    assert toy().total_params - model.total_params == 6 * 3 * 8 * 4 * 7 - routed
+    # Two of four experts a token.
+    assert toy().active_params - model.active_params == (6 * 3 * 8 * 4 * 7 - routed) // 2
+    assert model.weight_bytes(ep=2).experts == 6 * 2 * (2 * wide_bytes)
+
+
+@given(models())
+def test_one_kind_in_a_list_is_no_list(model: Model) -> None:
+    fields = model.model_dump(mode="json")
+    assert "kinds" not in fields["experts"]
+    listed = {"name": "all", "width": model.experts.width, "dtype": model.expert_dtype}
+    fields["experts"] |= {"kinds": [listed], "width": 1}
+    one = validate(Model, fields | {"expert_dtype": "fp32"})
+    assert [(kind.width, kind.dtype) for kind in one.kinds] == [(model.experts.width, model.expert_dtype)]
+    assert (one.total_params, one.active_params) == (model.total_params, model.active_params)
+    assert one.weight_bytes(4) == model.weight_bytes(4)
+    np.testing.assert_array_equal(one.expert_bytes_LE, model.expert_bytes_LE)
+    assert one.kind_LS(np.zeros((len(one.moe_layers), 3), np.int16)) is None
+    assert validate(Model, one.model_dump(mode="json")) == one
+
+
+@pytest.mark.parametrize(
+    ("kinds", "message"),
+    [
+        ([{"name": "a", "experts": [1, 4]}], "[0].experts: must be below count (4) (got 4)"),
+        ([{"name": "a", "experts": [-1]}], "[0].experts[0]: must be at least 0 (got -1)"),
+        ([{"name": "a", "experts": []}], "[0].experts: must have at least 1 entries (got [])"),
+        ([{"name": "a", "layers": [0, 1]}], "[0].layers: must be a MoE layer (got 0)"),
+        ([{"name": "a", "dtype": "fp9"}], "[0].dtype: must be one of 'fp32', 'bf16'"),
+        ([{"name": "a", "width": 0}], "[0].width: must be at least 1 (got 0)"),
+        ([{"name": "a", "wdith": 3}], "[0].wdith: unknown key; did you mean 'width'?"),
+        ([{"width": 3}], "[0].name: is missing"),
+        ([{"name": "default"}], "[0].name: is the name of another kind (got 'default')"),
+        (
+            [{"name": "a", "experts": [0]}, {"name": "a", "experts": [1]}],
+            "[1].name: is the name of another kind (got 'a')",
+        ),
+        (
+            [{"name": "a", "layers": [3]}, {"name": "b", "experts": [2]}],
+            "[1]: names expert 2 of layer 3, which belongs to a already (got 'b')",
+        ),
+        (
+            [{"name": "a", "experts": [2, 2]}],
+            "[0]: names expert 2 of layer 1, which belongs to a already (got 'a')",
+        ),
+        ([{"name": str(i), "experts": [0]} for i in range(257)], ": must have at most 256 entries"),
+        ({"a": [0]}, ": must be a list"),
+    ],
+)
+def test_kinds_that_contradict_themselves_are_refused(kinds: Any, message: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        toy(experts=TOY["experts"] | {"kinds": kinds}, first_dense=1, dense_width=5)
+    assert str(caught.value).startswith("experts.kinds" + message)
 
 
 def test_active_parameters_count_the_vocabulary_as_the_source_does() -> None:

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from moesim.hardware.network import Fabric, ports
+from moesim.hardware.network import Fabric
+from tests.moesim.flows import ports
 
 FloatArray = NDArray[np.float64]
 

@@ -200,8 +200,12 @@ def test_a_migration_is_planned_timed_and_paid_back() -> None:
     assert migration["transfers"] == plan.transfers()
     assert migration["moves"] == value["moved_experts"] == plan.moves > 0
     assert migration["bytes"] == plan.moves * 3 * 64 * 32 * 2  # three matrices in bf16
+    narrow = "{name: narrow, width: 8, experts: [1, 2, 3, 4]}"
+    of_kinds = place(*arguments, "-s", f"model.experts.kinds=[{narrow}]")["migration"]
+    moved = [8 if each["expert"] in (1, 2, 3, 4) else 32 for each in of_kinds["transfers"]]
+    assert of_kinds["bytes"] == sum(moved) * 3 * 64 * 2 < len(moved) * 3 * 64 * 32 * 2
     # Never faster than the fullest port: 10 GB/s inside a node, 1 GB/s to the other.
-    bytes_GG = plan.copies_LGG.sum(axis=0) * (3 * 64 * 32 * 2)
+    bytes_GG = plan.bytes_LGG(np.full((2, 8), 3 * 64 * 32 * 2.0)).sum(axis=0)
     across = bytes_GG[:2, 2:].sum(axis=1).max()
     assert migration["seconds"] >= across / 1e9
     saved_s = value["simulated"]["previous"]["step_time_s"] - value["simulated"]["result"]["step_time_s"]

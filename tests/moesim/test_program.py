@@ -11,7 +11,8 @@ from hypothesis import given
 from moesim.analysis.critical_path import critical_path
 from moesim.hardware.network import Fabric, Ports
 from moesim.simulation.conditions import Conditions
-from moesim.simulation.event import StepClock, simulate
+from moesim.simulation.event import StepClock
+from moesim.simulation.loop import simulate
 from moesim.simulation.operations import Operation
 from moesim.simulation.program import Program, beside_shared_expert, in_sequence, two_batches
 from moesim.simulation.recording import Recording

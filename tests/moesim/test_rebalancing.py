@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moesim.analysis.rebalancing import payback_steps
-from moesim.analysis.result import result
+from moesim.analysis.result import simulate_deployment, simulate_scenario
 from moesim.analysis.result_file import Rebalancing
 from moesim.analysis.stragglers import stragglers
 from moesim.deployment.deployment import Deployment, deploy
@@ -20,14 +20,15 @@ from moesim.errors import PlacementError, SpecError
 from moesim.live.scenario import executable, own_cluster
 from moesim.report.folder import write_run
 from moesim.report.html import whatif_page
+from moesim.simulation.price import priced
 from moesim.simulation.rebalancing import NEVER, Move, expert_N, in_slots_of
 from moesim.simulation.run import Run, run
-from moesim.simulation.steps import Steps
 from moesim.spec.scenario import Scenario, load_scenario
 from moesim.studies.whatif import Point, compare
 from placement.files.native import read_placement
 from placement.problem.placement import Placement
 from placement.problem.problem import Problem
+from placement.solvers.solution import Search
 from placement.solvers.solvers import solver_named
 from tests.moesim.command import moesim
 from tests.moesim.tiny import tiny_scenario, write_scenario
@@ -100,12 +101,11 @@ def test_every_assignment_is_served_by_a_slot_that_holds_its_expert_then(
         seed=seed,
     )
     deployment = deploy(asked)
-    steps, done = Steps(deployment), run(deployment)
+    done = run(deployment)
     ids_TLK = deployment.replayed.ids_TLK
     load_WLE = np.zeros((STEPS, 2, 8), np.int64)
-    for step, _ in enumerate(steps):
-        assert steps.made is not None
-        for part in steps.made.parts:
+    for step, made in enumerate(priced(deployment)):
+        for part in made.parts:
             for row in part.tokens.row_T.tolist():
                 for layer in range(2):
                     load_WLE[step, layer, ids_TLK[row, layer]] += 1
@@ -133,10 +133,10 @@ def test_every_assignment_is_served_by_a_slot_that_holds_its_expert_then(
         assert move.step % EVERY == 0
         seen_LE = load_WLE[max(0, move.step - (window or EVERY)) : move.step].sum(axis=0)
         problem = Problem.of(seen_LE, 4, slots, layers=(1, 2), gpus_per_node=2, previous=before)
-        wanted = solver_named(solver).solve(problem, seed=seed).placement
+        wanted = solver_named(solver).solve(problem, Search(seed=seed)).placement
         np.testing.assert_array_equal(move.placement.gpu_load_LG(seen_LE), wanted.gpu_load_LG(seen_LE))
         assert move.copies == sum(as_sent(move, before).values())
-        assert move.bytes == move.copies * asked.model.expert_bytes
+        assert move.bytes == move.copies * asked.model.expert_bytes_LE[0, 0]
         assert (move.from_L >= move.step).all()
         before = move.placement
 
@@ -146,7 +146,7 @@ def test_every_assignment_is_served_by_a_slot_that_holds_its_expert_then(
 def test_attribution_adds_up_and_lanes_do_not_overlap(folder: Path, mode: str, faults: list[Any]) -> None:
     done = run(deploy(scenario(folder, {"mode": mode, "solve": "10 us"}, faults=faults)))
     done.timeline.validate()
-    found = result(done)
+    _, found = simulate_deployment(done.deployment)
     step_s = found.metrics.step_time_s.mean
     assert sum(found.attribution.plain().values()) == pytest.approx(step_s, rel=1e-9)
     assert sum(found.metrics.phase_time_s.values()) == pytest.approx(step_s, rel=1e-9)
@@ -159,8 +159,8 @@ def test_attribution_adds_up_and_lanes_do_not_overlap(folder: Path, mode: str, f
 def test_a_stall_takes_what_the_network_takes_for_the_plan(folder: Path, network: str) -> None:
     deployment = deploy(scenario(folder, {"solve": "1 ms"}, network=network))
     done, settled = run(deployment), run(deploy(scenario(folder, network=network)))
-    model = deployment.network(deployment.scenario.profile)
-    before, expert_bytes = deployment.placement, deployment.scenario.model.expert_bytes
+    model = deployment.pricing.network(deployment.scenario.profile)
+    before, expert_bytes = deployment.placement, deployment.scenario.model.expert_bytes_LE[0, 0]
     seconds = stalls(done)
     assert list(seconds) == [move.step for move in done.moves] == [3, 6]
     for move in done.moves:
@@ -178,7 +178,7 @@ def test_a_stall_takes_what_the_network_takes_for_the_plan(folder: Path, network
     for name in ("start_s_N", "end_s_N"):
         early, late = (getattr(each.timeline, name)[each.timeline.step_N < EVERY] for each in (done, settled))
         np.testing.assert_array_equal(early, late)
-    metrics = result(done).metrics.rebalancing
+    metrics = simulate_deployment(done.deployment)[1].metrics.rebalancing
     # GPUs that receive little begin with their attention before the others.
     assert metrics.migration_s * STEPS <= sum(seconds.values()) * (1 + 1e-9)
     assert metrics.migration_s * STEPS >= 0.002
@@ -189,7 +189,7 @@ def test_the_same_placement_again_moves_nothing_and_costs_nothing(folder: Path, 
     still = run(deploy(scenario(folder, {"mode": mode, "max_moves": 0})))
     settled = run(deploy(scenario(folder)))
     assert [move.copies for move in still.moves] == [0, 0]
-    assert result(still).metrics.rebalancing.migration_s == 0.0
+    assert simulate_deployment(still.deployment)[1].metrics.rebalancing.migration_s == 0.0
     for name in ("start_s_N", "end_s_N", "assignments_N", "phase_N", "bytes_N"):
         np.testing.assert_array_equal(getattr(still.timeline, name), getattr(settled.timeline, name))
 
@@ -233,7 +233,7 @@ def test_a_slow_network_carries_layers_one_after_another(folder: Path) -> None:
     assert all(move.step % 2 == 0 for move in done.moves)
     assert second[0] > done.moves[1].step
     assert not stalls(done)
-    found = result(done)
+    _, found = simulate_deployment(done.deployment)
     assert found.metrics.rebalancing.migration_s > 0
     # Experts travel beside the tokens, and are none of their bytes.
     work, timeline = done.work(), done.timeline
@@ -260,7 +260,7 @@ def test_slots_keep_their_gpus() -> None:
 
 def test_a_run_writes_every_placement_that_it_decided(folder: Path) -> None:
     done = run(deploy(scenario(folder, {})))
-    found = result(done)
+    _, found = simulate_deployment(done.deployment)
     write_run(folder / "out", done, found)
     assert sorted(path.name for path in (folder / "out" / "placements").iterdir()) == [
         "step-3.json",
@@ -326,9 +326,9 @@ def test_a_solver_that_cannot_keep_to_the_limit_is_refused(folder: Path) -> None
 
 
 def test_without_effect_is_named(folder: Path) -> None:
-    found = result(run(deploy(scenario(folder, {"every_steps": STEPS}))))
+    _, found = simulate_scenario(scenario(folder, {"every_steps": STEPS}))
     assert f"rebalance has no effect: its first is before step {STEPS} of {STEPS}." in found.notes
-    never = result(run(deploy(scenario(folder, {"every_steps": None}))))
+    _, never = simulate_scenario(scenario(folder, {"every_steps": None}))
     assert not any("rebalance" in note for note in never.notes)
 
 

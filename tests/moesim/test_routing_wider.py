@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from moesim.dispatch.anchor import path_XT
-from moesim.dispatch.work import count_work
+from moesim.dispatch.count import count_work
 from moesim.routing.policies import policies_from
 from moesim.routing.policy import Batch, Candidates, Held
 from moesim.routing.stages import apply_all, route

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moesim.analysis.result import result
+from moesim.analysis.result import simulate_scenario
 from moesim.analysis.result_file import Attribution, Result
 from moesim.analysis.stragglers import stragglers
 from moesim.deployment.deployment import Deployment, deploy
@@ -123,8 +123,7 @@ def _relabel(deployment: Deployment, new_E: np.ndarray) -> Deployment:
 
 
 def done(folder: Any, **changes: Any) -> tuple[Run, Result]:
-    finished = run(deploy(scenario(folder, **changes)))
-    return finished, result(finished)
+    return simulate_scenario(scenario(folder, **changes))
 
 
 def test_attribution_adds_up(folder: Any) -> None:
@@ -154,7 +153,7 @@ def test_what_ranks_tell_each_other_for_a_policy_is_network(folder: Any, overlap
         routing = DROP | {"capacity_factor": 1e6, "scope": scope}
         finished, outcome = done(folder, routing=routing, cluster=cluster, overlap=overlap)
         found[scope] = outcome.attribution
-    links = finished.deployment.links(finished.deployment.scenario.profile)
+    links = finished.deployment.pricing.links(finished.deployment.scenario.profile)
     more_s = found["global"].network_s - found["source"].network_s
     assert more_s == pytest.approx(2 * (2 * 8 * 4 / (1e9 * links.nic) + 2e-6), rel=1e-6)
     assert found["global"].ideal_s - found["source"].ideal_s == pytest.approx(0.0, abs=1e-12)
@@ -214,7 +213,7 @@ def test_gpt_oss_balancedness_by_hand(shared: Any, folder: Any) -> None:
         "trace": {"file": str(trace)},
         "workload": {"tokens_per_gpu": 64, "context": 1024, "steps": 10},
     }
-    found = result(run(deploy(load_scenario(str(write_scenario(folder, asked, "gptoss.yaml"))))))
+    _, found = simulate_scenario(load_scenario(str(write_scenario(folder, asked, "gptoss.yaml"))))
     assert 0.66 <= found.metrics.balancedness <= 0.695
     assert found.trace.generated is False
 

@@ -197,6 +197,10 @@ def test_an_option_that_breaks_a_rule_elsewhere_is_told_where(tmp_path: Path) ->
         (["placement={}"], "must name either a solver or a file, and not both"),
         (["routing={policy: top_k, k: 3}"], "routing.k: must be at most 2, the experts that a token chooses"),
         (
+            ["routing={policy: 'tests.moesim.own_policy:FirstOnly', places: 3}"],
+            "routing.places: must be at most 2, the experts that a token chooses",
+        ),
+        (
             ["routing=[{policy: drop, capacity_factor: 1}, {policy: top_k, k: [2, 3]}]"],
             "routing[1].k: must be",
         ),

@@ -11,34 +11,28 @@ from placement.problem.errors import PlacementError
 from placement.problem.problem import Problem
 from placement.solvers.auto import portfolio
 from placement.solvers.one_pass import greedy, linear
-from placement.solvers.solution import NO_CLOCK, Limits, Report, Solution
+from placement.solvers.solution import NO_CLOCK, Search, Solution
 from placement.solvers.solvers import SOLVERS
 from placement.solvers.swap import swap
 
 PROBLEM = Problem.of(np.random.default_rng(0).lognormal(size=(2, 32)), 4, 40)
 
 
-def refuse(
-    problem: Problem, *, seed: int = 0, limits: Limits = NO_CLOCK, report: Report | None = None
-) -> Solution:
+def refuse(problem: Problem, search: Search = NO_CLOCK) -> Solution:
     raise PlacementError("cannot", field="rule")
 
 
-def interrupted(
-    problem: Problem, *, seed: int = 0, limits: Limits = NO_CLOCK, report: Report | None = None
-) -> Solution:
+def interrupted(problem: Problem, search: Search = NO_CLOCK) -> Solution:
     """Has something better than linear when Ctrl-C comes."""
-    assert report is not None
-    report(greedy(problem))
+    assert search.report is not None
+    search.report(greedy(problem))
     raise KeyboardInterrupt
 
 
-def certain(
-    problem: Problem, *, seed: int = 0, limits: Limits = NO_CLOCK, report: Report | None = None
-) -> Solution:
+def certain(problem: Problem, search: Search = NO_CLOCK) -> Solution:
     """Proves more than it finds."""
     found = linear(problem)
-    return replace(found, bound_L=swap(problem).cost_L)
+    return replace(found, prove=lambda: swap(problem).cost_L)
 
 
 def test_it_is_never_worse_than_its_best_member() -> None:
@@ -51,7 +45,8 @@ def test_it_is_never_worse_than_its_best_member() -> None:
 
 def test_every_better_solution_is_reported_once() -> None:
     reports: list[Solution] = []
-    found = portfolio({"linear": linear, "swap": swap, "greedy": greedy})(PROBLEM, report=reports.append)
+    auto = portfolio({"linear": linear, "swap": swap, "greedy": greedy})
+    found = auto(PROBLEM, Search(report=reports.append))
     assert [each.placement.origin for each in reports] == ["auto: linear", "auto: swap"]
     assert found.placement == reports[-1].placement
     assert found.cost < reports[0].cost
@@ -76,9 +71,7 @@ def test_an_interruption_leaves_the_best_so_far() -> None:
 
 
 def test_an_interruption_of_a_member_ends_the_search() -> None:
-    def kept(
-        problem: Problem, *, seed: int = 0, limits: Limits = NO_CLOCK, report: Report | None = None
-    ) -> Solution:
+    def kept(problem: Problem, search: Search = NO_CLOCK) -> Solution:
         return replace(linear(problem), limit_reached=True, interrupted=True)
 
     found = portfolio({"kept": kept, "greedy": greedy})(PROBLEM)
@@ -87,9 +80,7 @@ def test_an_interruption_of_a_member_ends_the_search() -> None:
 
 
 def test_an_interruption_before_anything_is_found_is_one() -> None:
-    def at_once(
-        problem: Problem, *, seed: int = 0, limits: Limits = NO_CLOCK, report: Report | None = None
-    ) -> Solution:
+    def at_once(problem: Problem, search: Search = NO_CLOCK) -> Solution:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -97,6 +88,6 @@ def test_an_interruption_before_anything_is_found_is_one() -> None:
 
 
 def test_when_time_is_up_members_are_left_out() -> None:
-    found = portfolio({"linear": linear, "swap": swap})(PROBLEM, limits=Limits(seconds=0.0))
+    found = portfolio({"linear": linear, "swap": swap})(PROBLEM, Search(seconds=0.0))
     assert found.cost == linear(PROBLEM).cost
     assert found.limit_reached

@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from placement.judging.bounds import bound_L, window_loads
-from placement.judging.companions import Loads
 from placement.judging.evaluation import cost_L
+from placement.judging.packing_bound import Loads
 from placement.problem.errors import PlacementError
 from placement.problem.objective import Objective
 from placement.problem.placement import Placement
 from placement.problem.problem import Problem
 from placement.problem.rules import check_obeys
-from placement.solvers.blended import blended_bound, sharpened
+from placement.solvers.lp_bound import lp_bound, sharpened
 from placement.solvers.pairs import ruled_out
 from placement.solvers.programme import Effort
 from placement.solvers.swap import swap
@@ -74,7 +74,7 @@ def test_the_bound_of_copies_across_nodes_is_not_above_them(tokens: list[list[in
     assert bound_L(problem)[0] <= min(cost_L(problem, placement)[0] for placement in every_placement(problem))
 
 
-def naive_companions(load: list[float], gpus: int, each: int) -> float:
+def naive_packing_bound(load: list[float], gpus: int, each: int) -> float:
     """Without copies: the B largest loads lie on B GPUs at most, and share them with the smallest."""
     ascending = sorted(load)
     bounds = []
@@ -88,7 +88,7 @@ def naive_companions(load: list[float], gpus: int, each: int) -> float:
 def test_without_copies_it_finds_the_company_of_the_largest(seed: int) -> None:
     load_E = np.random.default_rng(seed).lognormal(0, 1, size=24)
     problem = Problem.of([load_E], 4)
-    expected = naive_companions(load_E.tolist(), 4, 6)
+    expected = naive_packing_bound(load_E.tolist(), 4, 6)
     assert bound_L(problem)[0] == pytest.approx(expected, rel=0.02)
     assert bound_L(problem)[0] <= expected * (1 + 1e-9)
 
@@ -133,11 +133,11 @@ def test_pairs_close_the_gap_that_blends_leave() -> None:
     found = swap(problem)
     (loads,) = window_loads(problem, 0)
     most_E = np.full(10, 3)
-    blended = blended_bound(
+    by_programme = lp_bound(
         loads, problem.slots_G, problem.speed_G, most_E, found.bound_L[0], found.cost_L[0]
     )
     sharper = sharpened(problem, found)
-    assert blended < sharper.bound_L[0] <= found.cost_L[0]
+    assert by_programme < sharper.bound_L[0] <= found.cost_L[0]
 
 
 def test_many_windows_are_bounded_by_their_mean() -> None:
@@ -163,4 +163,4 @@ def test_a_blend_starts_from_what_is_known() -> None:
     problem = Problem.of([[4.0, 3.0, 2.0, 1.0]], 2)
     (loads,) = window_loads(problem, 0)
     most_E = np.ones(4, dtype=np.int64)
-    assert blended_bound(loads, problem.slots_G, problem.speed_G, most_E, 5.0, 5.0) == 5.0
+    assert lp_bound(loads, problem.slots_G, problem.speed_G, most_E, 5.0, 5.0) == 5.0

@@ -24,7 +24,7 @@ from placement.solvers.fitting import Fitted
 from placement.solvers.ilp import ilp
 from placement.solvers.one_pass import linear
 from placement.solvers.programme import BACKENDS, Effort
-from placement.solvers.solution import Limits
+from placement.solvers.solution import Search
 from placement.solvers.swap import swap
 
 
@@ -130,11 +130,11 @@ def test_refilling_parts_of_a_large_layer_makes_a_bad_start_better(
 
 def test_rules_are_kept_and_the_same_problem_gives_the_same_placement() -> None:
     problem = larger(fixed=(Position(0, 3, 0),), forbidden=(Position(0, 4, 1),))
-    few_nodes = Limits(effort=0.1)
-    answer = ilp(problem, limits=few_nodes)
+    few_nodes = Search(effort=0.1)
+    answer = ilp(problem, few_nodes)
     check_obeys(problem, answer.placement)
     assert answer.cost <= swap(problem).cost
-    assert answer.placement == ilp(problem, limits=few_nodes).placement
+    assert answer.placement == ilp(problem, few_nodes).placement
 
 
 def test_moves_stay_within_their_budget() -> None:
@@ -154,7 +154,7 @@ def test_copies_across_nodes_become_fewer_at_no_higher_load() -> None:
     problem = Problem.of(
         load_LE, 4, gpus_per_node=1, sample_TLK=sample_TLK, objective=Objective(per_copy=1.0)
     )
-    start, answer = swap(problem), ilp(problem, limits=Limits(effort=0.1))
+    start, answer = swap(problem), ilp(problem, Search(effort=0.1))
     assert answer.cost < start.cost
     highest = problem.load_WLE[0]
     assert answer.placement.gpu_load_LG(highest).max() <= start.placement.gpu_load_LG(highest).max()
@@ -162,7 +162,7 @@ def test_copies_across_nodes_become_fewer_at_no_higher_load() -> None:
 
 def test_an_interruption_or_no_time_leaves_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = larger()
-    late = ilp(problem, limits=Limits(seconds=1e-9))
+    late = ilp(problem, Search(seconds=1e-9))
     assert late.limit_reached
     assert late.cost <= swap(problem).cost
 
@@ -199,7 +199,7 @@ def test_no_programme_is_written_when_the_time_is_up(
     monkeypatch.setattr(module, "fit", nothing)
     # The first programme takes all the time there is.
     monkeypatch.setattr(Effort, "seconds", property(lambda effort: 0.0 if written else 1.0))
-    answer = ilp(problem, limits=Limits(seconds=1.0))
+    answer = ilp(problem, Search(seconds=1.0))
     assert len(written) == 1
     assert answer.limit_reached
     assert answer.cost == swap(problem).cost

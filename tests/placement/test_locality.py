@@ -1,4 +1,4 @@
-"""Gathering co-activated experts: the book-keeping, the limits, and what it wins."""
+"""Bringing co-activated experts together: the book-keeping, the limits, and what it wins."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from placement.problem.placement import Placement
 from placement.problem.problem import Problem
 from placement.problem.rules import check_obeys, moves_L
 from placement.solvers import locality as module
-from placement.solvers.gathering import Layer, gather
+from placement.solvers.hypergraph import Layer, refine
 from placement.solvers.locality import locality
-from placement.solvers.solution import Limits, Solution
+from placement.solvers.solution import Search, Solution
 from placement.solvers.swap import swap
 
 Ints = npt.NDArray[np.int64]
@@ -69,7 +69,7 @@ def test_co_activated_experts_come_together_at_one_percent_of_balance() -> None:
     start, answer = start_of(problem), locality(problem)
     nodes = nodes_per_token(problem, start.placement)
     # 0.805 to 0.834 over twelve seeds.
-    for other in (answer, locality(problem, seed=1), locality(problem, seed=2)):
+    for other in (answer, locality(problem, Search(seed=1)), locality(problem, Search(seed=2))):
         assert nodes_per_token(problem, other.placement) < 0.84 * nodes
     assert (fullest_L(problem, answer) <= 1.01 * fullest_L(problem, start) * (1 + 1e-9)).all()
     assert not answer.limit_reached
@@ -132,13 +132,13 @@ def test_moves_stay_within_their_budget() -> None:
 
 def test_no_time_and_an_interruption_leave_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = clustered_problem()
-    late = locality(problem, limits=Limits(seconds=1e-9))
+    late = locality(problem, Search(seconds=1e-9))
     assert late.limit_reached
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "gather", interrupted)
+    monkeypatch.setattr(module, "refine", interrupted)
     answer = locality(problem)
     assert answer.limit_reached
     assert (answer.placement.slot_expert_LS == start_of(problem).placement.slot_expert_LS).all()
@@ -188,7 +188,8 @@ def legal(layer: Layer, gpu_C: Ints, a: int, b: int, spent: int, budget: int) ->
     """The copies' GPUs after an exchange, if all rules allow it."""
     after = gpu_C.copy()
     after[[a, b]] = after[[b, a]]
-    if layer.pinned_C[[a, b]].any():
+    # Each of two copies of one expert finds the other where it would go: they do not change places.
+    if layer.pinned_C[[a, b]].any() or layer.expert_C[a] == layer.expert_C[b]:
         return None
     for copy in (a, b):
         expert = layer.expert_C[copy]
@@ -208,7 +209,7 @@ def moved(layer: Layer, gpu_C: Ints) -> int:
 
 @settings(max_examples=60)
 @given(layers(), st.booleans(), st.booleans(), st.sampled_from([ANY, 1]))
-def test_gathering_ends_where_no_legal_exchange_helps(
+def test_refinement_ends_where_no_legal_exchange_helps(
     drawn: tuple[Layer, Ints, Ints], by_gpu: bool, at_home: bool, budget: int
 ) -> None:
     layer, start_C, node_G = drawn
@@ -216,7 +217,7 @@ def test_gathering_ends_where_no_legal_exchange_helps(
     within_G = node_G if by_gpu else np.zeros(4, np.int64)
     home_T = np.arange(len(layer.copy_TK)) % 2 if at_home else np.full(len(layer.copy_TK), NO_HOME)
     gpu_C = start_C.copy()
-    spent = gather(layer, gpu_C, domain_G, within_G, home_T, budget, 100)
+    spent = refine(layer, gpu_C, domain_G, within_G, home_T, budget, 100)
     assert spent == moved(layer, gpu_C) - moved(layer, start_C) <= budget
     assert sorted(gpu_C) == sorted(start_C)
     best = needed(layer, domain_G[gpu_C], home_T)

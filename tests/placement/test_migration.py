@@ -52,7 +52,7 @@ def test_every_gpu_gets_what_it_lacks_from_the_nearest_that_has_it(
             arrived[expert, gpu] |= at == row
         had, has = held_EG(before, row), held_EG(after, row)
         assert np.array_equal(arrived, has & ~had)
-    copies_LGG = plan.copies_LGG
+    copies_LGG = plan.bytes_LGG(np.ones((len(before.layers), before.experts)))
     assert copies_LGG.sum() == plan.moves
     assert not copies_LGG.diagonal(axis1=1, axis2=2).any()
     across = np.not_equal.outer(node_G, node_G)
@@ -64,7 +64,7 @@ def test_a_placement_that_stays_moves_nothing(drawn: tuple[Placement, Placement,
     before, _, node_G = drawn
     plan = plan_migration(before, before, node_G)
     assert (plan.moves, plan.transfers(), plan.crossing(node_G)) == (0, [], 0)
-    assert not plan.copies_LGG.any()
+    assert not plan.bytes_LGG(np.ones((len(before.layers), before.experts))).any()
 
 
 def test_senders_take_turns() -> None:
@@ -73,7 +73,10 @@ def test_senders_take_turns() -> None:
     before = Placement(np.array([[0, 1, 2, 3, 0, 1, 2, 3, 4, 4, 4, 4]]), slot_gpu, 5, 3, (0,))
     after = Placement(np.array([[0, 1, 2, 4, 0, 1, 2, 3, 0, 1, 2, 3]]), slot_gpu, 5, 3, (0,))
     plan = plan_migration(before, after, [0, 0, 0])
-    assert plan.copies_LGG[0].tolist() == [[0, 0, 2], [0, 0, 2], [1, 0, 0]]
+    # Experts of 1, 2, 4 and 8 bytes: the senders of GPU 2 have two each, and expert 4 goes to GPU 0.
+    bytes_GG = plan.bytes_LGG(np.array([[1.0, 2.0, 4.0, 8.0, 16.0]]))[0]
+    assert (bytes_GG[:, :2].tolist(), bytes_GG[:, 2].sum()) == ([[0, 0], [0, 0], [16, 0]], 15)
+    assert (plan.bytes_LGG(np.ones((1, 5)))[0] == [[0, 0, 2], [0, 0, 2], [1, 0, 0]]).all()
 
 
 def test_what_has_no_choice_goes_first() -> None:

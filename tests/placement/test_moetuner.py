@@ -20,7 +20,7 @@ from placement.solvers import moetuner as module
 from placement.solvers.mapping import ACROSS, cheapest_mapping, mapping_cost, wires
 from placement.solvers.moetuner import balanced_clusters, between_clusters, moetuner, unevenness
 from placement.solvers.programme import BACKENDS, Effort
-from placement.solvers.solution import Limits
+from placement.solvers.solution import Search
 from traces.co_activation import transitions
 
 PLENTY = Effort(10_000)
@@ -149,7 +149,7 @@ def test_no_programme_is_written_when_the_time_is_up(monkeypatch: pytest.MonkeyP
     # The first layer takes all the time there is.
     monkeypatch.setattr(Effort, "seconds", property(lambda effort: 0.0 if written else 1.0))
     monkeypatch.setattr(mapping, "_permutation_costs", lambda *_: pytest.fail("stage 2 has no time"))
-    answer = moetuner(followed(), limits=Limits(seconds=1.0))
+    answer = moetuner(followed(), Search(seconds=1.0))
     assert len(written) == 1
     assert answer.limit_reached
 

@@ -22,7 +22,7 @@ from placement.solvers.programme import (
     solve_programme,
     values,
 )
-from placement.solvers.solution import Limits
+from placement.solvers.solution import Search
 
 PRICE, WEIGHT = [3.0, 4.0, 5.0], [2.0, 3.0, 4.0]
 
@@ -83,10 +83,10 @@ def test_values_keep_the_shape_of_their_variables() -> None:
 
 
 def test_a_deadline_that_is_past_leaves_no_time() -> None:
-    effort = Effort.within(Limits(seconds=0.5), nodes=10, started=time.perf_counter() - 1.0)
+    effort = Effort.within(Search(seconds=0.5), nodes=10, started=time.perf_counter() - 1.0)
     assert effort.seconds == 0.0
     assert solve_programme(knapsack(5)[0], effort) == Outcome(None, -math.inf, False)
-    assert Effort.within(Limits(effort=2.0), nodes=10, started=0.0) == Effort(20)
+    assert Effort.within(Search(effort=2.0), nodes=10, started=0.0) == Effort(20)
 
 
 def test_an_unknown_or_missing_backend_is_refused_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from placement.problem.rules import FREE, check_obeys, held_EG, moves_L
 from placement.solvers.eplb import eplb
 from placement.solvers.one_pass import greedy, linear
 from placement.solvers.search import from_scratch, layer_pack
-from placement.solvers.solution import Limits
+from placement.solvers.solution import Search
 from placement.solvers.swap import swap
 from tests.placement.tiny_problems import every_placement, naive_cost, problems
 
@@ -80,7 +80,7 @@ def test_without_copies_it_is_within_a_fifth_of_a_percent() -> None:
 
 def test_equal_problems_give_equal_placements() -> None:
     problem = Problem.of(skewed(3, 32), 8, 40)
-    assert swap(problem, seed=1).placement == swap(problem, seed=2).placement
+    assert swap(problem, Search(seed=1)).placement == swap(problem, Search(seed=2)).placement
 
 
 def test_unequal_slots_and_speeds_are_used() -> None:
@@ -192,8 +192,8 @@ def test_what_stays_keeps_its_slot() -> None:
 
 def test_more_effort_is_not_worse() -> None:
     problem = Problem.of(skewed(4, 64), 36, 72)
-    assert swap(problem, limits=Limits(effort=4.0)).cost <= swap(problem).cost * (1 + 1e-9)
-    assert swap(problem).cost <= swap(problem, limits=Limits(effort=0.0)).cost
+    assert swap(problem, Search(effort=4.0)).cost <= swap(problem).cost * (1 + 1e-9)
+    assert swap(problem).cost <= swap(problem, Search(effort=0.0)).cost
 
 
 def test_slots_that_nothing_can_use_stay_empty() -> None:

@@ -1,1 +1,1 @@
-"""What all floors use: errors, compiled code, whole files, memory guards, columns in Parquet."""
+"""What all floors use: errors, compiled code, whole files, memory guards, columns in Parquet, YAML."""

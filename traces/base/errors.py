@@ -60,6 +60,11 @@ class OutputError(MoesimError):
     """A result that cannot be written where it was asked for."""
 
 
+def reason_of(fault: Exception) -> str:
+    """What a library says of a fault, on one short line; its class where it says nothing."""
+    return (str(fault).splitlines() or [type(fault).__name__])[0][:200]
+
+
 def _short(value: Any, limit: int = 80) -> str:
     text = repr(value) if isinstance(value, str) else str(value)
     return text if len(text) <= limit else text[: limit - 1] + "…"

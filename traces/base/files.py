@@ -60,14 +60,20 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def check_format(
-    found: object, thing: str, major: int, *, file: str | Path, error: type[MoesimError]
+    found: object,
+    thing: str,
+    major: int,
+    *,
+    file: str | Path,
+    error: type[MoesimError],
+    oldest: int | None = None,
 ) -> None:
-    """Refuse a ``format`` value other than ``moesim.<thing>/<major>``.
+    """Refuse a ``format`` value other than ``moesim.<thing>/<major>``, or one from ``oldest`` to ``major``.
 
     >>> check_format("moesim.trace/1", "trace", 1, file="x.parquet", error=MoesimError)
     """
     expected = f"moesim.{thing}/{major}"
-    if found == expected:
+    if found in [f"moesim.{thing}/{known}" for known in range(oldest or major, major + 1)]:
         return
     if isinstance(found, str) and found.startswith(f"moesim.{thing}/"):
         raise error(f"needs a newer moesim: this one reads {expected}", file=file, field="format", got=found)

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from traces.base.errors import MoesimError
-from traces.base.input_file import require_file
-
-Array = npt.NDArray[Any]
+from traces.base.arrays import Array
+from traces.base.errors import MoesimError, reason_of
+from traces.base.input_file import first_bytes, require_file
 
 MAGIC = b"PAR1"
 _METADATA_KEY = b"moesim"
@@ -35,17 +34,12 @@ def reading(path: Path, error: type[MoesimError]) -> Iterator[None]:
     except MemoryError as fault:  # pyarrow's too
         raise error("is damaged, or does not fit into memory", file=path) from fault
     except (pa.ArrowException, OSError, ValueError, TypeError, KeyError, OverflowError) as fault:
-        reason = (str(fault).splitlines() or [type(fault).__name__])[0][:200]
-        raise error(f"is damaged or not a Parquet file: {reason}", file=path) from fault
+        raise error(f"is damaged or not a Parquet file: {reason_of(fault)}", file=path) from fault
 
 
 def is_parquet(path: Path) -> bool:
     """Whether the file begins as Parquet does, sound or not."""
-    try:
-        with path.open("rb") as file:
-            return file.read(len(MAGIC)) == MAGIC
-    except OSError:
-        return False
+    return first_bytes(path, len(MAGIC)) == MAGIC
 
 
 def open_parquet(path: Path, error: type[MoesimError]) -> pq.ParquetFile:
@@ -83,6 +77,14 @@ def read_metadata(file: pq.ParquetFile, path: Path, error: type[MoesimError]) ->
         return found
 
 
+def require_columns(file: pq.ParquetFile, names: Iterable[str], path: Path, error: type[MoesimError]) -> None:
+    """Refuse a file that lacks a column."""
+    known = frozenset(file.schema_arrow.names)
+    for name in names:
+        if name not in known:
+            raise error(f"lacks column {name}", file=path)
+
+
 def with_metadata(schema: pa.Schema, metadata: dict[str, Any]) -> pa.Schema:
     """``schema`` with ``metadata`` under the key ``moesim``."""
     return schema.with_metadata({_METADATA_KEY: json.dumps(metadata).encode()})
@@ -99,58 +101,63 @@ def to_lists(values_NW: Array) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(flat, type=list_type(values_NW.dtype, values_NW.shape[1]))
 
 
-def from_lists(
-    column: pa.Array, width: int, *, path: Path, field: str, error: type[MoesimError], first_row: int = 0
-) -> Array:
+@dataclass(frozen=True)
+class Cells:
+    """A column's place, for messages, and the error of its file; its first value is row ``first_row``."""
+
+    path: Path
+    column: str
+    kind: type[MoesimError]
+    first_row: int = 0
+
+    def error(self, rule: str, row: int | np.integer[Any] | None = None, **got: Any) -> MoesimError:
+        """The error of the column, or of one of its rows, counted from the first of these."""
+        field = self.column if row is None else f"{self.column}, row {self.first_row + int(row)}"
+        return self.kind(rule, file=self.path, field=field, **got)
+
+
+def from_lists(column: pa.Array, width: int, cells: Cells) -> Array:
     """A column of lists, fixed-size or not, as an [N, width] array of the numbers' own type."""
     kind = column.type
     if pa.types.is_fixed_size_list(kind):
         if kind.list_size != width:
-            raise error(f"must hold lists of {width}", file=path, field=field, got=kind.list_size)
+            raise cells.error(f"must hold lists of {width}", got=kind.list_size)
     elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
         if column.null_count == 0:
             lengths = column.value_lengths().to_numpy(zero_copy_only=False)
             if (lengths != width).any():
-                row = int(np.argmax(lengths != width))
-                place = f"{field}, row {first_row + row}"
-                raise error(f"must hold lists of {width}", file=path, field=place, got=lengths[row])
+                row = np.argmax(lengths != width)
+                raise cells.error(f"must hold lists of {width}", row, got=lengths[row])
     else:
-        raise error("must be a column of lists", file=path, field=field, got=kind)
+        raise cells.error("must be a column of lists", got=kind)
     if column.null_count:
-        row = int(np.argmax(column.is_null().to_numpy(zero_copy_only=False)))
-        raise error("must not be null", file=path, field=f"{field}, row {first_row + row}")
-    return to_numbers(column.flatten(), path=path, field=field, error=error).reshape(-1, width)
+        raise cells.error("must not be null", _first_null(column))
+    return to_numbers(column.flatten(), cells).reshape(-1, width)
 
 
-def to_numbers(column: pa.Array, *, path: Path, field: str, error: type[MoesimError]) -> Array:
+def to_numbers(column: pa.Array, cells: Cells) -> Array:
     """A column of integers or floats without nulls as an array."""
     if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
-        raise error("must be numbers", file=path, field=field, got=column.type)
+        raise cells.error("must be numbers", got=column.type)
     if column.null_count:
-        row = int(np.argmax(column.is_null().to_numpy(zero_copy_only=False)))
-        raise error("must not hold nulls", file=path, field=field, got=f"null as number {row}")
+        raise cells.error("must not hold nulls", got=f"null as number {_first_null(column)}")
     values: Array = column.to_numpy(zero_copy_only=False)
     return values
 
 
-def narrow(
-    values: Array,
-    dtype: np.dtype[Any],
-    *,
-    path: Path,
-    field: str,
-    error: type[MoesimError],
-    first_row: int = 0,
-) -> Array:
+def narrow(values: Array, dtype: np.dtype[Any], cells: Cells) -> Array:
     """Integers as ``dtype``; a value that it cannot hold is an error, as is anything but integers."""
     if values.dtype == dtype:
         return values
     if values.dtype.kind not in "iu":
-        raise error("must be whole numbers", file=path, field=field, got=values.dtype)
+        raise cells.error("must be whole numbers", got=values.dtype)
     limits = np.iinfo(dtype)
     if values.size and (values.min() < limits.min or values.max() > limits.max):
         index = np.argwhere((values < limits.min) | (values > limits.max))[0]
-        place = f"{field}, row {first_row + int(index[0])}"
         rule = f"must be between {limits.min} and {limits.max}"
-        raise error(rule, file=path, field=place, got=values[tuple(index)])
+        raise cells.error(rule, index[0], got=values[tuple(index)])
     return values.astype(dtype)
+
+
+def _first_null(column: pa.Array) -> int:
+    return int(np.argmax(column.is_null().to_numpy(zero_copy_only=False)))

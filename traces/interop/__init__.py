@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import zipfile
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, TypeVar
 
 from traces.base.errors import TraceError
 from traces.base.input_file import require_file
@@ -29,9 +29,11 @@ from traces.load_table_file import is_load_table, read_load_table
 from traces.routing import RoutingTrace
 from traces.trace_file import TraceFile
 
+Opened = TypeVar("Opened", Recording, LoadTable, covariant=True)
 
-class Importer(Protocol):
-    """Turns one foreign layout into a routing trace.
+
+class Importer(Protocol[Opened]):
+    """Turns one foreign layout into a routing trace, or into a load table.
 
     Attributes:
         summary: the layout in one line, for ``--help`` and error messages.
@@ -43,27 +45,17 @@ class Importer(Protocol):
         """Whether ``path`` looks like this layout; never raises for a damaged file."""
         ...
 
-    def open(self, path: Path, hints: Hints) -> Recording:
-        """Look at ``path`` as far as needed to know the shape of its trace.
+    def open(self, path: Path, hints: Hints) -> Opened:
+        """Read a load table, or look at ``path`` as far as needed to know the shape of its trace.
 
         Raises:
-            TraceError: the file is damaged, or something must be named that it does not tell. What is
-                wrong further on is raised when the pieces are read.
+            MoesimError: the file is damaged, or something must be named that it does not tell. What is
+                wrong further on in a trace is raised when the pieces are read.
         """
         ...
 
 
-class LoadImporter(Protocol):
-    """Turns one foreign layout of counts into a load table; otherwise as :class:`Importer`."""
-
-    summary: ClassVar[str]
-
-    def detects(self, path: Path) -> bool: ...
-
-    def open(self, path: Path, hints: Hints) -> LoadTable: ...
-
-
-IMPORTERS: dict[str, Importer] = {
+IMPORTERS: dict[str, Importer[Recording]] = {
     "npz": NpzArrays(),
     "npz-requests": NpzRequests(),
     "npz-layers": NpzLayers(),
@@ -77,7 +69,7 @@ IMPORTERS: dict[str, Importer] = {
 }
 """Layouts that tell what each token chose."""
 
-LOAD_IMPORTERS: dict[str, LoadImporter] = {
+LOAD_IMPORTERS: dict[str, Importer[LoadTable]] = {
     "sglang-stat": SglangStat(),
     "sglang-per-pass": SglangPasses(),
     "logical-count": LogicalCount(),
@@ -85,25 +77,24 @@ LOAD_IMPORTERS: dict[str, LoadImporter] = {
 }
 """Layouts that tell how many tokens each expert got."""
 
+_ALL: dict[str, Importer[Recording] | Importer[LoadTable]] = {**IMPORTERS, **LOAD_IMPORTERS}
 _HEAD = 512  # bytes of a file that tell what it may be
 
 
-def importer(name: str) -> Importer | LoadImporter:
+def importer(name: str) -> Importer[Recording] | Importer[LoadTable]:
     """The importer called ``name``.
 
     Raises:
         TraceError: there is none; the message lists those that exist.
     """
-    known: dict[str, Importer | LoadImporter] = {**IMPORTERS, **LOAD_IMPORTERS}
-    if name not in known:
-        raise TraceError(f"unknown format, known are: {', '.join(known)}", field="--from", got=name)
-    return known[name]
+    if name not in _ALL:
+        raise TraceError(f"unknown format, known are: {', '.join(_ALL)}", field="--from", got=name)
+    return _ALL[name]
 
 
-def detect(path: str | Path) -> Importer | LoadImporter | None:
+def detect(path: str | Path) -> Importer[Recording] | Importer[LoadTable] | None:
     """The importer whose layout ``path`` looks like, or None; tokens come before counts."""
-    known: list[Importer | LoadImporter] = [*IMPORTERS.values(), *LOAD_IMPORTERS.values()]
-    return next((found for found in known if found.detects(Path(path))), None)
+    return next((found for found in _ALL.values() if found.detects(Path(path))), None)
 
 
 def check_whole(path: Path) -> None:
@@ -148,8 +139,8 @@ def open_source(path: str | Path, hints: Hints | None = None) -> TraceFile | Rou
         return read_load_table(source)
     if not source.is_dir() and not is_parquet(source):
         check_whole(source)
-        known = ", ".join((*IMPORTERS, *LOAD_IMPORTERS))
-        raise TraceError(f"is no trace, no load table, and of none of the layouts {known}", file=source)
+        rule = f"is no trace, no load table, and of none of the layouts {', '.join(_ALL)}"
+        raise TraceError(rule, file=source)
     return TraceFile(source)
 
 

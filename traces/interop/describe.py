@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,9 +32,7 @@ def describe(
     source = open_source(path, hints)
     if isinstance(source, LoadTable):
         return table_statistics(source, ep=ep)
-    if not isinstance(source, TraceFile):
-        return trace_statistics(source, ep=ep)
-    with closing(source):
+    with source if isinstance(source, TraceFile) else nullcontext():
         return trace_statistics(source, ep=ep)
 
 
@@ -48,10 +46,7 @@ def describe_fully(path: str | Path, *, ep: int | None = None, hints: Hints | No
 
     source = open_source(path, hints)
     if isinstance(source, LoadTable):
-        raise TraceError(
-            "holds loads and no tokens, so there is no more to tell of it", file=path, field="--full"
-        )
-    if not isinstance(source, TraceFile):
-        return full_statistics(source, ep=ep)
-    with closing(source):
+        rule = "holds loads and no tokens, so there is no more to tell of it"
+        raise TraceError(rule, file=path, field="--full")
+    with source if isinstance(source, TraceFile) else nullcontext():
         return full_statistics(source, ep=ep)

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
+from traces.base.arrays import Ints
 from traces.base.errors import LoadTableError
 from traces.interop.hints import Hints
-from traces.load_table import Loads, LoadTable, drop_idle_layers
+from traces.load_table import LoadTable, drop_idle_layers
 
 
 def to_table(
-    load_WLE: Loads, hints: Hints, *, file: Path, origin: str, layers: tuple[int, ...] | None = None
+    load_WLE: Ints, hints: Hints, *, file: Path, origin: str, layers: tuple[int, ...] | None = None
 ) -> LoadTable:
     """The load table of ``load_WLE``; windows without any load are left out.
 

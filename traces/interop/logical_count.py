@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
+from traces.base.input_file import first_bytes
 from traces.interop.hints import Hints
 from traces.interop.loads import to_table
 from traces.load_table import LoadTable
@@ -19,13 +20,7 @@ class LogicalCount:
     summary: ClassVar[str] = "JSON with the one key logical_count, counts of all hidden layers, as for SGLang"
 
     def detects(self, path: Path) -> bool:
-        try:
-            if not path.is_file():
-                return False
-            with path.open("rb") as file:
-                head = file.read(_GLANCE)
-        except OSError:
-            return False
+        head = first_bytes(path, _GLANCE)
         return head.lstrip()[:1] == b"{" and b'"logical_count"' in head and b'"format"' not in head
 
     def open(self, path: Path, hints: Hints) -> LoadTable:

@@ -13,15 +13,13 @@ from pathlib import Path
 from typing import IO, Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
-from traces.base.errors import TraceError
-from traces.base.input_file import require_file
+from traces.base.arrays import Array
+from traces.base.errors import TraceError, reason_of
+from traces.base.input_file import files_in, first_bytes, require_file, require_files
 from traces.interop.hints import Hints
 from traces.interop.recording import Part, Recording, from_requests, to_int32
 from traces.routing import WINDOW_TOKENS
-
-Array = npt.NDArray[Any]
 
 MAGIC = b"\x93NUMPY"
 DAMAGED = (
@@ -43,26 +41,13 @@ class NpyRequests:
     summary: ClassVar[str] = "one .npy of a request, or a folder of them: ids [tokens, layers, K], as by vLLM"
 
     def detects(self, path: Path) -> bool:
-        files = _files(path)
-        return bool(files) and has_magic(files[0])
+        files = files_in(path, ".npy")
+        return bool(files) and first_bytes(files[0], len(MAGIC)) == MAGIC
 
     def open(self, path: Path, hints: Hints) -> Recording:
-        files = _files(path)
-        if not files:
-            raise TraceError("holds no .npy file", file=path)
+        files = require_files(path, ".npy", TraceError)
         parts = (part for request, file in enumerate(files) for part in _windows(request, file))
         return from_requests(parts, hints, file=path, origin="routed experts in .npy")
-
-
-def has_magic(path: Path) -> bool:
-    """Whether ``path`` starts as an ``.npy`` file."""
-    try:
-        if not path.is_file():  # a pipe would block
-            return False
-        with path.open("rb") as file:
-            return file.read(len(MAGIC)) == MAGIC
-    except OSError:
-        return False
 
 
 def read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
@@ -93,8 +78,7 @@ def ids_header(
     try:
         shape, fortran, dtype, start = read_header(stream)
     except DAMAGED as fault:
-        reason = (str(fault).splitlines() or [type(fault).__name__])[0][:200]
-        raise TraceError(f"is damaged or not an .npy file: {reason}", **place) from fault
+        raise TraceError(f"is damaged or not an .npy file: {reason_of(fault)}", **place) from fault
     if dtype.kind not in "iu" or len(shape) != 3:
         raise TraceError("must be whole numbers [tokens, layers, K]", **place, got=f"{dtype} {shape}")
     claimed = math.prod(shape) * dtype.itemsize
@@ -133,7 +117,3 @@ def _windows(request: int, file: Path) -> Iterator[Part]:
             yield Part(request, ids_TLK, position_T, file)
     except (OSError, ValueError) as fault:  # ValueError: the file became shorter meanwhile
         raise TraceError(f"cannot be read: {fault}", file=file) from fault
-
-
-def _files(path: Path) -> list[Path]:
-    return sorted(path.glob("*.npy")) if path.is_dir() else [path]

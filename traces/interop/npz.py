@@ -16,17 +16,15 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
-from traces.base.errors import TraceError
-from traces.base.input_file import require_file
+from traces.base.arrays import Array
+from traces.base.errors import TraceError, reason_of
+from traces.base.input_file import files_in, require_file, require_files
 from traces.base.memory import require_memory
 from traces.interop.hints import Hints
 from traces.interop.npy import DAMAGED, read_header
 from traces.interop.recording import Part, Recording, count_up, from_requests, to_ids, to_int32
 from traces.routing import RoutingTrace
-
-Array = npt.NDArray[Any]
 
 _EXPERTS_ARRAY = re.compile(r"experts_(0|[1-9][0-9]{0,3})")
 _DEFLATE_LIMIT = 1032  # deflate cannot expand by more (zlib technical details); what claims more lies
@@ -91,13 +89,11 @@ class NpzRequests:
     summary: ClassVar[str] = "a folder with one .npz for each request: routed_experts [tokens, layers, K]"
 
     def detects(self, path: Path) -> bool:
-        files = _request_files(path)
+        files = files_in(path, ".npz")
         return bool(files) and "routed_experts" in _array_names(files[0])
 
     def open(self, path: Path, hints: Hints) -> Recording:
-        files = _request_files(path)
-        if not files:
-            raise TraceError("holds no .npz file", file=path)
+        files = require_files(path, ".npz", TraceError)
         return from_requests(map(_request, range(len(files)), files), hints, file=path)
 
 
@@ -209,10 +205,8 @@ class _NpzFile:
             KeyError,
             RuntimeError,  # an encrypted entry; NotImplementedError is a kind of it
         ) as fault:
-            reason = (str(fault).splitlines() or [type(fault).__name__])[0][:200]
-            raise TraceError(
-                f"is damaged or not an .npz file: {reason}", file=self.path, field=field
-            ) from fault
+            rule = f"is damaged or not an .npz file: {reason_of(fault)}"
+            raise TraceError(rule, file=self.path, field=field) from fault
 
 
 _KINDS = {"iu": "whole numbers", "f": "floats", "U": "text"}
@@ -232,10 +226,6 @@ def _array_names(path: Path) -> set[str]:
 def _layers(names: set[str]) -> tuple[int, ...]:
     found = (_EXPERTS_ARRAY.fullmatch(name) for name in names)
     return tuple(sorted(int(match[1]) for match in found if match))
-
-
-def _request_files(path: Path) -> list[Path]:
-    return sorted(path.glob("*.npz")) if path.is_dir() else [path]
 
 
 def _request(request: int, file: Path) -> Part:

@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from traces.base.arrays import Array
 from traces.base.errors import TraceError
 from traces.interop.hints import Hints
 from traces.meta import TraceMeta, in_file
 from traces.routing import RoutingTrace, join
 from traces.trace_writer import trace_writer
-
-Array = npt.NDArray[Any]
 
 MAX_LAYERS = 4096  # far above any model: what has more rows is not a recording
 

@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
+from traces.base.arrays import Array
 from traces.base.errors import TraceError
-from traces.base.input_file import require_file
+from traces.base.input_file import first_bytes, require_file
 from traces.interop import npy
 from traces.interop.hints import Hints
 from traces.interop.recording import Part, Recording, from_requests
-
-Array = npt.NDArray[Any]
 
 _KEY = "routed_experts"
 _MAX_LINE = 1 << 30  # bytes: more than 2 million tokens of 61 layers, top-8, in int32
@@ -39,26 +37,17 @@ class Responses:
     )
 
     def detects(self, path: Path) -> bool:
-        head = _head(path) if path.is_file() else b""  # a pipe would block
+        head = first_bytes(path, _GLANCE)
         if head.lstrip()[:1] == b"{":
             return f'"{_KEY}"'.encode() in head
         return len(head) >= 64 and _BASE64.issuperset(head)
 
     def open(self, path: Path, hints: Hints) -> Recording:
         require_file(path, "responses of a server", TraceError)
-        head = _head(path)
+        head = first_bytes(path, _GLANCE)
         if head.lstrip()[:1] != b"{" and not _BASE64.issuperset(head):
             raise TraceError("is neither JSON nor base64", file=path, line=1)
         return from_requests(_parts(path, hints), hints, file=path, origin="routed experts of a server")
-
-
-def _head(path: Path) -> bytes:
-    """The first bytes of a file; none where it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return file.read(_GLANCE)
-    except OSError:
-        return b""
 
 
 def _parts(path: Path, hints: Hints) -> Iterator[Part]:

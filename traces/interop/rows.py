@@ -9,20 +9,18 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.json
 
+from traces.base.arrays import Array
 from traces.base.errors import TraceError
-from traces.base.input_file import require_file
+from traces.base.input_file import first_bytes, require_file
 from traces.base.memory import require_memory
 from traces.interop.hints import Hints
 from traces.interop.recording import MAX_LAYERS, Recording, to_ids, to_int32
 from traces.routing import RoutingTrace
-
-Array = npt.NDArray[Any]
 
 _NEEDED = ("token", "layer", "experts")
 _EXPANSION = 8  # bytes in memory for one of a file, while it is parsed and sorted
@@ -177,10 +175,4 @@ def _order(rows: _Rows, layers: tuple[int, ...], path: Path) -> Array:
 
 def _first_line(path: Path) -> bytes:
     """The start of the first line; nothing where ``path`` is no file."""
-    try:
-        if not path.is_file():
-            return b""
-        with path.open("rb") as file:
-            return file.readline(1 << 16)
-    except OSError:
-        return b""
+    return first_bytes(path, 1 << 16).partition(b"\n")[0]

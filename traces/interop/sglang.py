@@ -14,13 +14,16 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from traces.base.arrays import Array
 from traces.base.errors import LoadTableError, MoesimError
+from traces.base.input_file import files_in, require_files
 from traces.interop.hints import Hints
 from traces.interop.loads import to_table
-from traces.interop.torch_file import Array, load_pt, pickled_keys, tensor, whole_number
+from traces.interop.torch_file import load_pt, pickled_keys, tensor, whole_number
 from traces.load_table import LoadTable
 
-_KEYS = ("logical_count", "global_physical_count", "topk_ids_of_layer")
+# The key that tells a recording's mode; one that has several is of the first of these.
+_MODES = {"topk_ids_of_layer": "per_token", "global_physical_count": "per_pass", "logical_count": "stat"}
 _MAP = "last_physical_to_logical_map"
 
 
@@ -37,7 +40,7 @@ class SglangStat:
         return recorder_mode(path) == "stat"
 
     def open(self, path: Path, hints: Hints) -> LoadTable:
-        files = pt_files(path, LoadTableError)
+        files = require_files(path, ".pt", LoadTableError)
         if len(files) > 1:
             raise LoadTableError(f"holds {len(files)} recordings: name one of the .pt files", file=path)
         (file,) = files
@@ -94,21 +97,9 @@ class Record:
 
 def recorder_mode(path: Path) -> str | None:
     """``stat``, ``per_pass`` or ``per_token``; None where it is none. Nothing is unpickled."""
-    files = sorted(path.glob("*.pt")) if path.is_dir() else [path]
-    found = pickled_keys(files[0], _KEYS) if files else set()
-    if "topk_ids_of_layer" in found:
-        return "per_token"
-    if "global_physical_count" in found:
-        return "per_pass"
-    return "stat" if "logical_count" in found else None
-
-
-def pt_files(path: Path, error: type[MoesimError]) -> list[Path]:
-    """The file itself, or the .pt files of a folder."""
-    files = sorted(path.glob("*.pt")) if path.is_dir() else [path]
-    if not files:
-        raise error("holds no .pt file", file=path)
-    return files
+    files = files_in(path, ".pt")
+    found = pickled_keys(files[0], tuple(_MODES)) if files else set()
+    return next((mode for key, mode in _MODES.items() if key in found), None)
 
 
 def read_records(path: Path, error: type[MoesimError]) -> list[Record]:
@@ -120,7 +111,7 @@ def read_records(path: Path, error: type[MoesimError]) -> list[Record]:
     records: list[Record] = []
     file_of_rank: dict[int, Path] = {}
     slot_expert_LS: Array | None = None
-    for file in pt_files(path, error):
+    for file in require_files(path, ".pt", error):
         content = load_pt(file, error)
         if _MAP not in content:
             raise error(f"lacks {_MAP}, without which slots are not experts", file=file)

@@ -15,11 +15,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from traces.base.arrays import Array
 from traces.base.errors import TraceError
 from traces.interop.hints import Hints
 from traces.interop.recording import Recording, to_int32
 from traces.interop.sglang import Record, read_records, recorder_mode
-from traces.interop.torch_file import Array, tensor
+from traces.interop.torch_file import tensor
 from traces.meta import TraceMeta
 from traces.routing import RoutingTrace
 

@@ -13,13 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from traces.base.errors import MoesimError
+from traces.base.arrays import Array
+from traces.base.errors import MoesimError, reason_of
 from traces.base.input_file import require_file
 from traces.base.memory import require_memory
-
-Array = npt.NDArray[Any]
 
 _PICKLE = "data.pkl"
 _GLANCE = 1 << 24  # bytes of the pickle that are searched for its keys
@@ -47,10 +45,8 @@ def load_pt(path: Path, error: type[MoesimError]) -> dict[str, Any]:
             rule = "holds code, or objects that only code can make, beside tensors and numbers"
         raise error(f"{rule}; nothing of it was run", file=path) from fault
     except Exception as fault:  # a damaged pickle may cause any
-        reason = _reason(fault)
-        raise error(
-            f"is damaged, or holds other things than tensors and numbers: {reason}", file=path
-        ) from fault
+        rule = f"is damaged, or holds other things than tensors and numbers: {reason_of(fault)}"
+        raise error(rule, file=path) from fault
     if not isinstance(content, dict):
         raise error("must hold a dictionary", file=path, got=type(content).__name__)
     return content
@@ -109,7 +105,7 @@ def _check_zip(path: Path, error: type[MoesimError]) -> None:
             size = sum(entry.file_size for entry in archive.infolist())
             packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
     except (OSError, ValueError, KeyError, RuntimeError, EOFError, zipfile.BadZipFile) as fault:
-        raise error(f"is damaged or not a .pt file of torch.save: {_reason(fault)}", file=path) from fault
+        raise error(f"is damaged or not a .pt file of torch.save: {reason_of(fault)}", file=path) from fault
     if packed:
         raise error("is no .pt file of torch.save, which does not compress", file=path)
     require_memory(2 * size, "the file with its numbers as int64", error=error, file=path)
@@ -117,7 +113,3 @@ def _check_zip(path: Path, error: type[MoesimError]) -> None:
 
 def _pickle_entry(archive: zipfile.ZipFile) -> str:
     return next((name for name in archive.namelist() if name.endswith(f"/{_PICKLE}")), _PICKLE)
-
-
-def _reason(fault: Exception) -> str:
-    return (str(fault).splitlines() or [type(fault).__name__])[0][:200]

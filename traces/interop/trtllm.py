@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
-from traces.base.errors import LoadTableError, MoesimError, TraceError
+from traces.base.arrays import Array
+from traces.base.errors import LoadTableError, MoesimError, TraceError, reason_of
 from traces.base.input_file import read_json, require_file
 from traces.interop.hints import Hints
 from traces.interop.loads import to_table
@@ -24,7 +24,6 @@ from traces.load_table import LoadTable
 from traces.meta import MAX_EXPERTS, TraceMeta
 from traces.routing import RoutingTrace
 
-Array = npt.NDArray[Any]
 Key = tuple[int, int]  # iteration, layer
 
 _META = "meta_info.json"
@@ -157,8 +156,8 @@ class _RankFile:
         return found
 
     def _damaged(self, fault: Exception) -> MoesimError:
-        reason = (str(fault).splitlines() or [type(fault).__name__])[0][:200]
-        return self._error(f"is damaged or not a safetensors file: {reason}", file=self.path)
+        rule = f"is damaged or not a safetensors file: {reason_of(fault)}"
+        return self._error(rule, file=self.path)
 
 
 def _meta(path: Path, error: type[MoesimError]) -> tuple[int, int]:

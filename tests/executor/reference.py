@@ -8,15 +8,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from executor.experts.weights import ExpertWeights
+from executor.experts.weights import Weights
 
 
 def reference_layer(
     x_TH: Tensor,
     expert_TK: Tensor,
     weight_TK: Tensor,
-    experts: ExpertWeights,
-    shared: ExpertWeights | None = None,
+    experts: Weights,
+    shared: Weights | None = None,
 ) -> Tensor:
     """float64 [T, H] on the host: for each token the weighted sum of its experts, plus the shared one.
 
@@ -37,12 +37,13 @@ def reference_layer(
     return y_TH
 
 
-def _feed_forward(x_H: Tensor, weights: ExpertWeights, slot: int) -> Tensor:
+def _feed_forward(x_H: Tensor, weights: Weights, slot: int) -> Tensor:
     """down(silu(gate x) · up x), or down(silu(up x))."""
-    inner_N = weights.up_SNH[slot].cpu().double() @ x_H
+    up_NH, down_HF = (matrix.cpu().double() for matrix in weights.slot(slot))
+    inner_N = up_NH @ x_H
     if weights.gated:
         gate_F, up_F = inner_N.chunk(2)
         inner_N = torch.nn.functional.silu(gate_F) * up_F
     else:
         inner_N = torch.nn.functional.silu(inner_N)
-    return weights.down_SHF[slot].cpu().double() @ inner_N
+    return down_HF @ inner_N

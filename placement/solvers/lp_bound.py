@@ -6,7 +6,7 @@ where it may have another under each price alone: so blends rule out more. The b
 programme over the experts' numbers of copies. Its solution only proposes α; what α proves is computed anew,
 so that tolerances of the programme cannot make a bound wrong.
 
-The prices are those of :mod:`placement.judging.companions`, and for thresholds λ ≤ T / 2 the count::
+The prices are those of :mod:`placement.judging.packing_bound`, and for thresholds λ ≤ T / 2 the count::
 
     h(p) = n for p > T − λ,  1 for λ ≤ p ≤ T − λ,  0 below,
 
@@ -18,21 +18,18 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 from scipy.optimize import linprog
 from scipy.sparse import csr_matrix, hstack
 
 from placement.judging.bounds import window_loads
-from placement.judging.companions import Loads, cost_of_copy
+from placement.judging.packing_bound import Loads, cost_of_copy
 from placement.problem.problem import Problem
 from placement.solvers.pairs import paired_bound
 from placement.solvers.solution import Solution
+from traces.base.arrays import Floats, Ints
 from traces.base.jit import jit, jit_inside
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
-
-_COMPANIONS, _COMPANION_STEP = 16, 0.85
+_PACKINGS, _PACKING_STEP = 16, 0.85
 _THRESHOLDS, _THRESHOLD_STEP = 32, 0.93
 """Prices of each kind, and the ratio of μ or λ from one to the next."""
 
@@ -61,18 +58,16 @@ def sharpened(problem: Problem, solution: Solution) -> Solution:
         key = (loads.token_E[order_E].tobytes(), loads.quiet_E[order_E].tobytes())
         if key not in known:
             low, high = float(bound_L[row]), float(solution.cost_L[row])
-            low = blended_bound(loads, problem.slots_G, problem.speed_G, most_E, low, high)
+            low = lp_bound(loads, problem.slots_G, problem.speed_G, most_E, low, high)
             if (problem.slots_G == 2).all() and (problem.speed_G == problem.speed_G[0]).all():
                 speed = float(problem.speed_G[0])
                 low = paired_bound(loads, problem.gpus, int(most_E[0]), low * speed, high * speed) / speed
             known[key] = low
         bound_L[row] = max(bound_L[row], known[key])
-    return replace(solution, bound_L=bound_L)
+    return replace(solution, prove=lambda: bound_L)
 
 
-def blended_bound(
-    loads: Loads, slots_G: Ints, speed_G: Floats, most_E: Ints, low: float, high: float
-) -> float:
+def lp_bound(loads: Loads, slots_G: Ints, speed_G: Floats, most_E: Ints, low: float, high: float) -> float:
     """A bound from ``low``, which is one, to ``high``, which some placement reaches."""
     for _ in range(_PROGRAMMES):
         within = low * (1.0 + _PRECISION)
@@ -130,7 +125,7 @@ def _worths(loads: Loads, slots_G: Ints, speed_G: Floats, most_E: Ints, within: 
         with it int64 [E + 1], where the numbers of copies of each expert begin.
     """
     time_G = within * speed_G
-    mu_M, c_M = _companion_prices(slots_G, time_G)
+    mu_M, c_M = _packing_prices(slots_G, time_G)
     time, held_J = time_G[slots_G > 0].max(), np.zeros(len(mu_M) + _THRESHOLDS)
     lambda_N, count_N = 0.5 * time * _THRESHOLD_STEP ** np.arange(_THRESHOLDS), np.zeros(_THRESHOLDS)
     for gpu in range(len(slots_G)):
@@ -168,16 +163,13 @@ def _worths(loads: Loads, slots_G: Ints, speed_G: Floats, most_E: Ints, within: 
 
 
 @jit_inside
-def _companion_prices(slots_G: Ints, time_G: Floats) -> tuple[Floats, Floats]:
+def _packing_prices(slots_G: Ints, time_G: Floats) -> tuple[Floats, Floats]:
     """μ and c of each price, for a GPU with the most slots and for one with the fewest."""
-    mu_M, c_M = np.empty(2 * _COMPANIONS), np.empty(2 * _COMPANIONS)
+    mu_M, c_M = np.empty(2 * _PACKINGS), np.empty(2 * _PACKINGS)
     most = int(np.argmax(slots_G))
-    fewest = most
-    for gpu in range(len(slots_G)):
-        if 0 < slots_G[gpu] < slots_G[fewest]:
-            fewest = gpu
+    fewest = int(np.argmin(np.where(slots_G > 0, slots_G, slots_G[most] + 1)))
     for kind, gpu in enumerate((most, fewest)):
-        here = slice(kind * _COMPANIONS, (kind + 1) * _COMPANIONS)
-        mu_M[here] = time_G[gpu] / slots_G[gpu] * _COMPANION_STEP ** np.arange(_COMPANIONS)
+        here = slice(kind * _PACKINGS, (kind + 1) * _PACKINGS)
+        mu_M[here] = time_G[gpu] / slots_G[gpu] * _PACKING_STEP ** np.arange(_PACKINGS)
         c_M[here] = time_G[gpu] - slots_G[gpu] * mu_M[here]
     return mu_M, c_M

@@ -21,12 +21,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from traces.base.arrays import Floats, Ints
 from traces.base.jit import jit, jit_inside
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 PRECISION = 1e-6
 """Relative, of the bound that is found."""
@@ -58,7 +55,7 @@ def cost_of_copy(loads: Loads, expert: int, copies: int) -> float:
 
 
 @jit
-def companion_bound(loads: Loads, slots_G: Ints, speed_G: Floats, most_E: Ints, least: float) -> float:
+def packing_bound(loads: Loads, slots_G: Ints, speed_G: Floats, most_E: Ints, least: float) -> float:
     """The largest T found that is ruled out for some μ and c; at least ``least``, which is above 0.
 
     Args:
@@ -89,17 +86,13 @@ def companion_bound(loads: Loads, slots_G: Ints, speed_G: Floats, most_E: Ints, 
 @jit_inside
 def _corners(slots_G: Ints, speed_G: Floats) -> Ints:
     """Indices of GPUs that stand for all: with most and fewest slots, and the slowest."""
-    corners = np.array([np.argmax(slots_G), np.argmin(slots_G), np.argmin(speed_G)])
-    kinds = 1
-    for corner in corners[1:]:
-        known = False
-        for other in corners[:kinds]:
-            same = slots_G[corner] == slots_G[other] and speed_G[corner] == speed_G[other]
-            known = known or same
-        if not known:
-            corners[kinds] = corner
+    gpu_C, kinds = np.empty(3, np.int64), 0
+    for gpu in (np.argmax(slots_G), np.argmin(slots_G), np.argmin(speed_G)):
+        # Where two are of one kind they are also the same: each is the first that is extreme.
+        if gpu not in gpu_C[:kinds]:
+            gpu_C[kinds] = gpu
             kinds += 1
-    return corners[:kinds]
+    return gpu_C[:kinds]
 
 
 @jit_inside

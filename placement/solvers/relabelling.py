@@ -8,17 +8,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
 from placement.problem.placement import Placement
 from placement.problem.problem import Problem
 from placement.problem.rules import held_EG
+from traces.base.arrays import Ints
 
-Ints = npt.NDArray[np.int64]
 
-
-def settled(problem: Problem, placement: Placement) -> Placement:
+def relabelled(problem: Problem, placement: Placement) -> Placement:
     """``placement``, each layer's GPUs renamed towards ``problem.previous``.
 
     What two GPUs of one node hold may be exchanged where they have the same speed and slots, and likewise
@@ -32,7 +30,7 @@ def settled(problem: Problem, placement: Placement) -> Placement:
     >>> previous = Placement(np.array([[0, 1, 2, 3]]), np.array([0, 0, 1, 1]), 4, 2, (0,))
     >>> problem = Problem.of([[1, 1, 1, 1]], gpus=2, previous=previous)
     >>> other = Placement(np.array([[2, 3, 1, 0]]), np.array([0, 0, 1, 1]), 4, 2, (0,))
-    >>> settled(problem, other).slot_expert_LS
+    >>> relabelled(problem, other).slot_expert_LS
     array([[1, 0, 2, 3]], dtype=int16)
     """
     previous = problem.previous

@@ -16,7 +16,7 @@ from placement.problem.objective import Objective
 from placement.problem.placement import Placement
 from placement.problem.problem import Problem
 from placement.problem.rules import moves_L
-from placement.solvers.settling import settled
+from placement.solvers.relabelling import relabelled
 
 
 @st.composite
@@ -50,7 +50,7 @@ def problems(draw: st.DrawFn) -> tuple[Problem, Placement]:
 @given(problems())
 def test_costs_stay_and_no_renaming_moves_less(drawn: tuple[Problem, Placement]) -> None:
     problem, placement = drawn
-    found = settled(problem, placement)
+    found = relabelled(problem, placement)
     assert cost_L(problem, found) == pytest.approx(cost_L(problem, placement), rel=1e-12)
     slots_of = [np.flatnonzero(placement.slot_gpu_S == gpu) for gpu in range(problem.gpus)]
     best_L = moves_L(problem, placement)
@@ -74,9 +74,9 @@ def test_names_matter_where_positions_are_fixed() -> None:
     previous = Placement(np.array([[0, 1]]), np.array([0, 1]), 2, 2, (0,))
     other = Placement(np.array([[1, 0]]), np.array([0, 1]), 2, 2, (0,))
     free = Problem.of([[1, 1]], 2, previous=previous)
-    assert settled(free, other) == previous
-    assert settled(replace(free, fixed=(Position(0, 1, 0),)), other) == other
-    assert settled(replace(free, previous=None), other) == other
+    assert relabelled(free, other) == previous
+    assert relabelled(replace(free, fixed=(Position(0, 1, 0),)), other) == other
+    assert relabelled(replace(free, previous=None), other) == other
 
 
 def test_nodes_are_not_exchanged_where_tokens_have_one_at_home() -> None:
@@ -91,5 +91,5 @@ def test_nodes_are_not_exchanged_where_tokens_have_one_at_home() -> None:
         sample_TLK=np.zeros((2, 1, 1), dtype=int),
         previous=previous,
     )
-    assert settled(problem, placement) == previous
-    assert settled(replace(problem, home_T=np.zeros(2, dtype=int)), placement) == placement
+    assert relabelled(problem, placement) == previous
+    assert relabelled(replace(problem, home_T=np.zeros(2, dtype=int)), placement) == placement

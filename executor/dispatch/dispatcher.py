@@ -1,23 +1,23 @@
-"""Sending tokens to the ranks of their slots and back: what is handed on, and what every mode must do.
+"""Sending tokens to the ranks of their slots and back, by the way that their copies took.
 
-Axes: T tokens that a rank holds, C copies of tokens that have arrived at it, K choices that come with a copy,
-A assignments that it serves, S slots of all ranks, Z its local slots, H hidden width.
+Axes: T tokens that a rank holds, B rows before a stage, C copies of tokens that have arrived at it, K choices
+that come with a copy, A assignments that it serves, S slots of all ranks, Z its local slots, H hidden width.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from executor.dispatch.gather import tally
-from executor.dispatch.hop import Hop
+from executor.dispatch.gather import sum_rows, tally
+from executor.dispatch.hop import Hop, Rows
 from executor.dispatch.routing import LayerRouting
-from executor.dispatch.stage import Packed, Received
+from executor.dispatch.stage import Packed, Received, Stage
 
 
 @dataclass(frozen=True)
@@ -45,28 +45,6 @@ class Arrived:
     tokens: int
     meta_CX: Tensor
     hops: tuple[Hop, ...]
-
-
-class Dispatcher(Protocol):
-    """One dispatch mode on one rank."""
-
-    def pack(self, x_TH: Tensor, routing: LayerRouting) -> Packed:
-        """Order what this rank sends: the part without communication, which belongs to the router."""
-
-    def dispatch(self, packed: Packed) -> Arrived:
-        """Exchange counts, then rows; put what arrived into expert order."""
-
-    def combine(self, out_AH: Tensor, arrived: Arrived, shared_TH: Tensor | None) -> Tensor:
-        """Send the weighted outputs back.
-
-        Args:
-            out_AH: the experts' outputs, in the order of ``arrived.rows_AH``.
-            arrived: of the same layer.
-            shared_TH: the shared expert's output for the tokens that were here before the layer.
-
-        Returns:
-            The layer's output for each token that this rank holds after the layer, by token number.
-        """
 
 
 @dataclass(frozen=True)
@@ -106,3 +84,50 @@ class Local:
             rows.meta_BX,
             rows.hops,
         )
+
+
+@dataclass(frozen=True)
+class Dispatcher:
+    """One dispatch mode on one rank: copies pass through one stage after the other, and sums come back so.
+
+    Attributes:
+        stages: in the order of dispatch.
+        local: which slots are this rank's.
+        sums_for_all: whether the sums go out again, to every rank that got a copy, as after an all-reduce.
+    """
+
+    stages: Sequence[Stage]
+    local: Local
+    sums_for_all: bool = False
+
+    def pack(self, x_TH: Tensor, routing: LayerRouting) -> Packed:
+        """Order what this rank sends: the part without communication, which belongs to the router."""
+        return self.stages[0].pack(Rows.of(x_TH, routing))
+
+    def dispatch(self, packed: Packed) -> Arrived:
+        """Exchange counts, then rows; put what arrived into expert order."""
+        received = self.stages[0].send(packed)
+        for stage in self.stages[1:]:
+            received = stage.send(stage.pack(received.rows))
+        return self.local.arrange(received)
+
+    def combine(self, out_AH: Tensor, arrived: Arrived, shared_TH: Tensor | None) -> Tensor:
+        """Send the weighted outputs back.
+
+        Args:
+            out_AH: the experts' outputs, in the order of ``arrived.rows_AH``.
+            arrived: of the same layer.
+            shared_TH: the shared expert's output for the tokens that were here before the layer.
+
+        Returns:
+            The layer's output for each token that this rank holds after the layer, by token number.
+        """
+        hops = arrived.hops
+        y_BH = sum_rows(out_AH, arrived.copy_A, sum(hops[-1].receives), weight_A=arrived.weight_A)
+        for stage, hop in zip(reversed(self.stages), reversed(hops), strict=True):
+            y_BH = stage.back(y_BH, hop)
+        if self.sums_for_all:
+            rows_BH = y_BH
+            for stage, hop in zip(self.stages, hops, strict=True):
+                rows_BH = stage.transport.there(hop, rows_BH.index_select(0, hop.row_C))
+        return y_BH if shared_TH is None else y_BH.add_(shared_TH)

@@ -13,14 +13,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from traces.base.arrays import Bools, Floats, Int16s, Ints
 from traces.base.jit import jit
-
-Bools = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
-
 
 NO_LIMIT = 2**62
 """A budget that is never used up."""
@@ -51,7 +46,7 @@ class Layer(NamedTuple):
 
 
 @jit
-def gather(
+def refine(
     layer: Layer, gpu_C: Ints, domain_G: Ints, within_G: Ints, home_T: Ints, budget: int, sweeps: int
 ) -> int:
     """Exchange the GPUs of two copies, the best partner for each in turn, while tokens need fewer domains.
@@ -89,13 +84,7 @@ def gather(
 
 @jit
 def anneal(
-    layer: Layer,
-    gpu_C: Ints,
-    domain_G: Ints,
-    within_G: Ints,
-    home_T: Ints,
-    pair_S2: Ints,
-    heat_S: Floats,
+    layer: Layer, gpu_C: Ints, domain_G: Ints, within_G: Ints, home_T: Ints, pair_S2: Ints, heat_S: Floats
 ) -> None:
     """Try pairs of copies one after another, and let an exchange cost up to ``heat_S`` domains.
 
@@ -136,7 +125,7 @@ class State(NamedTuple):
     held_EG: Ints
     first_C: Ints
     token_N: Ints
-    needs_TD: npt.NDArray[np.int16]
+    needs_TD: Int16s
     alone_C: Ints
     new_CD: Ints
 
@@ -148,11 +137,7 @@ def _start(layer: Layer, gpu_C: Ints, domain_G: Ints, home_T: Ints) -> State:
     copies, domains = len(gpu_C), domain_G.max() + 1
     domain_C = domain_G[gpu_C]
     first_C = np.zeros(copies + 1, np.int64)
-    for token in range(tokens):
-        for copy in copy_TK[token]:
-            first_C[copy + 1] += 1
-    for copy in range(copies):
-        first_C[copy + 1] += first_C[copy]
+    first_C[1:] = np.cumsum(np.bincount(copy_TK.ravel(), minlength=copies))
     token_N, filled_C = np.empty(tokens * chosen, np.int64), first_C.copy()
     needs_TD = np.zeros((tokens, domains), np.int16)
     for token in range(tokens):

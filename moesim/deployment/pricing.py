@@ -1,0 +1,91 @@
+"""The cost models of a scenario: its kernels, its links, and the network that these make."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from moesim.hardware.groups import group_share
+from moesim.hardware.health import Health
+from moesim.hardware.kernels import Kernels
+from moesim.hardware.network import Fabric, Network
+from moesim.hardware.networks import NETWORKS, network_name
+from moesim.hardware.policy_time import launching, total
+from moesim.hardware.transfer import Bytes
+from moesim.routing.policy import Cost, Policy
+from moesim.routing.replicas import AGREED
+from moesim.spec.profile import Links, Profile
+from moesim.spec.scenario import Scenario
+
+
+@dataclass(frozen=True)
+class Pricing:
+    """From work to seconds, with any profile and on hardware in any health."""
+
+    scenario: Scenario
+    policies: tuple[Policy, ...]
+
+    def kernels(self, profile: Profile, health: Health | None = None) -> Kernels:
+        """The kernel model with this profile, on healthy GPUs unless told otherwise."""
+        scenario = self.scenario
+        return Kernels(
+            scenario.model,
+            scenario.cluster.gpu,
+            launching(profile, self.policy_cost),
+            scenario.parallelism.tp,
+            self.links(profile),
+            1.0 if health is None else health.clock_G,
+            self.group_share,
+        )
+
+    @property
+    def gpus_per_node(self) -> int:
+        """GPUs of the group in each node."""
+        return min(self.scenario.cluster.gpus_per_node, self.scenario.parallelism.ep)
+
+    def fabric(self, profile: Profile, health: Health | None = None) -> Fabric:
+        """The links as transfer kernels with this profile reach them."""
+        cluster = self.scenario.cluster
+        nvlink, nic = cluster.gpu.nvlink, cluster.nic
+        links = self.links(profile)
+        return Fabric(
+            self.gpus_per_node,
+            nvlink.bandwidth * links.nvlink,
+            nic.bandwidth * nic.efficiency * links.nic,
+            nvlink.latency,
+            nic.latency,
+            None if health is None else health.nvlink_G,
+            None if health is None else health.nic_G,
+        )
+
+    def links(self, profile: Profile) -> Links:
+        """What this profile's transfer kernels reach of them."""
+        nodes = -(-self.scenario.parallelism.ep // self.scenario.cluster.gpus_per_node)
+        return profile.links(self.scenario.dispatch.mode, nodes)
+
+    def network(self, profile: Profile, health: Health | None = None) -> Network:
+        """The model that ends collectives, on the links as this profile has them."""
+        build = NETWORKS[self.network_name]
+        return build(self.scenario.cluster, self.fabric(profile, health), self.scenario.parallelism.ep)
+
+    @cached_property
+    def group_share(self) -> float:
+        """Part of its NVLink bandwidth that a GPU reaches inside its attention group."""
+        cluster, parallelism = self.scenario.cluster, self.scenario.parallelism
+        return group_share(cluster, self.gpus_per_node, parallelism.tp)
+
+    @property
+    def network_name(self) -> str:
+        """The network model; ``auto`` is resolved."""
+        return network_name(self.scenario.network, self.scenario.cluster, self.scenario.parallelism.ep)
+
+    @cached_property
+    def policy_cost(self) -> Cost:
+        """What policies do in every layer, and the choice of replicas where ranks must agree on it."""
+        agreed = Cost(exchanges=1 if self.scenario.replicas in AGREED else 0)
+        return total([agreed, *(policy.cost for policy in self.policies)])
+
+    def copy_bytes(self) -> Bytes:
+        """Bytes of a token on a wire."""
+        dispatch = self.scenario.dispatch
+        return Bytes.of(self.scenario.model.hidden, dispatch.dtype, dispatch.combine_dtype)

@@ -1,0 +1,51 @@
+"""Counting the work of one step in a dispatch mode."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moesim.dispatch.anchor import path_XT
+from moesim.dispatch.modes import MODES
+from moesim.dispatch.work import Routed, Work
+
+
+def count_work(
+    slot_LTK: NDArray[np.int16],
+    offsets_G: NDArray[np.int64],
+    slot_gpu_S: NDArray[np.int32],
+    gpus_per_node: int,
+    mode: str,
+    *,
+    pad: bool = False,
+    path: NDArray[np.int32] | None = None,
+) -> Work:
+    """Count the work of the chosen slots; axes and the first arguments as in :class:`Routed`.
+
+    Args:
+        mode: a name of ``MODES``.
+        pad: whether each pair of GPUs sends as many copies as the pair of its layer that needs most.
+        path: ``path_XT`` where outputs go to anchors; by default it follows anchors without weights, from
+            home and back.
+
+    Example: one node of two GPUs, one slot each, one token at home on GPU 0 that visits both slots:
+    ``tokens`` is [1, 1] and one copy goes 0 → 1.
+
+    >>> work = count_work(np.array([[[0, 1]]], np.int16), np.array([0, 1, 1]),
+    ...                   np.array([0, 1], np.int32), 2, "per_gpu")
+    >>> work.tokens_LS.tolist(), work.sent_LGG.tolist()
+    ([[1, 1]], [[[0, 1], [0, 0]]])
+    """
+    record, L, G = MODES[mode], len(slot_LTK), len(offsets_G) - 1
+    slots, gpu_S = np.ascontiguousarray(slot_LTK, np.int16), slot_gpu_S.astype(np.int32)
+    moves = record.returns == "anchor"
+    if moves and path is None:
+        home_T = np.repeat(np.arange(G, dtype=np.int32), np.diff(offsets_G))
+        path = path_XT(slots, None, home_T, gpu_S, home_T)
+    work = Work.zeros(L, len(gpu_S), G, returned=moves)
+    record.count(Routed(slots, offsets_G, gpu_S, gpus_per_node, record.relayed, path), work)
+    np.add.at(work.served_LG.T, gpu_S, work.tokens_LS.T)
+    if pad:
+        most_L11 = work.sent_LGG.max(axis=(1, 2), keepdims=True)
+        work.sent_LGG[:] = most_L11 * (1 - np.eye(G, dtype=np.int32))
+    return work

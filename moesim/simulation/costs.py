@@ -1,0 +1,124 @@
+"""What the work of a step costs: the seconds of its kernels, and the program of its operations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moesim.deployment.batch import StepTokens
+from moesim.deployment.deployment import Deployment
+from moesim.dispatch.work import Work
+from moesim.hardware.groups import attention_group_s
+from moesim.hardware.health import Health
+from moesim.hardware.policy_time import exchange_seconds, pass_seconds
+from moesim.simulation.busy import Busy, Overlapped, busy_seconds, padded
+from moesim.simulation.operations import step_operations
+from moesim.simulation.program import Program, beside_shared_expert, in_sequence, two_batches
+from moesim.spec.profile import Phase, Profile
+
+# What `workload.part: moe` leaves of the kernels.
+_MOE = ("router", "shared_expert", "experts")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A micro-batch of a step, or all of it: its tokens and the work they make.
+
+    Attributes:
+        kind_LS: the kind of the expert in each slot; None where all are of one kind.
+    """
+
+    tokens: StepTokens
+    work: Work
+    kind_LS: NDArray[np.int16] | None = None
+
+
+class Costs:
+    """From the parts of a step to seconds and operations, with any profile and on hardware in any health."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        self._deployment = deployment
+
+    def busy(
+        self, part: Part, profile: Profile, health: Health | None = None, *, transfers: bool = True
+    ) -> Busy:
+        """Seconds of the part's kernels; without ``transfers`` nothing takes multiprocessors beside them."""
+        deployment, pricing = self._deployment, self._deployment.pricing
+        overlap = deployment.scenario.overlap
+        phases: frozenset[Phase] = frozenset()
+        if "two_batch" in overlap:
+            phases = frozenset(get_args(Phase))
+        elif "shared_expert" in overlap:
+            phases = frozenset({"shared_expert"})
+        kernels, graph_sizes = pricing.kernels(profile, health), deployment.scenario.workload.graph_sizes
+        busy = busy_seconds(
+            kernels,
+            part.work,
+            deployment.placement.slot_gpu_S,
+            part.kind_LS,
+            part.tokens,
+            graph_sizes,
+            Overlapped(phases, pricing.links(profile).sms if transfers else 0),
+        )
+        policy_G = pass_seconds(pricing.policy_cost, kernels, padded(part.tokens.tokens_G, graph_sizes))
+        for layer in deployment.scenario.model.moe_layers:
+            busy["router", layer] = busy["router", layer] + policy_G
+        if deployment.scenario.workload.part == "model":
+            return busy
+        return {(phase, layer): busy_G for (phase, layer), busy_G in busy.items() if phase in _MOE}
+
+    def program_on(
+        self,
+        healthy: Program,
+        parts: Sequence[Part],
+        states: Sequence[Health],
+        factor_OG: NDArray[np.float64],
+    ) -> Program:
+        """The program on hardware that passes through these states, its kernels longer by a factor each."""
+        profile = self._deployment.scenario.profile
+        kernels = self._deployment.pricing.kernels(profile)
+        busy = [[self.busy(part, profile, state) for part in parts] for state in states]
+        group = [
+            [attention_group_s(kernels, part.tokens.tokens_G, state.nvlink_G) for part in parts]
+            for state in states
+        ]
+        changed = []
+        for operation, factor_G in zip(healthy.operations, factor_OG, strict=True):
+            if operation.transfer is None:
+                key, part = (operation.phase, operation.layer), operation.micro_batch
+                busy_EG = [each[part][key] * factor_G for each in busy]
+                attends = operation.phase == "attention"
+                wire_EG = [each[part] if attends else operation.wire_G for each in group]
+                operation = operation.on(busy_EG, wire_EG)
+            changed.append(operation)
+        return healthy.change(lambda _: changed)
+
+    def program(self, parts: Sequence[Part], profile: Profile) -> Program:
+        """What the parts of a step cost on healthy hardware, and in which order it runs."""
+        scenario, pricing = self._deployment.scenario, self._deployment.pricing
+        kernels, fabric = pricing.kernels(profile), pricing.fabric(profile)
+        exchange_s = exchange_seconds(
+            pricing.policy_cost, scenario.model.experts.count, fabric, scenario.parallelism.ep
+        )
+        chains = [
+            step_operations(
+                kernels,
+                fabric,
+                self.busy(part, profile),
+                part.work,
+                part.tokens,
+                pricing.copy_bytes(),
+                exchange_s=exchange_s,
+                reduces_to_all=scenario.dispatch.record.returns == "everywhere",
+                ends_step=part is parts[-1],
+            )
+            for part in parts
+        ]
+        early = "shared_expert" in scenario.overlap
+        if "two_batch" in scenario.overlap:
+            return two_batches(*chains, early_dispatch=early)
+        return beside_shared_expert(chains[0]) if early else in_sequence(chains[0])
