@@ -5,7 +5,7 @@ BIN := .venv/bin
 EXTRAS ?= test,executor
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint bench bench-gpu clean
+.PHONY: demo test test-deep lint bench bench-gpu clean
 
 demo: .venv/core
 	$(BIN)/moesim demo -o moesim-demo
@@ -13,13 +13,18 @@ demo: .venv/core
 test: .venv/test
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
+# The property tests alone, with other examples on every run and ten times as many.
+test-deep: .venv/test
+	$(BIN)/python -m pytest -n auto --dist worksteal -m hypothesis --hypothesis-profile=deep
+
 lint: .venv/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# make bench BASE=COMMIT compares processor times with the commit's instead.
 bench: .venv/core
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks$(if $(BASE),.against $(BASE))
 
 # With a Python of your own where torch is already there: make bench-gpu GPU_PYTHON=python3
 bench-gpu: $(if $(GPU_PYTHON),,.venv/test)

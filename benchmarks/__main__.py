@@ -9,11 +9,11 @@ import time
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks.counting import counting
 from benchmarks.policies import policies
 from benchmarks.step import step
+from benchmarks.table import table_of
 from benchmarks.trace_io import trace_io
 
 
@@ -34,14 +34,8 @@ def commands() -> list[tuple[str, str]]:
 
 def main() -> None:
     """Print the table."""
-    table = Table(title="moesim benchmarks", title_justify="left")
-    table.add_column("what")
-    table.add_column("best", justify="right")
-    for rows in (counting(), policies(), trace_io(), step(), commands()):
-        for row in rows:
-            table.add_row(*row)
-        table.add_section()
-    Console().print(table)
+    sections = (counting(), policies(), trace_io(), step(), commands())
+    Console().print(table_of("moesim benchmarks", ("what", "best"), sections))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.table import table_of
 from moesim.deployment.deployment import Deployment, deploy
 from moesim.hardware.fluid import EPSILON, Flows, Fluid
 from moesim.hardware.health import epochs
@@ -93,7 +94,8 @@ def makespans(network: Network, transfers: list[Transfer]) -> np.ndarray[Any, np
 def steps() -> Table:
     """A step of DeepSeek-V3 by network model: seconds of a core to simulate it, and seconds simulated."""
     columns = ("ports", "fluid", "step, ports", "step, fluid")
-    table = _table("One step of DeepSeek-V3, 58 MoE layers, 128 tokens a GPU", "group", "dispatch", *columns)
+    title = "One step of DeepSeek-V3, 58 MoE layers, 128 tokens a GPU"
+    table = table_of(title, ("group", "dispatch", *columns))
     for nodes in (4, 8):
         for mode in MODES:
             taken, simulated = [], []
@@ -109,7 +111,7 @@ def steps() -> Table:
 
 def growth() -> Table:
     """One dispatch of each GPU to nearly every other, by the size of the group."""
-    table = _table("One dispatch, per_expert, DeepSeek-V3", "GPUs", "flows", "routes, once", "a dispatch")
+    table = table_of("One dispatch, per_expert, DeepSeek-V3", ("GPUs", "flows", "routes, once", "a dispatch"))
     for nodes in (4, 8, 16):
         deployment = deepseek(nodes, "per_expert", "fluid")
         transfer = collectives(deployment)[0]
@@ -130,7 +132,7 @@ def differences(routing: str | None) -> Table:
     """How much longer collectives take where flows share, and what batching ends changes."""
     what = routing.rsplit("/", 1)[-1] if routing else "generated with its skew"
     title = f"fluid over ports, collectives of gpt-oss-20b, routing: {what}"
-    table = _table(title, "group", "dispatch", "mean", "most", "by batching, at most")
+    table = table_of(title, ("group", "dispatch", "mean", "most", "by batching, at most"))
     for nodes in (1, 2, 4):
         for mode in MODES:
             deployment = gpt_oss(nodes, mode, routing)
@@ -182,9 +184,9 @@ class Watched(Fluid):
 def micro_batches() -> Table:
     """Which part of a collective is on a link with what is left of the one before."""
     skewed = {"synth": {"requests": 128, "tokens_per_request": 48, "skew": 1.0}}
-    table = _table(
+    table = table_of(
         "Two micro-batches, DeepSeek-V3, EP32: bytes beside the collective before",
-        *("shared", "dispatch", "healthy", "at most", "a card at 1/4", "at most"),
+        ("shared", "dispatch", "healthy", "at most", "a card at 1/4", "at most"),
     )
     for name, cluster in SHARING.items():
         for mode in ("per_node", "per_expert"):
@@ -201,13 +203,6 @@ def micro_batches() -> Table:
                 simulate([step.program for step in priced(deployment)], 32, Conditions([watched]))
                 cells += [f"{watched.beside().mean():.3%}", f"{watched.beside().max():.1%}"]
             table.add_row(name, mode, *cells)
-    return table
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left")
-    for column in columns:
-        table.add_column(column, justify="right")
     return table
 
 

@@ -12,9 +12,9 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks.counting import best_of
+from benchmarks.table import table_of
 from moesim.routing.copies import Copies
 from moesim.routing.policies import POLICIES, policy_from
 from moesim.routing.policy import Batch, Candidates, Held
@@ -192,10 +192,7 @@ def _speed(seconds: float) -> str:
 
 def main() -> None:
     """Print the table."""
-    table = Table("what", "best", title="routing policies", title_justify="left")
-    for row in policies():
-        table.add_row(*row)
-    Console().print(table)
+    Console().print(table_of("routing policies", ("what", "best"), [policies()]))
 
 
 if __name__ == "__main__":

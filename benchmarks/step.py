@@ -8,12 +8,20 @@ from collections.abc import Generator
 
 import simpy
 
-from moesim.deployment.deployment import deploy
-from moesim.simulation.run import run
+from moesim.analysis.attribution import Counterfactuals
+from moesim.analysis.bounds import Bounds
+from moesim.deployment.deployment import Deployment, deploy
+from moesim.simulation.run import Run
+from moesim.simulation.run import run as simulate
 from moesim.spec.override import Override
 from moesim.spec.scenario import load_scenario
 
 STEPS = 5
+
+
+def run(deployment: Deployment) -> Run:
+    """A run with the sums of its attribution and its bounds."""
+    return simulate(deployment, Counterfactuals(deployment).observe, Bounds(deployment).observe)
 
 
 def bare_timeouts(ranks: int, layers: int) -> float:

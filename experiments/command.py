@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -33,7 +34,7 @@ def run_command(
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("-o", dest="out", type=Path, help="write the figure: a .svg or .png file")
     asked = parser.parse_args(arguments)
-    try:
+    with refusals():
         if asked.out is not None:
             from experiments.figure import check_figure, write_figure
 
@@ -41,13 +42,20 @@ def run_command(
         comparison = experiment()
         if asked.out is not None:
             (draw or write_figure)(comparison, asked.out)
-    except MoesimError as error:
-        print(error, file=sys.stderr)
-        raise SystemExit(error.exit_code) from error
     if asked.json:
         print(json.dumps(comparison.to_json(), indent=1, allow_nan=False, ensure_ascii=False))
     else:
         show(comparison, Console())
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """What the user did wrong inside the block ends the program with one line."""
+    try:
+        yield
+    except MoesimError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(error.exit_code) from error
 
 
 def show(comparison: Comparison, console: Console) -> None:

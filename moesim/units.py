@@ -109,12 +109,58 @@ FlopPerSecond = Annotated[float, _edge(parse_flops), Field(gt=0)]
 """A speed in FLOP per second, above zero."""
 
 
-def format_seconds(seconds: float) -> str:
+UNKNOWN = "–"
+"""What stands for a quantity that is not known, or that there is none of."""
+
+# What adding floating-point numbers leaves of 0; one assignment of a run is more.
+_ROUNDING = 1e-12
+
+
+def format_share(share: float | None, decimals: int | None = None, gap: str = " ") -> str:
+    """A fraction as per cent; what is not 0 never looks like 0 unless ``decimals`` are fixed.
+
+    >>> format_share(0.314), format_share(0.0123), format_share(-0.0004), format_share(0.0)
+    ('31 %', '1.2 %', '-0.04 %', '0 %')
+    >>> format_share(2e-5), format_share(0.125, 1), format_share(0.125, 1, gap=""), format_share(None)
+    ('< 0.01 %', '12.5 %', '12.5%', '–')
+    """
+    if share is None:
+        return UNKNOWN
+    if decimals is None:
+        if abs(share) < _ROUNDING:
+            return "0 %"
+        if abs(share) < 5e-5:
+            return "< 0.01 %" if share > 0 else "> -0.01 %"
+        decimals = 0 if abs(share) >= 0.0995 else 1 if abs(share) >= 0.0005 else 2
+    return f"{100 * share:.{decimals}f}{gap}%"
+
+
+def format_count(count: float | None) -> str:
+    """A whole number, thousands apart.
+
+    >>> format_count(1234567), format_count(0.6), format_count(None)
+    ('1,234,567', '1', '–')
+    """
+    return UNKNOWN if count is None else f"{round(count):,}"
+
+
+def format_number(value: float | None, decimals: int = 2) -> str:
+    """A number without a unit: a ratio, an index.
+
+    >>> format_number(1.309), format_number(0.5, 3), format_number(None)
+    ('1.31', '0.500', '–')
+    """
+    return UNKNOWN if value is None else f"{value:.{decimals}f}"
+
+
+def format_seconds(seconds: float | None) -> str:
     """Three significant digits and the unit that suits them.
 
     >>> format_seconds(1.2e-4), format_seconds(0.0312), format_seconds(-2.5), format_seconds(0)
     ('120 µs', '31.2 ms', '-2.50 s', '0 s')
     """
+    if seconds is None:
+        return UNKNOWN
     return _format(seconds, [(1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns")], "s")
 
 

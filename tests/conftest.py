@@ -11,6 +11,8 @@ from hypothesis import settings
 
 # Shared machines are noisy: no deadline per example, and the same examples on every run.
 settings.register_profile("moesim", deadline=None, derandomize=True, print_blob=False)
+# Others on every run, and more of them: `make test-deep`, which takes --hypothesis-profile=deep.
+settings.register_profile("deep", deadline=None, derandomize=False, max_examples=1000, print_blob=True)
 settings.load_profile("moesim")
 
 # A shell starts background jobs with Ctrl-C ignored, and the tests' children would inherit that.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -195,3 +196,9 @@ def test_packages_themselves_import_nothing_heavy() -> None:
         if path.name == "__init__.py" and path.parent != ROOT / "traces" / "interop"
     ]
     assert not loaded("import " + ", ".join(packages)) & (HEAVY | {"numpy"})
+
+
+def test_the_picture_is_what_the_imports_say() -> None:
+    """After a change of them: python docs/draw_architecture.py."""
+    drawn = runpy.run_path(str(ROOT / "docs" / "draw_architecture.py"))["svg"]()
+    assert (ROOT / "docs" / "architecture.svg").read_text("utf-8") == drawn

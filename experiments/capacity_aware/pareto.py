@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,13 +19,13 @@ from experiments.capacity_aware.front import (
     front_table,
     tokens_per_s,
 )
+from experiments.command import refusals
 from experiments.figure import check_figure
 from experiments.tiny_moe.__main__ import WEIGHTS
 from experiments.tiny_moe.corpus import Corpus, read_corpus
 from experiments.tiny_moe.evaluate import evaluate
 from experiments.tiny_moe.model import TinyMoe
 from experiments.tiny_moe.train import load_model
-from moesim.errors import MoesimError
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -39,15 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked = parser.parse_args(arguments)
     # One thread adds up in one order, whatever the machine.
     torch.set_num_threads(1)
-    try:
+    with refusals():
         if asked.out is not None:
             check_figure(asked.out)
         choices = compare(load_model(asked.weights), read_corpus(asked.text))
         if asked.out is not None:
             draw_front(choices, asked.out)
-    except MoesimError as error:
-        print(error, file=sys.stderr)
-        raise SystemExit(error.exit_code) from error
     if asked.json:
         best = front(choices)
         points = [asdict(each) | {"front": each in best} for each in choices]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
+from experiments.command import refusals
 from experiments.figure import check_figure
 from experiments.tiny_moe.corpus import Corpus, fetch, read_corpus
 from experiments.tiny_moe.curve import CURVES, Curve, curve_table, draw_curves
@@ -18,7 +18,6 @@ from experiments.tiny_moe.execute import execute
 from experiments.tiny_moe.model import Config
 from experiments.tiny_moe.record import passages, record
 from experiments.tiny_moe.train import Recipe, load_model, train
-from moesim.errors import MoesimError
 from moesim.spec.yaml_source import parse_yaml
 from traces.trace_writer import write_trace
 
@@ -38,16 +37,13 @@ def main() -> None:
     asked = _parser().parse_args()
     # One thread adds up in one order, whatever the machine.
     torch.set_num_threads(1)
-    try:
+    with refusals():
         if asked.command == "fetch":
             fetch(asked.text)
         elif asked.command == "curve":
             _curve(asked.out)
         else:
             _run(asked, read_corpus(asked.text))
-    except MoesimError as error:
-        print(error, file=sys.stderr)
-        raise SystemExit(error.exit_code) from error
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -14,7 +14,7 @@ from moesim.analysis.attribution import Counterfactuals
 from moesim.analysis.critical_path import critical_path
 from moesim.analysis.cube import Cube, layer_times, max_over_mean, step_times
 from moesim.analysis.rebalancing import rebalancing_metrics
-from moesim.analysis.result_file import Metrics, Rebalancing, StepTime
+from moesim.analysis.result_file import Metrics, Rebalancing, Stage, StepTime
 from moesim.simulation.run import Run
 from moesim.simulation.tally import Tally
 from moesim.units import format_bytes, format_seconds
@@ -51,6 +51,14 @@ class Spans:
 
 
 @dataclass(frozen=True)
+class Explained:
+    """A simulated run, and the same steps without the causes of their time."""
+
+    run: Run
+    without: Counterfactuals
+
+
+@dataclass(frozen=True)
 class Figure:
     """How a reader sees a metric.
 
@@ -78,7 +86,7 @@ class Metric:
 
     key: str
     of_spans: Callable[[Spans], Any] | None = None
-    of_run: Callable[[Run, Counterfactuals], Any] | None = None
+    of_run: Callable[[Explained], Any] | None = None
     figure: Figure | None = None
 
 
@@ -93,10 +101,12 @@ def timeline_metrics(timeline: Timeline, tokens_per_step: float) -> dict[str, An
     return {metric.key: metric.of_spans(spans) for metric in METRICS if metric.of_spans is not None}
 
 
-def run_metrics(done: Run, without: Counterfactuals) -> Metrics:
+def run_metrics(done: Explained) -> Metrics:
     """All metrics of a simulated run."""
-    values = timeline_metrics(done.timeline, done.tokens / done.deployment.scenario.workload.steps)
-    values |= {metric.key: metric.of_run(done, without) for metric in METRICS if metric.of_run is not None}
+    values = timeline_metrics(
+        done.run.timeline, done.run.tokens / done.run.deployment.scenario.workload.steps
+    )
+    values |= {metric.key: metric.of_run(done) for metric in METRICS if metric.of_run is not None}
     return Metrics.model_validate({key: value for key, value in values.items() if value != []})
 
 
@@ -138,20 +148,20 @@ def _straggler_ratio(spans: Spans) -> dict[str, float]:
     }
 
 
-def _share(name: str) -> Callable[[Run, Counterfactuals], float | None]:
+def _share(name: str) -> Callable[[Explained], float | None]:
     """Of the last of the routing policies."""
-    return lambda done, _: routing_metrics(done.tallies[-1])[name]
+    return lambda done: routing_metrics(done.run.tallies[-1])[name]
 
 
-def _stages(done: Run, _: Counterfactuals) -> list[dict[str, Any]]:
+def _stages(done: Explained) -> list[dict[str, Any]]:
     """Of each of several policies; of one the other metrics say all."""
-    each = zip(done.deployment.policies, done.tallies, strict=True)
+    each = zip(done.run.deployment.policies, done.run.tallies, strict=True)
     stages = [{"policy": policy.name} | routing_metrics(tally) for policy, tally in each]
     return stages if len(stages) > 1 else []
 
 
-def _memory(done: Run, _: Counterfactuals) -> dict[str, float]:
-    total_G = done.deployment.memory.total_G
+def _memory(done: Explained) -> dict[str, float]:
+    total_G = done.run.deployment.memory.total_G
     return {"max": float(total_G.max()), "mean": float(total_G.mean())}
 
 
@@ -186,15 +196,7 @@ def _note(text: str) -> Callable[[Metrics], str]:
     return lambda _: text
 
 
-_SHARES: Final = (
-    "wished",
-    "kept",
-    "rerouted",
-    "dropped",
-    "added",
-    "gate_mass_lost",
-    "effective_capacity_factor",
-)
+_SHARES: Final = [key for key in Stage.model_fields if key != "policy"]
 _CHANGED: Final = {
     "rerouted": _changed("rerouted", "of the assignments"),
     "dropped": _changed("dropped", "of the assignments"),
@@ -238,7 +240,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("stages", of_run=_stages),
     Metric(
         "cross_node_bytes",
-        of_run=lambda done, _: done.cross_node_bytes / done.deployment.scenario.workload.steps,
+        of_run=lambda done: done.run.cross_node_bytes / done.run.deployment.scenario.workload.steps,
         figure=Figure(
             "between nodes", "B", lambda m: m.cross_node_bytes or None, _note("a step, all GPUs together")
         ),
@@ -250,7 +252,7 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric(
         "rebalancing",
-        of_run=lambda done, without: rebalancing_metrics(done, without.migration_s),
+        of_run=lambda done: rebalancing_metrics(done.run, done.without.migration_s),
         figure=Figure(
             "rebalanced", "times", lambda m: m.rebalancing.rebalances or None, lambda m: _sent(m.rebalancing)
         ),

@@ -10,7 +10,7 @@ import numpy as np
 from moesim import __version__
 from moesim.analysis.attribution import Counterfactuals
 from moesim.analysis.bounds import Bounds
-from moesim.analysis.metrics import run_metrics
+from moesim.analysis.metrics import Explained, run_metrics
 from moesim.analysis.notes import notes
 from moesim.analysis.rebalancing import rebalance_rows
 from moesim.analysis.result_file import Result
@@ -41,7 +41,7 @@ def result(done: Run, without: Counterfactuals, bounds: Bounds) -> Result:
     """The content of ``result.json``; ``provenance.wall_s`` is left at 0."""
     deployment = done.deployment
     scenario, steps = deployment.scenario, deployment.scenario.workload.steps
-    metrics = run_metrics(done, without)
+    metrics = run_metrics(Explained(done, without))
     step_s = metrics.step_time_s.mean
     return Result(
         format="moesim.result/1",

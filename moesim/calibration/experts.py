@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from moesim.calibration.fitting import SOFT, Fit, Problem, fit
 from moesim.calibration.observed import Observed
-from moesim.calibration.quantity import Quantity
+from moesim.calibration.quantity import Quantity, fitted
 from moesim.hardware.kernels import Kernels
 from moesim.spec.cluster import Gpu
 from moesim.spec.dtypes import Dtype
@@ -112,12 +112,9 @@ class ExpertFit:
             "memory": (roof.memory * self.gpu.memory_bandwidth, "B/s"),
             "fixed": (self.profile.launch, "s"),
         }
-        lines = []
-        for name, parameter, half in zip(
-            self.shape.names, self.fit.parameters_P.tolist(), self.fit.interval_P.tolist(), strict=True
-        ):
-            value, unit = full.get(name, (parameter, ""))
-            lines.append(Quantity.fitted(f"experts: {name}", value, unit, parameter, half))
+        parameters = zip(self.shape.names, self.fit.parameters_P.tolist(), strict=True)
+        named = [(f"experts: {name}", *full.get(name, (parameter, ""))) for name, parameter in parameters]
+        lines = fitted(named, self.fit)
         if self.shape.height is not None:
             lines.append(Quantity("experts: height of a tile", self.shape.height))
         return lines

@@ -1,9 +1,11 @@
-"""One line of what a calibration found."""
+"""The lines of what a calibration found."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Self
+
+from moesim.calibration.fitting import Fit
 
 
 @dataclass(frozen=True)
@@ -21,11 +23,17 @@ class Quantity:
     unit: str = ""
     interval: float | None = None
 
-    @classmethod
-    def fitted(cls, name: str, value: float, unit: str, parameter: float, half: float) -> Self:
-        """A value that is proportional, or inversely so, to a fitted parameter ± half.
 
-        >>> Quantity.fitted("link", 2e9, "B/s", 0.5, 0.1).interval
-        0.2
-        """
-        return cls(name, value, unit, half / parameter if half and parameter else None)
+def fitted(named: Iterable[tuple[str, float, str]], found: Fit) -> list[Quantity]:
+    """For each fitted parameter a value, with name and unit, that is proportional, or inversely so, to it.
+
+    >>> import numpy as np
+    >>> found = Fit(np.array([0.5]), np.array([0.1]), np.ones(1), np.ones(1))
+    >>> [line] = fitted([("link", 2e9, "B/s")], found)
+    >>> line.interval
+    0.2
+    """
+    lines = zip(named, found.parameters_P.tolist(), found.interval_P.tolist(), strict=True)
+    return [
+        Quantity(*line, half / parameter if half and parameter else None) for line, parameter, half in lines
+    ]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from moesim.calibration.experts import ExpertFit
 from moesim.calibration.fitting import Fit, Problem, fit
 from moesim.calibration.observed import Observed
-from moesim.calibration.quantity import Quantity
+from moesim.calibration.quantity import Quantity, fitted
 from moesim.hardware.kernels import Kernels
 from moesim.spec.profile import Roof
 
@@ -29,13 +29,11 @@ class RouterFit:
 
     def quantities(self) -> list[Quantity]:
         """Both parameters."""
-        named = (("router: launches", self.launches), ("router: share of the peak", self.roof.compute))
-        return [
-            Quantity.fitted(name, value, "", parameter, half)
-            for (name, value), parameter, half in zip(
-                named, self.fit.parameters_P.tolist(), self.fit.interval_P.tolist(), strict=True
-            )
+        named = [
+            ("router: launches", self.launches, ""),
+            ("router: share of the peak", self.roof.compute, ""),
         ]
+        return fitted(named, self.fit)
 
 
 def fit_router(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from moesim.calibration.fitting import Fit, Problem, fit
 from moesim.calibration.observed import COLLECTIVES, Observed
-from moesim.calibration.quantity import Quantity
+from moesim.calibration.quantity import Quantity, fitted
 from moesim.hardware.network import Fabric, Ports
 from moesim.hardware.transfer import Transfer
 from moesim.spec.cluster import Gpu
@@ -58,12 +58,7 @@ class TransferFit:
         named.append(("transfers: rows in order", 2.0 / (float(self.fit.parameters_P[1]) * _NS), "B/s"))
         for mode, links in self.links.items():
             named += [(f"{mode}: fixed", links.fixed, "s"), (f"{mode}: counts", links.counts, "s")]
-        return [
-            Quantity.fitted(*line, parameter, half)
-            for line, parameter, half in zip(
-                named, self.fit.parameters_P.tolist(), self.fit.interval_P.tolist(), strict=True
-            )
-        ]
+        return fitted(named, self.fit)
 
 
 def fit_transfers(

@@ -59,8 +59,8 @@ def trace_info(
         show(facts.to_dict(), lambda: info_tables(facts), as_json, None)
         return
     from moesim.output import check_file
-    from moesim.report.trace_detail_table import full_tables
     from moesim.report.trace_page import trace_page
+    from moesim.report.trace_table import full_tables
     from traces.base.files import write_text
 
     if out is not None:

@@ -5,11 +5,9 @@ from __future__ import annotations
 from moesim.analysis.execution_file import ExecutionMetrics, ExecutionResult
 from moesim.analysis.stragglers import slowest
 from moesim.errors import TimelineError
-from moesim.report.breakdown import table
-from moesim.report.execution_table import answer, ran, rank_rows, shown_phases
+from moesim.report.execution_table import answer, ran, rank_table
 from moesim.report.gantt import gantt
-from moesim.report.markup import Markup, tag
-from moesim.report.page import facts_table, figures_list, mind, opening, page, resolved, section, trace_note
+from moesim.report.page import figures_list, listed, opening, page, provenance, section, trace_note
 from moesim.units import format_seconds
 from traces.timeline import Timeline
 
@@ -28,13 +26,12 @@ def execution_page(result: ExecutionResult, timeline: Timeline) -> str:
     sections = [
         opening(ran(result), answer(result), trace_note(result.trace)),
         figures_list(_key_figures(result.metrics)),
-        section("Where each rank's time goes", _ranks(result)),
+        section("Where each rank's time goes", rank_table(result)),
     ]
     if not result.run["serial"]:
         sections.append(section("One step as it ran", gantt(timeline, slowest(timeline))))
-    sections += mind(result.notes)
-    facts = facts_table(result.run | result.provenance)
-    sections.append(section("Where the numbers come from", facts, resolved(result.scenario)))
+    sections += listed("Mind", result.notes)
+    sections.append(provenance({**result.run, **result.provenance}, result.scenario))
     return page(f"{result.scenario['name']}: a real run", sections)
 
 
@@ -60,15 +57,3 @@ def _key_figures(metrics: ExecutionMetrics) -> list[tuple[str, str, str]]:
         ),
         ("balancedness", f"{metrics.balancedness:.3f}", "mean / max of assignments"),
     ]
-
-
-def _ranks(result: ExecutionResult) -> Markup:
-    rows = [
-        tag("tr", tag("td", row[0]), *(tag("td", cell, class_="n") for cell in row[1:]))
-        for row in rank_rows(result)
-    ]
-    return tag(
-        "div",
-        tag("p", "Seconds of a step; medians over the repeats."),
-        table(["rank"], [phase.replace("_", " ") for phase in shown_phases(result)], rows),
-    )

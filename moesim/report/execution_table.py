@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from rich.console import RenderableType
-from rich.padding import Padding
-from rich.table import Table
-from rich.text import Text
 
 from moesim.analysis.execution_file import ExecutionResult
+from moesim.report.table import Table, numbers, words
+from moesim.report.terminal import bold, spaced
 from moesim.spec.question import placement, plural, policy
 from moesim.units import format_seconds
 from traces.timeline import PHASES
@@ -15,8 +14,7 @@ from traces.timeline import PHASES
 
 def execution_tables(result: ExecutionResult) -> list[RenderableType]:
     """What ``moesim execute`` prints: what ran, its metrics, each rank's seconds."""
-    parts: list[RenderableType] = [Text(ran(result)), Text(answer(result), style="bold"), _ranks(result)]
-    return [Padding(part, (0, 0, 1, 0)) for part in parts]
+    return spaced([ran(result), bold(answer(result)), rank_table(result)])
 
 
 def ran(result: ExecutionResult) -> str:
@@ -48,26 +46,14 @@ def answer(result: ExecutionResult) -> str:
     )
 
 
-def _ranks(result: ExecutionResult) -> Table:
-    """The time of a step by phase."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", caption_justify="left")
-    table.caption = "time in a step; medians over the repeats"
-    table.add_column("rank")
-    for phase in shown_phases(result):
-        table.add_column(phase.replace("_", " "), justify="right", no_wrap=True)
-    for row in rank_rows(result):
-        table.add_row(*row)
-    return table
-
-
-def shown_phases(result: ExecutionResult) -> list[str]:
-    """Those that were measured, in the order of a step."""
-    return [phase for phase in PHASES if all(phase in row.seconds for row in result.per_rank)]
-
-
-def rank_rows(result: ExecutionResult) -> list[list[str]]:
-    """Rank, and seconds of a step in each of the phases."""
-    shown = shown_phases(result)
-    return [
-        [str(row.rank), *(format_seconds(row.seconds[phase]) for phase in shown)] for row in result.per_rank
-    ]
+def rank_table(result: ExecutionResult) -> Table:
+    """Each rank's seconds of a step, in the phases that were measured."""
+    shown = [phase for phase in PHASES if all(phase in row.seconds for row in result.per_rank)]
+    return Table(
+        [*words("rank"), *numbers(*(phase.replace("_", " ") for phase in shown))],
+        [
+            [str(row.rank), *(format_seconds(row.seconds[phase]) for phase in shown)]
+            for row in result.per_rank
+        ],
+        caption="time in a step; medians over the repeats",
+    )

@@ -8,14 +8,13 @@ from typing import Final
 from moesim.analysis import metrics
 from moesim.analysis.metrics import Unit
 from moesim.analysis.result_file import Metrics
-from moesim.report.findings import percent
-from moesim.units import format_bytes, format_seconds
+from moesim.units import format_bytes, format_count, format_seconds, format_share
 
 _WRITTEN: Final[Mapping[Unit, Callable[[float], str]]] = {
     "s": format_seconds,
     "B": format_bytes,
-    "1/s": "{:,.0f}".format,
-    "share": percent,
+    "1/s": format_count,
+    "share": format_share,
     "ratio": "{:.3f}".format,
     "times": "{:,}×".format,
 }

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from moesim.analysis.culprit import Straggler, culprit, lost_by_cause
 from moesim.analysis.result_file import Compared, Comparison, Outcome, Result
 from moesim.spec.question import brief, plural
-from moesim.units import format_seconds
+from moesim.units import format_seconds, format_share
 
 # Below this share of a step a cost is not worth acting on.
 SMALL: Final = 0.02
@@ -64,24 +64,6 @@ _BALANCE_ADVICE: Final = {
 }
 
 
-# What adding floating-point numbers leaves of 0; one assignment of a run is more.
-_ROUNDING: Final = 1e-12
-
-
-def percent(share: float) -> str:
-    """A fraction as per cent, with decimals where it is small; what is not 0 never looks like 0.
-
-    >>> percent(0.314), percent(0.0123), percent(-0.0004), percent(0.0), percent(2e-5)
-    ('31 %', '1.2 %', '-0.04 %', '0 %', '< 0.01 %')
-    """
-    if abs(share) < _ROUNDING:
-        return "0 %"
-    decimals = 0 if abs(share) >= 0.0995 else 1 if abs(share) >= 0.0005 else 2
-    if abs(share) < 5e-5:
-        return "< 0.01 %" if share > 0 else "> -0.01 %"
-    return f"{100 * share:.{decimals}f} %"
-
-
 def shares(result: Compared) -> dict[str, float]:
     """Each attribution term as a fraction of the mean step time, in the order of ``TERMS``."""
     step_s = result.metrics.step_time_s.mean
@@ -94,16 +76,16 @@ def answer(result: Result) -> str:
     share = shares(result)
     culprit = straggler_summary(result.stragglers)
     if share["hardware"] >= SMALL and share["hardware"] > share["imbalance"]:
-        sentence = f"Slow hardware costs {percent(share['hardware'])} of a {step} step"
+        sentence = f"Slow hardware costs {format_share(share['hardware'])} of a {step} step"
         return f"{sentence}; {culprit}." if culprit else f"{sentence}."
     if share["imbalance"] < SMALL:
         costs = {term: share[term] for term in ("network", "overhead", "hardware")}
         largest = max(costs, key=lambda term: costs[term])
         return (
-            f"Imbalance costs {percent(max(share['imbalance'], 0.0))} of a {step} step, so balancing experts "
-            f"wins next to nothing here; {largest} costs {percent(costs[largest])}."
+            f"Imbalance costs {format_share(max(share['imbalance'], 0.0))} of a {step} step, so balancing "
+            f"experts wins next to nothing here; {largest} costs {format_share(costs[largest])}."
         )
-    sentence = f"Imbalance costs {percent(share['imbalance'])} of a {step} step"
+    sentence = f"Imbalance costs {format_share(share['imbalance'])} of a {step} step"
     return f"{sentence}; {culprit}." if culprit else f"{sentence}."
 
 
@@ -213,7 +195,7 @@ def _slow_hardware(comparison: Comparison) -> str:
     where, most = max(named_runs(comparison), key=lambda run: shares(run[1])["hardware"])
     if shares(most)["hardware"] < SMALL:
         return ""
-    share, found, gpu = percent(shares(most)["hardware"]), most.culprit, slow_gpu(most)
+    share, found, gpu = format_share(shares(most)["hardware"]), most.culprit, slow_gpu(most)
     blamed = f"; {gpu} holds up {plural(found.layers, 'layer')}" if found is not None and gpu else ""
     return f" Slow hardware costs most {where}: {share} of a step{blamed}."
 
@@ -301,9 +283,9 @@ def _price(point: Outcome, base: Result) -> str:
         if share <= getattr(base.metrics, name):
             continue
         whole = "" if prices else " of the assignments"
-        prices.append(f"{verb} {percent(share)}{whole}")
+        prices.append(f"{verb} {format_share(share)}{whole}")
         if name == "dropped" and metrics.gate_mass_lost is not None:
-            prices[-1] += f" ({percent(metrics.gate_mass_lost)} of the gate mass)"
+            prices[-1] += f" ({format_share(metrics.gate_mass_lost)} of the gate mass)"
     return runs + (f"; it {' and '.join(prices)}" if prices else "")
 
 
@@ -311,9 +293,9 @@ def _tokens_per_step(run: Compared) -> float:
     return run.metrics.tokens_per_s * run.metrics.step_time_s.mean
 
 
-def vary(point: Outcome) -> str:
-    """A point's varied keys and values, ``key=value`` after another."""
-    return ", ".join(f"{key}={brief(value)}" for key, value in point.vary.items())
+def vary(point: Outcome, names: Mapping[str, str] | None = None) -> str:
+    """A point's varied keys, or their ``names``, and values, ``key=value`` after another."""
+    return ", ".join(f"{(names or {}).get(key, key)}={brief(value)}" for key, value in point.vary.items())
 
 
 def varied_keys(comparison: Comparison) -> dict[str, str]:

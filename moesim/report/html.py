@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
 
-from moesim.analysis.culprit import Straggler
 from moesim.analysis.result_file import Comparison, Result
 from moesim.errors import TimelineError
-from moesim.report.breakdown import (
-    attribution_table,
-    breakdown,
-    comparison_chart,
-    comparison_table,
-    phase_table,
-    table,
-)
+from moesim.report.breakdown import breakdown, comparison_chart
+from moesim.report.comparison_table import comparison_table
 from moesim.report.figures import key_figures
-from moesim.report.findings import CAUSES, advice, answer, percent, shares, varied_keys, whatif_answer
+from moesim.report.findings import TERMS, advice, answer, shares, varied_keys, whatif_answer
 from moesim.report.gantt import gantt
 from moesim.report.heatmap import heatmap
-from moesim.report.markup import Markup, join, tag
+from moesim.report.markup import Element, Markup, join, tag
 from moesim.report.notes import comparison_notes
-from moesim.report.page import facts_table, figures_list, mind, opening, page, resolved, section, trace_note
-from moesim.report.stages import stage_table
+from moesim.report.page import figures_list, listed, opening, page, provenance, section, trace_note
+from moesim.report.run_table import attribution_table, phase_table, stage_table, straggler_table
+from moesim.report.table import Table, words
 from moesim.spec.question import question
-from moesim.units import format_seconds
+from moesim.units import format_seconds, format_share
 from traces.timeline import Timeline, WorkTable
 
 # Rows of stragglers before the fold; the rest opens on a click.
@@ -54,30 +47,28 @@ def run_page(
     """
     cluster, gpus = result.scenario["cluster"], result.scenario["parallelism"]["ep"]
     _check_fit(timeline, gpus)
+    stages = result.metrics.stages
+    cost = f"{format_seconds(result.attribution.imbalance_s)} of a step"
+    step, *others = key_figures(result.metrics)
     steps = len(np.unique((timeline.repeat_N.astype(np.int64) << 32) | timeline.step_N))
     sections = [
         opening(question(result.scenario), answer(result), trace_note(result.trace)),
-        _key_figures(result),
+        figures_list([step, ("imbalance", format_share(shares(result)["imbalance"]), cost), *others]),
         _advice(result),
         section(
             "Who gets the work: assignments by layer and GPU",
             heatmap(timeline, work, gpus, min(cluster["gpus_per_node"], gpus), steps),
         ),
-        section("Where the time goes", breakdown(result), phase_table(result), attribution_table(result)),
-        *_stages(result),
+        section("Where the time goes", breakdown(result), phase_table(result), _attribution(result)),
+        *([section("What the policies did to the router's choice", stage_table(stages))] if stages else []),
         section("The stragglers", _stragglers(result)),
         section("One step as it runs", gantt(timeline, result.stragglers)),
     ]
     if comparison is not None:
         sections.append(_comparison(comparison))
-    sections += mind(result.notes)
+    sections += listed("Mind", result.notes)
     sections.append(_provenance(result))
     return page(str(result.scenario["name"]), sections)
-
-
-def _stages(result: Result) -> list[Markup]:
-    stages = result.metrics.stages
-    return [section("What the policies did to the router's choice", stage_table(stages))] if stages else []
 
 
 def _check_fit(timeline: Timeline, gpus: int) -> None:
@@ -99,24 +90,16 @@ def whatif_page(comparison: Comparison) -> str:
         opening(asked, whatif_answer(comparison), trace_note(base.trace)),
         section("The points, fastest first", comparison_chart(comparison), comparison_table(comparison)),
         section("The scenario itself", tag("p", answer(base)), breakdown(base), phase_table(base)),
-        *mind(comparison_notes(comparison)),
+        *listed("Mind", comparison_notes(comparison)),
         _provenance(base),
     ]
     return page(f"{base.scenario['name']}: what if", sections)
 
 
-def _key_figures(result: Result) -> Markup:
-    cost = f"{format_seconds(result.attribution.imbalance_s)} of a step"
-    imbalance = ("imbalance", percent(shares(result)["imbalance"]), cost)
-    step, *others = key_figures(result.metrics)
-    return figures_list([step, imbalance, *others])
-
-
 def _advice(result: Result) -> Markup:
-    lines = advice(result)
-    if not lines:
-        return section("What would help", tag("p", "Nothing that this run shows is worth changing."))
-    return section("What would help", tag("ul", *(tag("li", _with_code(line)) for line in lines)))
+    lines = [_with_code(line) for line in advice(result)]
+    nothing = section("What would help", tag("p", "Nothing that this run shows is worth changing."))
+    return next(iter(listed("What would help", lines)), nothing)
 
 
 def _with_code(line: str) -> Markup:
@@ -125,11 +108,16 @@ def _with_code(line: str) -> Markup:
     return join(tag("code", part) if index % 2 else part for index, part in enumerate(parts))
 
 
+def _attribution(result: Result) -> Table:
+    """The largest cause first."""
+    return attribution_table(result, sorted(TERMS, key=lambda term: -result.attribution.seconds(term)))
+
+
 def _stragglers(result: Result) -> Markup:
     rows = sorted(result.stragglers, key=lambda row: (-row.lost_s, row.layer))
     if not rows:
         return tag("p", "No layer has a straggler.", class_="note")
-    parts = [
+    parts: list[Element] = [
         tag(
             "p",
             "The GPU that is most often the last to finish its experts, for each layer; where most is lost "
@@ -138,31 +126,12 @@ def _stragglers(result: Result) -> Markup:
             "imbalance. Last in: the part of the steps. Tokens and time of its experts: in these steps, over "
             "the mean of all GPUs.",
         ),
-        _straggler_table(rows[:_FIRST_STRAGGLERS]),
+        straggler_table(rows[:_FIRST_STRAGGLERS]),
     ]
     if len(rows) > _FIRST_STRAGGLERS:
         rest = rows[_FIRST_STRAGGLERS:]
-        parts.append(tag("details", tag("summary", f"{len(rest)} more layers"), _straggler_table(rest)))
+        parts.append(tag("details", tag("summary", f"{len(rest)} more layers"), straggler_table(rest)))
     return join(parts)
-
-
-def _straggler_table(rows: list[Straggler]) -> Markup:
-    lines = []
-    for row in rows:
-        numbers = [
-            str(row.layer),
-            str(row.rank),
-            format_seconds(row.lost_s),
-            percent(row.share),
-            f"{row.load:.2f}×",
-            f"{row.time:.2f}×",
-        ]
-        why = CAUSES[row.cause]
-        if row.cause == "tokens":
-            why += f", {percent(row.expert_share)} of them for expert {row.expert}"
-        lines.append(tag("tr", *(tag("td", cell, class_="n") for cell in numbers), tag("td", why)))
-    head = ["layer", "GPU", "lost", "last in", "tokens", "time"]
-    return table([], head, lines, ["why"])
 
 
 def _comparison(comparison: Comparison) -> Markup:
@@ -175,29 +144,21 @@ def _comparison(comparison: Comparison) -> Markup:
 
 
 def _provenance(result: Result) -> Markup:
-    """Where the numbers come from: every entry of the provenance, and the resolved scenario."""
-    trace = result.trace
-    facts = {"trace": f"{trace.name}: {trace.origin or 'origin not stated'}", **result.provenance}
+    """Where the numbers come from, and what of the profile was fitted or is assumed, where it says so."""
+    trace, sources = result.trace, result.scenario.get("profile", {}).get("sources", {})
     # The wall time differs from run to run and would make equal runs' pages differ.
-    facts = {key: value for key, value in facts.items() if key not in ("wall_s", "command")}
-    return section(
-        "Where the numbers come from",
-        tag(
-            "p",
-            "Simulated, not measured: work counted from the routing trace, times from the hardware profile "
-            "named here. Made by ",
-            tag("code", str(result.provenance.get("command", "moesim run scenario.yaml"))),
-            "; the same command with the same versions gives the same numbers.",
-        ),
-        facts_table(facts),
-        *_profile_sources(result.scenario.get("profile", {}).get("sources", {})),
-        resolved(result.scenario),
+    facts = {key: value for key, value in result.provenance.items() if key not in ("wall_s", "command")}
+    said = tag(
+        "p",
+        "Simulated, not measured: work counted from the routing trace, times from the hardware profile "
+        "named here. Made by ",
+        tag("code", str(result.provenance.get("command", "moesim run scenario.yaml"))),
+        "; the same command with the same versions gives the same numbers.",
     )
-
-
-def _profile_sources(sources: Mapping[str, str]) -> list[Markup]:
-    """What of the profile was fitted, and what is assumed; empty where it does not say."""
-    if not sources:
-        return []
-    rows = [tag("tr", tag("td", key.replace("_", " ")), tag("td", source)) for key, source in sources.items()]
-    return [table(["of the profile", "where it comes from"], [], rows)]
+    rows = [(key.replace("_", " "), source) for key, source in sources.items()]
+    return provenance(
+        {"trace": f"{trace.name}: {trace.origin or 'origin not stated'}", **facts},
+        result.scenario,
+        before=[said],
+        after=[Table(words("of the profile", "where it comes from"), rows)] if rows else [],
+    )

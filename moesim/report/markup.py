@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable
+from typing import Protocol
 
 
 class Markup(str):
@@ -11,8 +12,17 @@ class Markup(str):
 
     __slots__ = ()
 
+    def __html__(self) -> Markup:
+        return self
 
-def tag(name: str, *children: str, **attributes: str | float | None) -> Markup:
+
+class Element(Protocol):
+    """What knows how it stands in a page."""
+
+    def __html__(self) -> Markup: ...
+
+
+def tag(name: str, *children: str | Element, **attributes: str | float | None) -> Markup:
     """One element.
 
     Attribute names lose a trailing underscore and change the others to hyphens; ``None`` leaves an
@@ -29,10 +39,12 @@ def tag(name: str, *children: str, **attributes: str | float | None) -> Markup:
     return Markup(f"<{name}{written}>{join(children)}</{name}>")
 
 
-def join(children: Iterable[str], separator: str = "") -> Markup:
-    """The children one after the other, each escaped where it is not markup."""
+def join(children: Iterable[str | Element], separator: str = "") -> Markup:
+    """The children one after the other, each escaped where it is text."""
     return Markup(
-        separator.join(child if isinstance(child, Markup) else _escape(child) for child in children)
+        separator.join(
+            child.__html__() if hasattr(child, "__html__") else _escape(child) for child in children
+        )
     )
 
 

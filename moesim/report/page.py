@@ -7,8 +7,8 @@ from importlib import resources
 from typing import Any
 
 from moesim.analysis.scenario_facts import TraceFacts
-from moesim.report.breakdown import table
-from moesim.report.markup import Markup, join, tag
+from moesim.report.markup import Element, Markup, join, tag
+from moesim.report.table import Table, words
 from moesim.spec.question import brief
 
 
@@ -49,7 +49,7 @@ def opening(asked: str, found: str, note: str) -> Markup:
     return join([tag("h1", asked), tag("p", found, class_="answer"), tag("p", note, class_="note")])
 
 
-def section(heading: str, *content: Markup) -> Markup:
+def section(heading: str, *content: Element) -> Markup:
     """A part of the page under its heading."""
     return tag("section", tag("h2", heading), *content)
 
@@ -76,24 +76,29 @@ def figures_list(figures: Sequence[tuple[str, str, str]]) -> Markup:
     )
 
 
-def mind(lines: Sequence[str]) -> list[Markup]:
-    """The section of notes, where there are any."""
-    return [section("Mind", tag("ul", *(tag("li", line) for line in lines)))] if lines else []
-
-
-def facts_table(facts: Mapping[str, Any]) -> Markup:
+def facts_table(facts: Iterable[tuple[str, str]], heads: Sequence[str] = ("what", "value")) -> Table:
     """Two columns: what, and its value."""
-    rows = [
-        tag("tr", tag("td", name.replace("_", " ")), tag("td", tag("code", brief(value))))
-        for name, value in facts.items()
-    ]
-    return table(["what", "value"], [], rows)
+    return Table(words(*heads), [(name, tag("code", value)) for name, value in facts])
 
 
 def resolved(scenario: Mapping[str, Any]) -> Markup:
     """The resolved scenario, opened on a click."""
-    rows = [
-        tag("tr", tag("td", str(key)), tag("td", tag("code", brief(value))))
-        for key, value in scenario.items()
-    ]
-    return tag("details", tag("summary", "the resolved scenario"), table(["key", "value"], [], rows))
+    rows = ((str(key), brief(value)) for key, value in scenario.items())
+    return tag("details", tag("summary", "the resolved scenario"), facts_table(rows, ("key", "value")))
+
+
+def listed(heading: str, lines: Sequence[str]) -> list[Markup]:
+    """A section with a list; none where there is nothing to list."""
+    return [section(heading, tag("ul", *(tag("li", line) for line in lines)))] if lines else []
+
+
+def provenance(
+    facts: Mapping[str, Any],
+    scenario: Mapping[str, Any],
+    *,
+    before: Iterable[Element] = (),
+    after: Iterable[Element] = (),
+) -> Markup:
+    """Where the numbers come from: facts between what stands ``before`` and ``after``, the scenario."""
+    named = ((key.replace("_", " "), brief(value)) for key, value in facts.items())
+    return section("Where the numbers come from", *before, facts_table(named), *after, resolved(scenario))

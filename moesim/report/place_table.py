@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from rich.console import Group, RenderableType
-from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
-from moesim.report.findings import percent
 from moesim.report.findings import steps as whole_steps
+from moesim.report.table import Table, numbers, words
+from moesim.report.terminal import bold, bullets, spaced
 from moesim.spec.question import plural
-from moesim.units import format_bytes, format_seconds
+from moesim.units import format_bytes, format_count, format_number, format_seconds, format_share
 
 Answer = Mapping[str, Any]
 
@@ -35,24 +34,23 @@ _COSTS: Final = {
 
 def place_tables(answer: Answer, *, all_metrics: bool = False) -> list[RenderableType]:
     """The answer in a sentence, the candidates, and what was asked beyond them."""
-    parts: list[RenderableType] = [Text(_headline(answer), style="bold"), _candidates(answer)]
-    if all_metrics:
-        parts.append(_metrics(answer))
-    if answer["simulated"] is not None:
-        parts.append(_simulated(answer["simulated"]))
-    if answer["migration"] is not None:
-        parts.append(Text(_migration(answer["migration"])))
-    if answer["notes"]:
-        bullets = (Padding(Text(f"- {note}"), (0, 1)) for note in answer["notes"])
-        parts.append(Group(Text("Mind", style="bold"), *bullets))
-    return [Padding(part, (0, 0, 1, 0)) for part in parts]
+    return spaced(
+        [
+            bold(_headline(answer)),
+            _candidates(answer),
+            _metrics(answer) if all_metrics else None,
+            None if answer["simulated"] is None else _simulated(answer["simulated"]),
+            None if answer["migration"] is None else _migration(answer["migration"]),
+            bullets("Mind", answer["notes"]),
+        ]
+    )
 
 
 def _headline(answer: Answer) -> str:
     where = f"{answer['gpus']} GPUs" + (f" in {answer['nodes']} nodes" if answer["nodes"] > 1 else "")
     proof = "no bound is proven"
     if answer["gap"] is not None:
-        proof = f"at most {_percent(answer['gap'])} above what any placement costs"
+        proof = f"at most {_above(answer['gap'])} above what any placement costs"
     stopped = ", stopped at its limit" if answer["limit_reached"] else ""
     stopped = ", interrupted" if answer["interrupted"] else stopped
     return (
@@ -67,30 +65,32 @@ def _rows(answer: Answer) -> dict[str, Answer]:
 
 def _candidates(answer: Answer) -> Group:
     """Baselines, then the result in bold; a column that says nothing here is left out."""
-    held_out = answer["held_out"]
-    table = _table()
-    table.add_column("placement")
-    tokens = answer["objective"] == "tokens"
-    heads = ["balance", "fullest GPUs" if tokens else "cost", "above bound"]
-    if held_out is not None:
-        heads += ["kept back"] if tokens else ["kept back", "cost there"]
+    held_out, tokens = answer["held_out"], answer["objective"] == "tokens"
     crosses = answer["nodes"] > 1 and answer["cross_node_fraction"] is not None
-    heads += ["cross-node"] * crosses + ["moved"] * (answer["migration"] is not None)
-    for head in heads:
-        table.add_column(head, justify="right")
+    rows = []
     for name, row in _rows(answer).items():
-        cost = _cost(row["max_load"] if tokens else row["cost"], answer)
-        cells = [f"{row['balancedness']:.3f}", cost, _percent(row["gap"])]
+        cells = {
+            "placement": name,
+            "balance": format_number(row["balancedness"], 3),
+            "fullest GPUs" if tokens else "cost": _cost(row["max_load"] if tokens else row["cost"], answer),
+            "above bound": _above(row["gap"]),
+        }
         if held_out is not None:
             unseen = held_out if row is answer else held_out["baselines"][name]
-            cells.append(f"{unseen['balancedness']:.3f}")
+            cells["kept back"] = format_number(unseen["balancedness"], 3)
             if not tokens:
-                cells.append(_cost(unseen["cost"], answer))
+                cells["cost there"] = _cost(unseen["cost"], answer)
         if crosses:
-            cells.append(f"{100 * row['cross_node_fraction']:.1f} %")
+            cells["cross-node"] = format_share(row["cross_node_fraction"], 1)
         if answer["migration"] is not None:
-            cells.append(str(row["moved_experts"]))
-        table.add_row(name, *cells, style="bold" if row is answer else None)
+            cells["moved"] = str(row["moved_experts"])
+        rows.append(cells)
+    heads = list(rows[-1])
+    table = Table(
+        [*words(heads[0]), *numbers(*heads[1:], whole=False)],
+        [list(cells.values()) for cells in rows],
+        marks={len(rows) - 1: "best"},
+    )
     return Group(table, Text(_legend(answer, crosses), style="dim"))
 
 
@@ -113,39 +113,37 @@ def _legend(answer: Answer, crosses: bool) -> str:
 
 
 def _metrics(answer: Answer) -> Table:
-    held_out = answer["held_out"]
-    table = _table()
-    table.add_column("balancedness as in")
-    for name in _rows(answer):
-        table.add_column(name, justify="right")
-    for key, system in _FORMULAS.items():
-        table.add_row(system, *(f"{row['metrics'][key]:.3f}" for row in _rows(answer).values()))
-    if held_out is not None:
-        unseen = [*held_out["baselines"].values(), held_out]
-        for key, system in _FORMULAS.items():
-            table.add_row(f"{system}, kept back", *(f"{row['metrics'][key]:.3f}" for row in unseen))
-    return table
+    """Balancedness by the formulas of several systems, also on what was kept back."""
+    judged = {"": list(_rows(answer).values())}
+    if answer["held_out"] is not None:
+        judged[", kept back"] = [*answer["held_out"]["baselines"].values(), answer["held_out"]]
+    rows = [
+        [f"{system}{where}", *(format_number(row["metrics"][key], 3) for row in each)]
+        for where, each in judged.items()
+        for key, system in _FORMULAS.items()
+    ]
+    return Table([*words("balancedness as in"), *numbers(*_rows(answer), whole=False)], rows)
 
 
 def _simulated(simulated: Answer) -> Table:
     runs = {name: row for name, row in simulated.items() if isinstance(row, Mapping)}
-    table = _table(
-        caption=f"{simulated['scenario']}: {plural(simulated['steps'], 'step')} of {simulated['replayed']}"
-    )
-    table.caption_justify = "left"
-    table.add_column("simulated")
-    for head in ("step", "straggler ratio", "balancedness", "cross-node bytes a step"):
-        table.add_column(head, justify="right")
-    for name, row in sorted(runs.items(), key=lambda run: run[0] == "result"):
-        table.add_row(
+    rows = [
+        [
             name,
             format_seconds(row["step_time_s"]),
-            f"{row['straggler_ratio']:.2f}",
-            f"{row['balancedness']:.3f}",
+            format_number(row["straggler_ratio"]),
+            format_number(row["balancedness"], 3),
             format_bytes(row["cross_node_bytes"]),
-            style="bold" if name == "result" else None,
-        )
-    return table
+        ]
+        for name, row in sorted(runs.items(), key=lambda run: run[0] == "result")
+    ]
+    heads = ("step", "straggler ratio", "balancedness", "cross-node bytes a step")
+    return Table(
+        [*words("simulated"), *numbers(*heads, whole=False)],
+        rows,
+        caption=f"{simulated['scenario']}: {plural(simulated['steps'], 'step')} of {simulated['replayed']}",
+        marks={len(rows) - 1: "best"},
+    )
 
 
 def _migration(migration: Answer) -> str:
@@ -167,15 +165,9 @@ def _migration(migration: Answer) -> str:
 def _cost(cost: float, answer: Answer) -> str:
     if answer["objective"] == "time":
         return format_seconds(cost)
-    return f"{cost:,.0f}" if cost >= 100 else f"{cost:.3g}"
+    return format_count(cost) if cost >= 100 else f"{cost:.3g}"
 
 
-def _percent(fraction: float | None) -> str:
+def _above(gap: float | None) -> str:
     """A distance from the bound; where it is small, every hundredth counts."""
-    if fraction is None:
-        return "–"
-    return percent(fraction) if abs(fraction) >= 0.0995 else f"{100 * fraction:.2f} %"
-
-
-def _table(**options: Any) -> Table:
-    return Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", **options)
+    return format_share(gap, None if gap is None or abs(gap) >= 0.0995 else 2)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from rich.table import Table
-from rich.text import Text
+from moesim.report.table import Column, Table
 
 # Long texts, which beside other columns would be a few letters wide.
 _APART: Final = ("source", "origin")
@@ -22,11 +21,7 @@ def preset_tables(catalogue: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[
     return tables
 
 
-def _table(title: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table(title=title, title_justify="left")
-    for column in columns:
-        # A name cut in two cannot be copied.
-        table.add_column(column, no_wrap=column == "name", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(str(row[column])) for column in columns))
-    return table
+def _table(title: str, heads: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Table:
+    # A name cut in two cannot be copied.
+    columns = [Column(head, whole=head == "name") for head in heads]
+    return Table(columns, [[str(row[head]) for head in heads] for row in rows], title=title)

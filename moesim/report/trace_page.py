@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from moesim.report import svg
-from moesim.report.breakdown import table
 from moesim.report.heatmap import EDGES, load_legend
-from moesim.report.markup import Markup, tag
+from moesim.report.markup import Markup
 from moesim.report.page import figures_list, opening, page, section
-from moesim.report.trace_detail_table import (
-    DISTANCE_HEAD,
-    LAYER_HEAD,
-    PART_HEAD,
-    distance_rows,
-    layer_row,
-    part_row,
-)
-from moesim.report.trace_table import percent
+from moesim.report.trace_table import batch_table, detail_table, distance_table, part_table
 from moesim.spec.question import plural
+from moesim.units import format_count, format_share
 from traces.co_activation import clusters, pairs_by_chance
 from traces.full_statistics import FullStatistics
 
@@ -46,16 +37,14 @@ def trace_page(found: FullStatistics) -> str:
             f"{plural(len(meta.layers), 'MoE layer')} × {plural(meta.experts, 'expert')}, top-{meta.top_k}.",
         ),
         _key_figures(found),
-        section("Loads", _load_map(found), _skew(found)),
-        section("Tokens of a request", _curves(found), _rows(DISTANCE_HEAD, distance_rows(found))),
+        section("Loads", _load_map(found), batch_table(found.base)),
+        section("Tokens of a request", _curves(found), distance_table(found)),
         section("Who meets whom", _company_map(found)),
-        section("Drift", _rows(("part", *PART_HEAD), [part_row(part) for part in found.parts])),
+        section("Drift", part_table("part", found.parts)),
     ]
     if found.categories:
-        rows = [part_row(part) for part in found.categories]
-        sections.append(section("Categories", _rows(("category", *PART_HEAD), rows)))
-    rows = [layer_row(row, 3) for row in found.layers]
-    sections.append(section("Layers", _rows(LAYER_HEAD, rows)))
+        sections.append(section("Categories", part_table("category", found.categories)))
+    sections.append(section("Layers", detail_table(found, 3)))
     return page(f"{meta.model or 'trace'}: routing", sections)
 
 
@@ -66,8 +55,8 @@ def _answer(found: FullStatistics) -> str:
     if base.overlap is None:
         return text + "."
     return (
-        f"{text}, and consecutive tokens share {base.overlap:.0%} of their experts, "
-        f"where chance would give {base.overlap_by_chance:.0%}."
+        f"{text}, and consecutive tokens share {format_share(base.overlap)} of their experts, "
+        f"where chance would give {format_share(base.overlap_by_chance)}."
     )
 
 
@@ -84,11 +73,13 @@ def _key_figures(found: FullStatistics) -> Markup:
         ),
     ]
     if excess:
-        figures.append(("pairs beyond chance", f"{np.mean(excess):.0%}", "that loads do not explain"))
+        figures.append(
+            ("pairs beyond chance", format_share(float(np.mean(excess))), "that loads do not explain")
+        )
     if bits:
         figures.append(("next layer", f"{np.mean(bits):.2f} bits", "that an expert tells of one there"))
     if drift:
-        figures.append(("drift", f"{np.mean(drift):.0%}", "of a part's load, against the rest"))
+        figures.append(("drift", format_share(float(np.mean(drift))), "of a part's load, against the rest"))
     return figures_list(figures)
 
 
@@ -162,7 +153,10 @@ def _curves(found: FullStatistics) -> Markup:
     parts: list[Markup] = []
     for value in (0.0, 0.25, 0.5, 0.75, 1.0):
         y = bottom - value * (bottom - top)
-        parts += [svg.line(left, y, right, y, "grid"), svg.text(left - 6, y + 4, f"{value:.0%}", "tick end")]
+        parts += [
+            svg.line(left, y, right, y, "grid"),
+            svg.text(left - 6, y + 4, format_share(value, 0), "tick end"),
+        ]
     series = (("overlap", "dispatch", "experts shared"), ("union", "experts", "experts activated"))
     for name, class_, what in series:
         points = [
@@ -180,11 +174,11 @@ def _curves(found: FullStatistics) -> Markup:
         for before, after in itertools.pairwise(placed):
             parts.append(svg.line(before[0], before[1], after[0], after[1], "edge"))
         for x, y, tokens, value in placed:
-            tooltip = f"{plural(tokens, 'token')}: {value:.1%} {what}"
+            tooltip = f"{plural(tokens, 'token')}: {format_share(value, 1)} {what}"
             parts.append(svg.rect(x - 4, y - 4, 8, 8, class_, tooltip))
     for row in found.distances:
         x = left + float(np.log2(row.tokens) / span) * (right - left)
-        parts.append(svg.text(x, bottom + 16, f"{row.tokens:,}", "tick middle"))
+        parts.append(svg.text(x, bottom + 16, format_count(row.tokens), "tick middle"))
     parts.append(svg.legend(left, bottom + 40, [(class_, what) for _, class_, what in series], 170))
     return svg.figure(
         bottom + 52,
@@ -196,19 +190,6 @@ def _curves(found: FullStatistics) -> Markup:
             "layers."
         ),
     )
-
-
-def _skew(found: FullStatistics) -> Markup:
-    rows = [
-        [f"{batch.tokens:,}", f"{batch.max_over_mean:.2f}", percent(batch.activated)]
-        for batch in found.base.batches
-    ]
-    return _rows(("random tokens in a batch", "max / mean", "experts activated"), rows)
-
-
-def _rows(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:
-    lines = [tag("tr", tag("td", row[0]), *(tag("td", cell, class_="n") for cell in row[1:])) for row in rows]
-    return table([head[0]], list(head[1:]), lines)
 
 
 def _merged(values: Floats, axis: int) -> Floats:

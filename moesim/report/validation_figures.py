@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 from moesim.analysis.typical import over_steps, typical
 from moesim.analysis.validation import Validation
 from moesim.report import svg
-from moesim.report.findings import percent
 from moesim.report.gantt import LEFT, MOST_GPUS, MOST_LAYERS, draw_brackets, draw_spans
 from moesim.report.markup import Markup, tag
-from moesim.units import format_seconds
+from moesim.units import format_seconds, format_share
 from traces.timeline import PHASES, Timeline
 
 FloatArray = NDArray[np.float64]
@@ -97,7 +96,7 @@ def error_map(found: Validation) -> Markup:
             for row, layer in enumerate(found.layers.tolist()):
                 error = float(error_LG[row, column])
                 class_ = "bar" if np.isnan(error) else svg.heat(EDGES, error)
-                said = "took no time" if np.isnan(error) else f"{percent(error)}"
+                said = "took no time" if np.isnan(error) else format_share(error)
                 parts.append(
                     svg.rect(
                         x,

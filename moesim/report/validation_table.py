@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from rich.console import Group, RenderableType
-from rich.padding import Padding
-from rich.table import Table
-from rich.text import Text
+from typing import Final
 
-from moesim.analysis.validation_file import Spread, ValidationResult
-from moesim.report.findings import percent
+from rich.console import RenderableType
+
+from moesim.analysis.validation_file import Pair, Spread, ValidationResult
+from moesim.report.table import Table, numbers, words
+from moesim.report.terminal import bold, bullets, spaced
 from moesim.spec.question import placement, plural, policy
-from moesim.units import format_seconds
+from moesim.units import format_seconds, format_share
 
 
 def asked(result: ValidationResult) -> str:
@@ -45,7 +45,7 @@ def _told_apart(result: ValidationResult) -> str:
         if error is not None and (noise := result.noise.get(quantity)) is not None
     }
     beyond = [
-        f"{quantity} ({percent(error)} against {percent(noise)})"
+        f"{quantity} ({format_share(error)} against {format_share(noise)})"
         for quantity, (error, noise) in errors.items()
         if error > noise
     ]
@@ -84,76 +84,71 @@ def remarks(result: ValidationResult) -> list[str]:
 
 def validation_tables(result: ValidationResult) -> list[RenderableType]:
     """What ``moesim validate`` prints."""
-    bullets = (Padding(Text(f"- {line}"), (0, 1)) for line in remarks(result))
-    parts: list[RenderableType] = [
-        Text(asked(result)),
-        Text(answer(result), style="bold"),
-        _quantities(result),
-        _ranks(result),
-        Group(Text("Mind", style="bold"), *bullets),
-    ]
-    return [Padding(part, (0, 0, 1, 0)) for part in parts]
+    return spaced(
+        [
+            asked(result),
+            bold(answer(result)),
+            quantity_table(result),
+            rank_table(result),
+            bullets("Mind", remarks(result)),
+        ]
+    )
 
 
-def quantity_rows(result: ValidationResult) -> list[list[str]]:
-    """Name, measured, simulated, median error, 95th percentile, bias and noise of each quantity."""
-    return [
+def quantity_table(result: ValidationResult) -> Table:
+    """Measured and simulated seconds of each quantity, how far off they are, and the noise."""
+    rows = [
         [
             quantity.replace("_", " "),
-            format_seconds(seconds.measured),
-            format_seconds(seconds.simulated),
+            *_both(seconds),
             *cells(result.error.get(quantity), ("median", "p95", "bias")),
             *cells(result.noise.get(quantity), ("median",)),
         ]
         for quantity, seconds in result.seconds.items()
     ]
-
-
-def rank_rows(result: ValidationResult) -> list[list[str]]:
-    """Rank, measured and simulated expert time, and its errors."""
-    return [
-        [
-            str(row.rank),
-            format_seconds(row.seconds["experts"].measured),
-            format_seconds(row.seconds["experts"].simulated),
-            *cells(row.error["experts"], ("median", "p95", "bias")),
-        ]
-        for row in result.per_rank
-    ]
-
-
-QUANTITY_HEAD = ("measured", "simulated", "error", "p95", "bias", "noise")
-RANK_HEAD = ("measured", "simulated", "error", "p95", "bias")
-
-
-def _quantities(result: ValidationResult) -> Table:
-    table = _table("", QUANTITY_HEAD)
-    table.caption = (
+    caption = (
         f"means over cells of the median of {plural(result.repeats, 'repeat')}; error: median of "
         "|simulated - measured| / measured over steps, layers and ranks; noise: how uncertain the measured "
         "median is, by the halves of the repeats"
     )
-    for row in quantity_rows(result):
-        table.add_row(*row)
-    return table
+    return Table([*words(""), *numbers(*_HEADS, "noise")], rows, caption=caption)
 
 
-def _ranks(result: ValidationResult) -> Table:
-    table = _table("rank", RANK_HEAD)
-    table.caption = "expert time of a layer"
-    for row in rank_rows(result):
-        table.add_row(*row)
-    return table
+def rank_table(result: ValidationResult) -> Table:
+    """Measured and simulated expert time of each rank, and how far off it is."""
+    rows = [
+        [
+            str(row.rank),
+            *_both(row.seconds["experts"]),
+            *cells(row.error["experts"], ("median", "p95", "bias")),
+        ]
+        for row in result.per_rank
+    ]
+    return Table([*words("rank"), *numbers(*_HEADS)], rows, caption="expert time of a layer")
 
 
-def _table(first: str, numbers: tuple[str, ...]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", caption_justify="left")
-    table.add_column(first)
-    for name in numbers:
-        table.add_column(name, justify="right", no_wrap=True)
-    return table
+def layer_table(result: ValidationResult) -> Table:
+    """Measured and simulated seconds of each layer, and the errors of its phases."""
+    named = ("layer", "experts", "dispatch", "combine")
+    rows = [
+        [
+            str(row.layer),
+            *_both(row.seconds),
+            *(cell for name in named for cell in cells(row.error[name], ("median",))),
+        ]
+        for row in result.per_layer
+    ]
+    errors = ("error", "of experts", "of dispatch", "of combine")
+    return Table([*words("layer"), *numbers("measured", "simulated", *errors)], rows)
+
+
+_HEADS: Final = ("measured", "simulated", "error", "p95", "bias")
+
+
+def _both(seconds: Pair) -> list[str]:
+    return [format_seconds(seconds.measured), format_seconds(seconds.simulated)]
 
 
 def cells(spread: Spread | None, names: tuple[str, ...]) -> list[str]:
     """Fields of a spread, as per cent."""
-    return ["–" if spread is None else percent(getattr(spread, name)) for name in names]
+    return [format_share(None if spread is None else getattr(spread, name)) for name in names]

@@ -22,9 +22,10 @@ from executor.kernels.order import sort_by_slot
 from executor.kernels.schedule import schedule
 from executor.kernels.tiles import Tile, Tiles
 from executor.plan.plan import MoeShape
-from tests.executor.reference import reference_layer
+from tests.examples import examples
+from tests.executor.exact_layers import Exact, exact_layer, inner_size, layer_rounding
 
-FEW = settings(max_examples=12, deadline=None)
+FEW = settings(max_examples=examples(12))
 TINY = Tile(columns=16, depth=16, warps=4, stages=2)
 GROUPS = st.lists(st.sampled_from([0, 0, 1, 6, 16, 17, 43]), min_size=1, max_size=6)
 
@@ -93,7 +94,7 @@ def test_tiles_cover_every_group_once(counts: list[int], rows: int, behind: int)
     depth=st.sampled_from([1, 16, 40]),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=examples(5))
 def test_products_gather_scale_and_scatter(
     by_group: bool, activation: Activation, counts: list[int], columns: int, depth: int, seed: int
 ) -> None:
@@ -117,18 +118,19 @@ def test_products_gather_scale_and_scatter(
         scale_Y=scale_A,
     )
 
-    def product(x_K: Tensor, group: int) -> Tensor:
-        sums_M = weight_ZMK[group].double() @ x_K.double()
-        if activation == "none":
-            return sums_M
-        gate_N = torch.nn.functional.silu(sums_M[:columns])
-        return gate_N * sums_M[columns:] if activation == "swiglu" else gate_N
+    def product(x_K: Tensor, group: int, scale: float = 1.0) -> Exact:
+        x_K, weight_MK = x_K.double(), weight_ZMK[group].double()
+        size_N = inner_size(x_K[None], weight_MK, activation == "swiglu")[0]
+        sums_M = weight_MK @ x_K
+        if activation != "none":
+            gate_N = torch.nn.functional.silu(sums_M[:columns])
+            sums_M = gate_N * sums_M[columns:] if activation == "swiglu" else gate_N
+        return Exact(scale * sums_M, scale * size_N * layer_rounding(torch.float32, depth, 1))
 
     for a, group in enumerate(group for group, count in enumerate(counts) for _ in range(count)):
         goes = int(order_A[a])
-        torch.testing.assert_close(there[a].double(), product(x_XK[a], group), rtol=1e-5, atol=1e-5)
-        wanted_N = product(x_XK[goes // share], group) * scale_A[goes].double()
-        torch.testing.assert_close(moved[goes].double(), wanted_N, rtol=1e-5, atol=1e-5)
+        assert product(x_XK[a], group).error(there[a]) <= 1
+        assert product(x_XK[goes // share], group, float(scale_A[goes])).error(moved[goes]) <= 1
 
 
 @pytest.mark.parametrize(("by_group", "gated"), [(True, True), (False, False)])
@@ -153,8 +155,7 @@ def test_a_layer_multiplies_weights_of_eight_bits_by_their_factors(by_group: boo
         tiles=tiles,
     )
     exact = (from_eight_bits(up_SNH, up_factor), from_eight_bits(down_SHF, down_factor))
-    wanted_TH = reference_layer(x_TH, ids_TK, weight_TK, ExpertWeights(*exact, gated))
-    torch.testing.assert_close(found_TH.double(), wanted_TH, rtol=1e-5, atol=1e-5)
+    assert exact_layer(x_TH, ids_TK, weight_TK, ExpertWeights(*exact, gated)).error(found_TH) <= 1
 
 
 def test_rows_that_nobody_serves_are_not_read() -> None:
@@ -180,10 +181,9 @@ def layer_inputs(T: int, K: int, S: int, H: int, F: int, *, gated: bool = True) 
 def assert_layer(inputs: tuple[Tensor, ...], *, gated: bool = True, tiles: Tiles | None = None) -> None:
     x_TH, ids_TK, weight_TK, up_SNH, down_SHF = inputs
     found_TH = moe_layer(*inputs, gated=gated, tiles=tiles)
-    wanted_TH = reference_layer(x_TH, ids_TK, weight_TK, ExpertWeights(up_SNH, down_SHF, gated))
+    wanted = exact_layer(x_TH, ids_TK, weight_TK, ExpertWeights(up_SNH, down_SHF, gated))
     assert (found_TH.dtype, found_TH.shape) == (x_TH.dtype, x_TH.shape)
-    tolerance = 1e-5 if x_TH.dtype == torch.float32 else 1e-2
-    torch.testing.assert_close(found_TH.double(), wanted_TH, rtol=tolerance, atol=tolerance)
+    assert wanted.error(found_TH) <= 1
 
 
 @pytest.mark.parametrize(
@@ -223,9 +223,8 @@ def test_replicas_and_empty_slots_change_nothing() -> None:
     expert_S, slots_ER = torch.tensor([2, 0, 1, 2, 0]), torch.tensor([[1, 4], [2, 2], [3, 0]])
     slot_TK = slots_ER[ids_TK, torch.randint(0, 2, ids_TK.shape)].where(ids_TK >= 0, -1)
     placed = moe_layer(x_TH, slot_TK, weight_TK, up_EMH[expert_S], down_EHF[expert_S])
-    torch.testing.assert_close(
-        placed, moe_layer(x_TH, ids_TK, weight_TK, up_EMH, down_EHF), rtol=0, atol=1e-5
-    )
+    wanted = exact_layer(x_TH, ids_TK, weight_TK, ExpertWeights(up_EMH, down_EHF, gated=True))
+    assert wanted.error(placed) <= 1
 
 
 def test_equal_inputs_give_equal_bits() -> None:
@@ -238,6 +237,8 @@ def test_the_back_end_equals_the_loop_over_experts(gated: bool) -> None:
     shape = MoeShape("m", 24, 10, gated, 3, 1, 0, (0,))
     weights = ExpertWeights.random(shape, 0, range(3), seed=1)
     counts_Z, rows_AH = torch.tensor([65, 0, 2]), torch.randn(67, 24)
-    wanted_AH = BACKENDS["loop"](weights)(rows_AH, counts_Z)
-    torch.testing.assert_close(BACKENDS["triton"](weights)(rows_AH, counts_Z), wanted_AH, rtol=0, atol=1e-5)
+    slot_A = torch.arange(3).repeat_interleave(counts_Z)
+    wanted = exact_layer(rows_AH, slot_A[:, None], torch.ones(67, 1), weights)
+    for backend in ("loop", "triton"):
+        assert wanted.error(BACKENDS[backend](weights)(rows_AH, counts_Z)) <= 1
     assert len(BACKENDS["triton"](weights)(rows_AH[:0], counts_Z * 0)) == 0

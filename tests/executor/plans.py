@@ -14,7 +14,7 @@ from torch import Tensor
 from executor.dispatch.routing import RoutedStep
 from executor.experts.weights import ExpertWeights, UnequalWeights
 from executor.plan.plan import Kind, MoeShape, Plan
-from tests.executor.reference import reference_layer
+from tests.executor.exact_layers import Exact, exact_layer
 
 
 def small_plan(
@@ -111,15 +111,15 @@ def step_inputs(plan: Plan, routed: RoutedStep) -> Tensor:
 
 def expected(
     plan: Plan, routed: RoutedStep, row: int, x_TH: Tensor, dtype: torch.dtype, device: str = "cpu"
-) -> Tensor:
-    """float64: what a layer must give for all tokens of a step, with weights as ``device`` draws them."""
+) -> Exact:
+    """What a layer must give for all tokens of a step, with weights as ``device`` draws them."""
     slot_TK, layer = routed.slot_LTK[row], plan.model.layers[row]
     expert_TK = np.where(slot_TK >= 0, plan.slot_expert_LS[row][slot_TK], -1)
     made: dict[str, Any] = {"seed": plan.seed, "dtype": dtype, "device": device}
     shared = None
     if plan.model.shared_width:
         shared = ExpertWeights.random_shared(plan.model, layer, **made)
-    return reference_layer(
+    return exact_layer(
         x_TH,
         torch.from_numpy(expert_TK),
         torch.from_numpy(routed.weights_LTK[row]),

@@ -15,34 +15,22 @@ from executor.experts.loop import LoopExperts, SharedExpert
 from executor.experts.weights import ExpertWeights, UnequalWeights, Weights
 from executor.plan.errors import PlanError
 from executor.plan.plan import Kind, MoeShape
+from tests.examples import examples
+from tests.executor.exact_layers import Exact, exact_layer
 
 pytestmark = pytest.mark.executor
 
-# Inputs, inner values and outputs are each rounded once.
-TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 3e-2, torch.float16: 4e-3}
-
-
-def assert_close(found: Tensor, wanted: Tensor, tolerance: float) -> None:
-    torch.testing.assert_close(found.cpu().double(), wanted.double(), rtol=tolerance, atol=tolerance)
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
 def shape(hidden: int = 16, width: int = 8, *, gated: bool = True) -> MoeShape:
     return MoeShape("m", hidden, width, gated, 8, 2, width, (0, 1))
 
 
-def naive(weights: Weights, rows_AH: Tensor, counts: list[int]) -> Tensor:
-    """float64, row by row."""
-    slots = [slot for slot, count in enumerate(counts) for _ in range(count)]
-    out_AH = torch.zeros(rows_AH.shape, dtype=torch.float64)
-    for row, slot in enumerate(slots):
-        up_NH, down_HF = (matrix.double() for matrix in weights.slot(slot))
-        inner_N = up_NH @ rows_AH[row].double()
-        width = down_HF.shape[1]
-        inner_F = inner_N[:width] * torch.sigmoid(inner_N[:width])
-        if weights.gated:
-            inner_F *= inner_N[width:]
-        out_AH[row] = down_HF @ inner_F
-    return out_AH
+def exact_rows(weights: Weights, rows_AH: Tensor, counts: list[int]) -> Exact:
+    """Each row as a token that has its slot alone, of weight 1."""
+    slot_A = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    return exact_layer(rows_AH, slot_A[:, None], torch.ones(len(rows_AH), 1), weights)
 
 
 @given(
@@ -50,7 +38,7 @@ def naive(weights: Weights, rows_AH: Tensor, counts: list[int]) -> Tensor:
     gated=st.booleans(),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 def test_the_loop_multiplies_each_expert_at_its_own_width(counts: list[int], gated: bool, seed: int) -> None:
     """Slots of experts 8, 3 and 20 wide, and an empty one."""
     kinds = (Kind("a", 8), Kind("b", 3), Kind("c", 20))
@@ -65,17 +53,17 @@ def test_the_loop_multiplies_each_expert_at_its_own_width(counts: list[int], gat
     torch.testing.assert_close(weights.slot(1), alone.slot(0), rtol=0, atol=0)
     rows_AH = torch.randn(sum(counts), 16, generator=torch.Generator().manual_seed(seed))
     out_AH = LoopExperts(weights)(rows_AH, torch.tensor(counts))
-    assert_close(out_AH, naive(weights, rows_AH, counts), TOLERANCE[torch.float32])
+    assert exact_rows(weights, rows_AH, counts).error(out_AH) <= 1
 
 
 @pytest.mark.parametrize("backend", ["loop", "grouped_mm"])
-@pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @given(
     counts=st.lists(st.sampled_from([0, 1, 2, 6, 43]), min_size=1, max_size=5),
     gated=st.booleans(),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 def test_a_back_end_equals_the_loop_over_rows(
     backend: str, dtype: torch.dtype, counts: list[int], gated: bool, seed: int
 ) -> None:
@@ -85,7 +73,7 @@ def test_a_back_end_equals_the_loop_over_rows(
     before_AH = rows_AH.clone()
     out_AH = BACKENDS[backend](weights)(rows_AH, torch.tensor(counts))
     assert (out_AH.dtype, out_AH.shape) == (dtype, rows_AH.shape)
-    assert_close(out_AH, naive(weights, rows_AH, counts), TOLERANCE[dtype])
+    assert exact_rows(weights, rows_AH, counts).error(out_AH) <= 1
     assert torch.equal(rows_AH, before_AH)
 
 
@@ -94,7 +82,7 @@ def test_the_shared_expert_takes_every_row(gated: bool) -> None:
     weights = ExpertWeights.random_shared(shape(gated=gated), 0, seed=1)
     x_TH = torch.randn(5, 16)
     out_TH = SharedExpert(weights)(x_TH)
-    assert_close(out_TH, naive(weights, x_TH, [5]), TOLERANCE[torch.float32])
+    assert exact_rows(weights, x_TH, [5]).error(out_TH) <= 1
 
 
 def test_replicas_hold_the_same_weights_wherever_they_are() -> None:
@@ -142,12 +130,11 @@ def test_triton_without_a_gpu_is_refused() -> None:
 def test_back_ends_on_a_gpu() -> None:
     """bf16 too, which the interpreter cannot multiply."""
     counts = [70, 0, 1, 129]
-    for dtype, tolerance in TOLERANCE.items():
+    for dtype in DTYPES:
         made = {"seed": 1, "dtype": dtype, "device": "cuda"}
         weights = ExpertWeights.random(shape(64, 48), 0, range(4), **made)  # type: ignore[arg-type]
         rows_AH = torch.randn(sum(counts), 64, device="cuda").to(dtype)
-        on_host = ExpertWeights(weights.up_SNH.cpu(), weights.down_SHF.cpu(), gated=True)
-        wanted_AH = naive(on_host, rows_AH.cpu(), counts)
+        wanted = exact_rows(weights, rows_AH, counts)
         for backend in BACKENDS.values():
             out_AH = backend(weights)(rows_AH, torch.tensor(counts, device="cuda"))
-            assert_close(out_AH, wanted_AH, 4 * tolerance)
+            assert wanted.error(out_AH) <= 1

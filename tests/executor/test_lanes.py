@@ -114,8 +114,7 @@ def test_micro_batches_that_overlap_compute_what_the_loop_does(kind: str) -> Non
             )
             for routed, x_TH, outputs in zip(parts, inputs, found, strict=True):
                 for row, y_TH in enumerate(outputs):
-                    wanted_TH = expected(plan, routed, row, x_TH, torch.float32, kind)
-                    torch.testing.assert_close(y_TH.cpu().double(), wanted_TH, rtol=0, atol=2e-6)
+                    assert expected(plan, routed, row, x_TH, torch.float32, kind).error(y_TH) <= 1
     table = spans.table()
     assert len(table) == 3 * 2 * 2 * 5
     start, end, phase = (COLUMNS.index(name) for name in ("start_ns", "end_ns", "phase"))

@@ -16,6 +16,7 @@ from executor.plan.plan_file import read_plan
 from moesim.analysis.counts import same_counts
 from moesim.deployment.deployment import assemble
 from moesim.live.plan import write_plan
+from moesim.routing.policies import POLICIES
 from moesim.routing.replicas import REPLICA_CHOICES
 from moesim.simulation.run import run
 from moesim.spec.scenario import load_scenario
@@ -90,6 +91,12 @@ def counted_alike(folder: Path, **changes: Any) -> None:
             assert sum(getattr(layer[stage], name) for step in outcomes for layer in step) == getattr(
                 tally, name
             )
+
+
+def test_every_policy_is_counted() -> None:
+    counted = {stage["policy"] for routing in ROUTINGS.values() for stage in np.atleast_1d(routing)}
+    # A mask by name has a test of its own, below; without a policy nothing is to be decided.
+    assert counted | {"mask", "none"} == set(POLICIES)
 
 
 @pytest.mark.parametrize("name", list(ROUTINGS))

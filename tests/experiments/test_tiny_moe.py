@@ -16,6 +16,7 @@ torch = pytest.importorskip("torch", reason="the small model needs the extra exe
 
 from safetensors.torch import save_file  # noqa: E402 - after torch is known to be there
 
+from executor.experts.weights import ExpertWeights  # noqa: E402
 from experiments.tiny_moe import evaluate as evaluation  # noqa: E402
 from experiments.tiny_moe.corpus import Corpus, read_corpus  # noqa: E402
 from experiments.tiny_moe.curve import Curve, curve_table, draw_curves  # noqa: E402
@@ -27,6 +28,8 @@ from moesim.errors import MoesimError  # noqa: E402
 from moesim.routing.none import NoPolicy  # noqa: E402
 from moesim.routing.policies import policies_from  # noqa: E402
 from moesim.routing.policy import Batch, Outcome  # noqa: E402
+from tests.executor.exact_layers import exact_layer  # noqa: E402
+from tests.tolerance import rounding  # noqa: E402
 
 pytestmark = pytest.mark.executor
 
@@ -91,13 +94,9 @@ def test_experts_are_the_sum_over_each_tokens_choice() -> None:
     )
     weights_TK = torch.rand(5, 3)
     found_TH = experts(x_TH, Routing(ids_TK, weights_TK, torch.zeros(5, 16)))
-    for token in range(5):
-        wanted_H = torch.zeros(16)
-        for expert, weight in zip(ids_TK[token].tolist(), weights_TK[token].tolist(), strict=True):
-            if expert >= 0:
-                gate, up = (x_TH[token] @ experts.gate_up[expert]).chunk(2)
-                wanted_H += weight * ((gate * torch.sigmoid(gate) * up) @ experts.down[expert])
-        torch.testing.assert_close(found_TH[token], wanted_H, atol=1e-5, rtol=1e-4)
+    up_ENH, down_EHF = (each.detach().transpose(1, 2) for each in (experts.gate_up, experts.down))
+    wanted = exact_layer(x_TH, ids_TK, weights_TK, ExpertWeights(up_ENH, down_EHF, gated=True))
+    assert wanted.error(found_TH.detach()) <= 1
 
 
 def test_the_balancing_loss_is_1_when_all_is_uniform_and_e_when_all_is_one() -> None:
@@ -124,7 +123,9 @@ def test_later_bytes_change_nothing_before_them() -> None:
     bytes_BC = torch.randint(256, (1, 16))
     changed = bytes_BC.clone()
     changed[0, 10:] = 7
-    torch.testing.assert_close(model(bytes_BC)[:, :10], model(changed)[:, :10])
+    before, after = (model(each)[:, :10] for each in (bytes_BC, changed))
+    allowed = rounding(1000, "float32") * float(before.detach().abs().max())
+    torch.testing.assert_close(after, before, rtol=0, atol=allowed)
 
 
 def test_an_interrupted_training_ends_where_a_whole_one_does(corpus: Corpus, tmp_path: Path) -> None:

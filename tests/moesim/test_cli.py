@@ -15,6 +15,7 @@ from moesim import __version__
 from moesim.spec.override import Override
 from moesim.spec.scenario import Scenario, load_scenario
 from tests.moesim.command import files, moesim
+from tests.tolerance import rounding
 from tests.traces.random_traces import random_trace
 from traces.timeline import PHASES
 
@@ -100,7 +101,9 @@ def test_run_json_is_one_object_with_the_promised_keys() -> None:
     assert metrics["step_time_s"].keys() == {"mean", "p50", "p95", "p99"}
     assert metrics["layer_time_s"].keys() == {"mean", "p95"}
     assert metrics["phase_time_s"].keys() == set(PHASES)
-    assert sum(metrics["phase_time_s"].values()) == pytest.approx(metrics["step_time_s"]["mean"], rel=1e-9)
+    assert sum(metrics["phase_time_s"].values()) == pytest.approx(
+        metrics["step_time_s"]["mean"], rel=rounding(10**6)
+    )
     assert metrics["straggler_ratio"].keys() == {"assignments", "experts_time", "dispatch_bytes"}
     assert metrics["gpu_memory_bytes"].keys() == {"max", "mean"}
     assert metrics["wished"] == 1 == metrics["kept"] + metrics["rerouted"] + metrics["dropped"]
@@ -112,7 +115,9 @@ def test_run_json_is_one_object_with_the_promised_keys() -> None:
         "effective_capacity_factor",
         "cross_node_bytes",
     }
-    assert sum(result["attribution"].values()) == pytest.approx(metrics["step_time_s"]["mean"], rel=1e-9)
+    assert sum(result["attribution"].values()) == pytest.approx(
+        metrics["step_time_s"]["mean"], rel=rounding(10**6)
+    )
     assert result["attribution"].keys() == {
         "hardware_s",
         "imbalance_s",

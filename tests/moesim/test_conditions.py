@@ -33,6 +33,7 @@ from moesim.spec.yaml_source import Source
 from tests.moesim.flows import ports
 from tests.moesim.programs import SLOW, collective, compute
 from tests.moesim.tiny import tiny_scenario, write_scenario
+from tests.tolerance import rounding
 from traces.timeline import PHASES
 
 NOWHERE = Source(None, None, {})
@@ -117,9 +118,11 @@ def test_a_slow_link_is_hardwares_share_and_nothing_elses(tmp_path: Path, faults
     ill = simulated(tmp_path, network=network, faults=faults)
     assert ill.attribution.hardware_s > 0.0
     for term in ("imbalance_s", "network_s", "overhead_s", "ideal_s"):
-        assert getattr(ill.attribution, term) == pytest.approx(getattr(well.attribution, term), rel=1e-12)
+        assert getattr(ill.attribution, term) == pytest.approx(
+            getattr(well.attribution, term), rel=rounding(1000)
+        )
     total = sum(ill.attribution.plain().values())
-    assert total == pytest.approx(ill.metrics.step_time_s.mean, rel=1e-12)
+    assert total == pytest.approx(ill.metrics.step_time_s.mean, rel=rounding(1000))
 
 
 def test_a_slow_port_holds_up_its_attention_group() -> None:
@@ -133,9 +136,13 @@ def test_a_slow_port_holds_up_its_attention_group() -> None:
     tokens_G = np.array([3, 5, 1, 1])
     kernels = Kernels(model, gpu, DATA_SHEET, tp=2)
     well_G = attention_group_s(kernels, tokens_G)
-    np.testing.assert_allclose(well_G, [2 * (0.512 + 0.25)] * 2 + [2 * (0.128 + 0.25)] * 2, rtol=1e-12)
+    np.testing.assert_allclose(
+        well_G, [2 * (0.512 + 0.25)] * 2 + [2 * (0.128 + 0.25)] * 2, rtol=rounding(1000)
+    )
     ill_G = attention_group_s(kernels, tokens_G, np.array([1.0, 0.25, 1.0, 1.0]))
-    np.testing.assert_allclose(ill_G, [2 * (4 * 0.512 + 0.25)] * 2 + [2 * (0.128 + 0.25)] * 2, rtol=1e-12)
+    np.testing.assert_allclose(
+        ill_G, [2 * (4 * 0.512 + 0.25)] * 2 + [2 * (0.128 + 0.25)] * 2, rtol=rounding(1000)
+    )
     assert not attention_group_s(Kernels(model, gpu, DATA_SHEET), tokens_G, np.full(4, 0.25)).any()
 
 
@@ -159,19 +166,19 @@ def test_a_slow_nvlink_port_is_felt_in_attention_from_its_time_on(tmp_path: Path
     well_WG, first_s = attention_s()
     slow = {"nvlink": 3, "bandwidth": 0.1}
     ill_WG, _ = attention_s(slow)
-    np.testing.assert_allclose(ill_WG[:, :2], well_WG[:, :2], rtol=1e-9)
+    np.testing.assert_allclose(ill_WG[:, :2], well_WG[:, :2], rtol=rounding(10**6))
     assert (ill_WG[:, 2:] > well_WG[:, 2:] * 1.01).all()
     # From after the first step on: the second step's attention is as slow as with the fault from the start.
     late_WG, _ = attention_s(slow | {"from_s": first_s})
-    np.testing.assert_allclose(late_WG[0], well_WG[0], rtol=1e-9)
-    np.testing.assert_allclose(late_WG[1], ill_WG[1], rtol=1e-9)
+    np.testing.assert_allclose(late_WG[0], well_WG[0], rtol=rounding(10**6))
+    np.testing.assert_allclose(late_WG[1], ill_WG[1], rtol=rounding(10**6))
 
 
 def test_a_fault_after_the_run_changes_nothing(tmp_path: Path) -> None:
     well = simulated(tmp_path)
     late = simulated(tmp_path, faults=[{"gpu": 1, "clock": 0.1, "from_s": 1000.0}])
     assert late.metrics == well.metrics
-    assert late.attribution.hardware_s == pytest.approx(0.0, abs=1e-15)
+    assert late.attribution.hardware_s == pytest.approx(0.0, abs=rounding(1000))
 
 
 def test_a_fault_midway_lies_between_none_and_one_from_the_start(tmp_path: Path) -> None:

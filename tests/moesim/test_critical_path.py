@@ -13,6 +13,7 @@ from moesim.simulation.operations import Operation
 from moesim.simulation.recording import Recording
 from placement.judging.balancedness import sglang
 from tests.moesim.programs import LAYERS, chains, run
+from tests.tolerance import rounding
 from traces.timeline import PHASES, Timeline
 
 
@@ -42,8 +43,8 @@ def test_by_hand() -> None:
 def test_sums_to_the_step_and_never_waits(operations: list[Operation]) -> None:
     timeline = recorded(operations, 4)
     path = critical_path(timeline, 0)
-    assert path.sum() == pytest.approx(step_times(timeline)[0], rel=1e-12)
-    assert path[PHASES.index("wait")] == pytest.approx(0.0, abs=1e-12)
+    assert path.sum() == pytest.approx(step_times(timeline)[0], rel=rounding(1000))
+    assert path[PHASES.index("wait")] == pytest.approx(0.0, abs=rounding(1000) * path.sum())
 
 
 def test_a_gap_that_no_span_covers_is_a_wait() -> None:
@@ -80,6 +81,6 @@ def test_metrics_of_the_hand_worked_step() -> None:
 
 def test_balancedness_is_sglangs() -> None:
     load = np.array([[[3.0, 1.0], [2.0, 2.0]]])
-    assert sglang(load) == pytest.approx(((2 + 1e-5) / (3 + 1e-5) + 1) / 2, rel=1e-15)
+    assert sglang(load) == pytest.approx(((2 + 1e-5) / (3 + 1e-5) + 1) / 2, rel=rounding(4))
     assert sglang(np.zeros((1, 1, 4))) == 1.0
     assert max_over_mean(load) == pytest.approx((1.5 + 1.0) / 2)

@@ -22,6 +22,7 @@ from moesim.spec.scenario import Scenario, load_scenario
 from placement.files.native import write_placement
 from placement.problem.placement import Placement
 from tests.moesim.tiny import TINY, tiny_scenario, write_scenario
+from tests.tolerance import rounding
 from tests.traces.random_traces import random_trace
 from traces.statistics import expert_loads
 from traces.trace_writer import write_trace
@@ -168,7 +169,7 @@ def test_scores_are_what_the_router_makes_of_its_logits(score: str) -> None:
     done = deployed(trace={"file": "t.parquet"}, routing={"policy": "expert_choice"})
     assert done.logits == (score == "softmax")
     wanted_TLC = logits_TLC if score == "softmax" else made_TLC
-    np.testing.assert_allclose(done.scores(logits_TLC), wanted_TLC, rtol=1e-6)
+    np.testing.assert_allclose(done.scores(logits_TLC), wanted_TLC, rtol=rounding(16, "float32"))
 
 
 # The placement, and what is replayed

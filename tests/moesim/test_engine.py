@@ -15,6 +15,7 @@ from moesim.simulation.operations import Operation
 from moesim.simulation.program import in_sequence
 from moesim.simulation.recording import Recording
 from tests.moesim.programs import LAYERS, SLOW, chains, collective, compute, run
+from tests.tolerance import rounding
 from traces.timeline import PHASES, STREAMS
 
 # (phase, layer, rank, start, end). Layer 0: both enter the dispatch at 1.5. Rank 0 sends 4 bytes and rank 1
@@ -87,7 +88,7 @@ def test_steps_follow_each_other_on_one_clock() -> None:
     program = in_sequence(LAYERS)
     first, second = simulate([program, program], 2, Conditions([Ports(SLOW)]))
     assert (first.start_s, first.end_s, second.start_s, second.end_s) == (0.0, 25.25, 25.25, 50.5)
-    np.testing.assert_allclose(second.end_OG - 25.25, first.end_OG, rtol=1e-15)
+    np.testing.assert_allclose(second.end_OG - 25.25, first.end_OG, rtol=rounding(4))
 
 
 def test_no_rank_leaves_a_collective_before_every_rank_has_entered() -> None:
@@ -110,7 +111,7 @@ def test_perfect_balance_is_the_closed_form(seconds: list[float], size: float, r
         operations.append(collective("combine", layer, uniform, overhead=3e-6))
     clock = run(operations, ranks, fabric)
     wire = 2e-6 + (ranks - 1) * size / 100e9 if ranks > 1 and size > 0 else 0.0
-    assert clock.end_s == pytest.approx(sum(seconds) + len(seconds) * (wire + 4e-6), rel=1e-12)
+    assert clock.end_s == pytest.approx(sum(seconds) + len(seconds) * (wire + 4e-6), rel=rounding(1000))
 
 
 @given(operations=chains(), seed=st.integers(0, 2**32))
@@ -136,7 +137,7 @@ def test_evened_steps_only_lose_time_as_causes_are_removed(operations: list[Oper
     assert whole >= max(sum(operation.busy_G[rank] for operation in operations) for rank in range(4)) - 1e-12
     assert lengths[0] >= lengths[1] >= lengths[2] >= 0
     by_hand = sum(operation.busy_G.mean() for operation in operations)
-    assert lengths[2] == pytest.approx(by_hand, rel=1e-12)
+    assert lengths[2] == pytest.approx(by_hand, rel=rounding(1000))
 
 
 @given(operations=chains())
@@ -145,6 +146,6 @@ def test_evened_seconds_are_what_the_evened_step_takes(operations: list[Operatio
     kernels_s, transfers_s, fixed_s = even_seconds(operations, Ports(SLOW))
     balanced = even(operations, Ports(SLOW))
     free = without_network(balanced)
-    assert kernels_s + transfers_s + fixed_s == pytest.approx(run(balanced, 1).end_s, rel=1e-12)
-    assert kernels_s + fixed_s == pytest.approx(run(free, 1).end_s, rel=1e-12)
-    assert kernels_s == pytest.approx(run(without_overhead(free), 1).end_s, rel=1e-12)
+    assert kernels_s + transfers_s + fixed_s == pytest.approx(run(balanced, 1).end_s, rel=rounding(1000))
+    assert kernels_s + fixed_s == pytest.approx(run(free, 1).end_s, rel=rounding(1000))
+    assert kernels_s == pytest.approx(run(without_overhead(free), 1).end_s, rel=rounding(1000))

@@ -16,6 +16,7 @@ from moesim.live.scenario import Executable, cpu_ranks, crowded, executable, loc
 from moesim.spec.override import Override
 from moesim.spec.presets import preset_names
 from moesim.spec.scenario import Scenario
+from tests.examples import examples
 from tests.moesim.tiny import TINY, tiny_scenario, write_scenario
 from traces.base.memory import physical_memory
 
@@ -148,7 +149,7 @@ def test_crowded_cores_are_remarked() -> None:
 DTYPES = st.sampled_from(["fp32", "bf16", "fp16", "fp8"])
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(
     ranks=st.integers(1, 9),
     dtypes=st.fixed_dictionaries(

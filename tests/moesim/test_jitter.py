@@ -31,6 +31,7 @@ from moesim.spec.presets import preset_source
 from moesim.spec.profile import Jitter, load_profile
 from moesim.spec.scenario import load_scenario
 from moesim.spec.yaml_source import Source
+from tests.examples import examples
 from tests.moesim.programs import LAYERS, SLOW, collective, compute, run
 from tests.moesim.tiny import tiny_scenario, write_scenario
 
@@ -99,7 +100,7 @@ def test_what_does_not_jitter_keeps_its_time() -> None:
     together=st.floats(0, 1),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=8)
+@settings(max_examples=examples(8))
 def test_draws_have_the_quantiles(quantiles: list[float], together: float, seed: int) -> None:
     """Of many draws as many lie below each quantile as should."""
     jitter = Jitter(ratios=tuple(quantiles), together=together)

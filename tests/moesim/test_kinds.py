@@ -15,6 +15,7 @@ from moesim.simulation.run import run
 from moesim.spec.scenario import load_scenario
 from placement.judging.migration import plan_migration
 from tests.moesim.tiny import TINY, tiny_scenario, write_scenario
+from tests.tolerance import rounding
 from traces.timeline import PHASES
 
 STEPS = 7
@@ -60,7 +61,7 @@ def test_each_slot_takes_what_its_expert_does_wherever_it_has_moved(tmp_path: Pa
         here_N = (timeline.phase_N == experts) & (timeline.step_N == step)
         found_LG = (timeline.end_s_N - timeline.start_s_N)[here_N] - kernels.launch_s("experts")
         where = np.lexsort((timeline.rank_N[here_N], timeline.layer_N[here_N]))
-        np.testing.assert_allclose(found_LG[where], expected_LG.ravel(), rtol=1e-6, atol=1e-12)
+        np.testing.assert_allclose(found_LG[where], expected_LG.ravel(), rtol=rounding(10**6))
 
 
 def test_a_move_sends_the_bytes_of_its_kind(tmp_path: Path) -> None:

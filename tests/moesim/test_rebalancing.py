@@ -30,13 +30,15 @@ from placement.problem.placement import Placement
 from placement.problem.problem import Problem
 from placement.solvers.solution import Search
 from placement.solvers.solvers import solver_named
+from tests.examples import examples
 from tests.moesim.command import moesim
 from tests.moesim.tiny import tiny_scenario, write_scenario
+from tests.tolerance import rounding
 from tests.traces.random_traces import random_trace
 from traces.timeline import PHASES
 
 STEPS, EVERY = 9, 3
-SOME = settings(max_examples=6)
+SOME = settings(max_examples=examples(6))
 
 
 @pytest.fixture(scope="module")
@@ -148,8 +150,8 @@ def test_attribution_adds_up_and_lanes_do_not_overlap(folder: Path, mode: str, f
     done.timeline.validate()
     _, found = simulate_deployment(done.deployment)
     step_s = found.metrics.step_time_s.mean
-    assert sum(found.attribution.plain().values()) == pytest.approx(step_s, rel=1e-9)
-    assert sum(found.metrics.phase_time_s.values()) == pytest.approx(step_s, rel=1e-9)
+    assert sum(found.attribution.plain().values()) == pytest.approx(step_s, rel=rounding(10**6))
+    assert sum(found.metrics.phase_time_s.values()) == pytest.approx(step_s, rel=rounding(10**6))
     assert found.metrics.rebalancing.rebalances == len(found.rebalances) == len(done.moves) > 0
     if faults:
         assert found.attribution.hardware_s > 0
@@ -172,7 +174,7 @@ def test_a_stall_takes_what_the_network_takes_for_the_plan(folder: Path, network
             )
             np.add.at(bytes_GG, (was_E, is_E), np.where(was_E != is_E, expert_bytes, 0.0))
         end_G = model.collective(np.zeros(4), bytes_GG, np.zeros((4, 4)))
-        assert seconds[move.step] == pytest.approx(float(end_G.max()) + 0.001, rel=1e-9)
+        assert seconds[move.step] == pytest.approx(float(end_G.max()) + 0.001, rel=rounding(10**6))
         before = move.placement
     # Until the first rebalance nothing differs.
     for name in ("start_s_N", "end_s_N"):

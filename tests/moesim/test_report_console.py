@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from moesim.report import breakdown, console, html, notes
+from moesim.report import comparison_table as comparisons
+from moesim.report import console, html, notes
+from moesim.report.markup import join
 from tests.moesim.report_example import example_comparison, example_run, on_plain
 
 run_tables, whatif_table = on_plain(console.run_tables), on_plain(console.whatif_table)
 whatif_tables, whatif_page = on_plain(console.whatif_tables), on_plain(html.whatif_page)
-comparison_table, comparison_notes = on_plain(breakdown.comparison_table), on_plain(notes.comparison_notes)
+comparison_table, comparison_notes = on_plain(comparisons.comparison_table), on_plain(notes.comparison_notes)
 
 
 def printed(parts: list[Any], width: int) -> str:
@@ -104,17 +106,17 @@ def test_memory_and_gpus_are_told_where_they_differ() -> None:
     comparison = example_comparison(example_run()[0])
     for number, point in enumerate(comparison["points"]):
         point |= {"vary": {"seed": number}, "gpus": 8}
-    for found in (printed([whatif_table(comparison)], 100), str(comparison_table(comparison))):
+    for found in (printed([whatif_table(comparison)], 100), join([comparison_table(comparison)])):
         assert "memory" not in found
         assert "GPUs" not in found
     point = comparison["points"][0]
     point["metrics"] = point["metrics"] | {"gpu_memory_bytes": {"mean": 2.0**35, "max": 41.0 * 2**30}}
-    for found in (printed([whatif_table(comparison)], 100), str(comparison_table(comparison))):
+    for found in (printed([whatif_table(comparison)], 100), join([comparison_table(comparison)])):
         assert "memory" in found
         assert "41.0 GiB" in found
         assert "GPUs" not in found
     point["gpus"] = 1024
-    for found in (printed([whatif_table(comparison)], 100), str(comparison_table(comparison))):
+    for found in (printed([whatif_table(comparison)], 100), join([comparison_table(comparison)])):
         assert "GPUs" in found
         assert "1,024" in found
 

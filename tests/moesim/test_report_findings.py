@@ -10,14 +10,16 @@ import pytest
 from moesim.analysis.culprit import Straggler
 from moesim.analysis.culprit import culprit as culprit_of
 from moesim.analysis.culprit import lost_by_cause as lost_of
-from moesim.report import breakdown, findings
-from moesim.report.findings import percent
+from moesim.report import comparison_table as comparisons
+from moesim.report import findings
+from moesim.report.markup import join
 from moesim.spec.question import question
+from moesim.units import format_share
 from tests.moesim.report_example import example_comparison, example_run, on_plain
 
 advice, answer = on_plain(findings.advice), on_plain(findings.answer)
 whatif_answer, vary = on_plain(findings.whatif_answer), on_plain(findings.vary)
-comparison_table = on_plain(breakdown.comparison_table)
+comparison_table = on_plain(comparisons.comparison_table)
 
 
 def rows_of(stragglers: list[dict[str, Any]]) -> list[Straggler]:
@@ -123,7 +125,7 @@ def test_a_comparison_names_the_gpu_whose_hardware_is_slowest() -> None:
     assert whatif_answer(some).endswith(
         " Slow hardware costs most with faults=7: 30 % of a step; GPU 7 holds up 4 layers."
     )
-    table = str(comparison_table(some))
+    table = join([comparison_table(some)])
     assert "30 %, GPU 7" in table
     assert "10 %, GPU 5" in table
     assert "GPU 0" not in table
@@ -327,7 +329,7 @@ def test_more_gpus_are_part_of_the_price() -> None:
     ],
 )
 def test_what_is_not_nothing_does_not_look_like_it(share: float, words: str) -> None:
-    assert percent(share) == words
+    assert format_share(share) == words
 
 
 def moving(run: dict[str, Any], rebalances: int) -> dict[str, Any]:

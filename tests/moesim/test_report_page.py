@@ -16,7 +16,7 @@ from moesim.analysis.culprit import Straggler
 from moesim.analysis.layer_loads import load_table, slot_bound
 from moesim.errors import TimelineError
 from moesim.report import breakdown as breakdowns
-from moesim.report import html
+from moesim.report import comparison_table, html, run_table
 from moesim.report.gantt import gantt
 from moesim.report.heatmap import EDGES, heatmap
 from moesim.report.markup import join, tag
@@ -25,8 +25,8 @@ from tests.moesim.report_example import example_comparison, example_run, on_plai
 from traces.timeline import PHASES, STREAMS, Timeline, WorkTable
 
 run_page, whatif_page = on_plain(html.run_page), on_plain(html.whatif_page)
-breakdown, by_speedup = on_plain(breakdowns.breakdown), on_plain(breakdowns.by_speedup)
-attribution_table, phase_table = on_plain(breakdowns.attribution_table), on_plain(breakdowns.phase_table)
+breakdown, by_speedup = on_plain(breakdowns.breakdown), on_plain(comparison_table.by_speedup)
+attribution_table, phase_table = on_plain(run_table.attribution_table), on_plain(run_table.phase_table)
 
 Run = tuple[dict[str, Any], Timeline, WorkTable]
 
@@ -297,13 +297,13 @@ def test_a_timeline_of_another_run_is_refused(run: Run) -> None:
 def test_the_bound_of_a_step_leaves_out_what_overlap_hides(run: Run, overlap: Any, step: str) -> None:
     bounds = {"shared_expert": 2e-4, "experts": 1e-3, "dispatch": 3e-4, "combine": 5e-4}
     result = run[0] | {"bounds": bounds, "scenario": run[0]["scenario"] | {"overlap": overlap}}
-    last = phase_table(result).rsplit("<tr", 1)[1]
+    last = join([phase_table(result)]).rsplit("<tr", 1)[1]
     assert re.findall(r"([\d.]+ ms)<", last)[1] == step
 
 
 @pytest.mark.parametrize(("data_s", "rows"), [(0.0, 5), (4e-19, 5), (1e-5, 6)])
 def test_what_rounding_leaves_is_no_imbalance(run: Run, data_s: float, rows: int) -> None:
-    table = attribution_table(run[0] | {"data_parallel_imbalance_s": data_s})
+    table = join([attribution_table(run[0] | {"data_parallel_imbalance_s": data_s})])
     assert table.count("<tr>") == 1 + rows
 
 

@@ -18,7 +18,9 @@ from moesim.routing.base import Base
 from moesim.routing.noise import noise
 from moesim.routing.policies import policy_from
 from moesim.routing.policy import Batch, Candidates, Outcome
+from tests.examples import examples
 from tests.moesim.policy_batches import batches, scores_of, weight_in
+from tests.tolerance import rounding
 
 scopes = st.sampled_from(["source", "global"])
 gammas = st.sampled_from([0.3, 1.0, 1.1, 2.0, 50.0])
@@ -41,7 +43,9 @@ def check_weights(found: Outcome, batch: Batch) -> None:
         for place, expert in enumerate(ids):
             if expert >= 0:
                 weight = weight_in(batch, token, expert)
-                assert float(found.weights_TK[token, place]) == pytest.approx(weight, rel=1e-6)
+                assert float(found.weights_TK[token, place]) == pytest.approx(
+                    weight, rel=rounding(16, "float32")
+                )
 
 
 @given(batches(), gammas, scopes)
@@ -73,7 +77,7 @@ def test_experts_that_see_all_tokens_are_balanced(batch: Batch, scope: str) -> N
     assert load_E.tolist() == [per_expert] * batch.experts
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(batches(), scopes)
 def test_an_assignment_is_balanced(batch: Batch, scope: str) -> None:
     found = Base(scope).apply(batch)

@@ -20,7 +20,9 @@ from moesim.routing.expanded import ExpandedDrop
 from moesim.routing.noise import noise
 from moesim.routing.policy import NO_EXPERT, Batch, Held, Outcome, Policy
 from moesim.routing.reroute import Reroute
+from tests.examples import examples
 from tests.moesim.routing_batches import bounds_of, full_batches
+from tests.tolerance import rounding
 
 ORDERS = ("score", "position", "random", "first_choices")
 gammas = st.sampled_from([0.2, 0.5, 1.0, 1.5])
@@ -151,13 +153,13 @@ def applied(policy: Any, batch: Batch) -> Outcome:
     return found
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(full_batches(), caps)
 def test_drop_is_the_naive_queue(batch: Batch, cap: dict[str, Any]) -> None:
     assert Drop(**cap).apply(batch).ids_TK.tolist() == naive_drop(batch, cap)
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(full_batches(), caps, st.integers(0, 2))
 def test_reroute_is_the_naive_rounds(batch: Batch, cap: dict[str, Any], rounds: int) -> None:
     found = Reroute(**cap, rounds=rounds).apply(batch)
@@ -175,10 +177,10 @@ def test_reroute_is_the_naive_rounds(batch: Batch, cap: dict[str, Any], rounds: 
                 chosen = sum(
                     float(batch.candidates.scores_TC[token, known.index(e)]) for e in wished if e >= 0
                 )
-                assert weight == pytest.approx((2 if chosen else 1) * score, rel=1e-5)
+                assert weight == pytest.approx((2 if chosen else 1) * score, rel=rounding(16, "float32"))
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(full_batches(), caps)
 def test_what_holds_for_every_capacity(batch: Batch, cap: dict[str, Any]) -> None:
     unit_E, units = units_of(batch, cap["unit"])
@@ -201,7 +203,7 @@ def test_what_holds_for_every_capacity(batch: Batch, cap: dict[str, Any]) -> Non
         assert np.isfinite(found.weights_TK).all()
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(full_batches(), caps)
 def test_a_large_factor_changes_nothing(batch: Batch, cap: dict[str, Any]) -> None:
     for policy in policies(cap | {"capacity_factor": 1e6}):
@@ -220,7 +222,7 @@ def test_a_large_factor_changes_nothing(batch: Batch, cap: dict[str, Any]) -> No
         assert np.array_equal(found.weights_TK, batch.weights_TK)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(
     full_batches(replicas=True),
     gammas,

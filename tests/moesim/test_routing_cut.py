@@ -9,12 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moesim.routing.cut import cut
+from tests.examples import examples
 
 VALUES = [0.0, -0.0, 1e-45, 0.1, 0.1000001, 0.5, 1.0, 3e38, -0.2, -3e38]
 """Ties, denormals, both zeros, all signs: what a weight or any other key may be."""
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(
     st.integers(0, 2**32 - 1),
     st.sampled_from([0, 1, 6, 32, 33, 123, 431]),

@@ -11,6 +11,7 @@ from moesim.routing.counters import Counts, count
 from moesim.routing.policies import POLICIES, policy_from
 from moesim.routing.policy import Batch, Candidates, Held
 from moesim.routing.stages import apply_all
+from tests.examples import examples
 from tests.moesim.routing_batches import full_batches
 
 PARAMETERS: dict[str, list[dict[str, object]]] = {
@@ -81,7 +82,7 @@ def test_what_is_served_is_accounted_for(spec: dict[str, object], kind: str) -> 
         assert 0 <= found.gate_mass_lost <= found.gate_mass < np.inf
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(full_batches(), st.sampled_from(SPECS))
 def test_what_is_counted_is_what_the_routing_says(batch: Batch, spec: dict[str, object]) -> None:
     """Most policies count place by place, which must come to what sets of experts say."""

@@ -17,6 +17,7 @@ from moesim.routing.masks import Mask, MaskLeast
 from moesim.routing.policies import policy_from, spec_of
 from moesim.routing.policy import Batch, Outcome, Policy
 from tests.moesim.policy_batches import batches, chosen_of, next_best, weight_in
+from tests.tolerance import rounding
 
 instead = st.sampled_from(["candidates", "nothing"])
 
@@ -33,7 +34,7 @@ def check(found: Outcome, batch: Batch, off: list[set[int]], instead: str) -> No
         assert {place: expert for place, expert in enumerate(ids) if expert >= 0} == expected
         for place, expert in expected.items():
             weight = weight_in(batch, token, expert)
-            assert float(found.weights_TK[token, place]) == pytest.approx(weight, rel=1e-6)
+            assert float(found.weights_TK[token, place]) == pytest.approx(weight, rel=rounding(16, "float32"))
 
 
 def category_of(batch: Batch, token: int) -> int:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from moesim.routing.copies import Copies
 from moesim.routing.replicas import REPLICA_CHOICES
+from tests.examples import examples
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def chosen(case: Case, name: str) -> NDArray[np.int16]:
     return REPLICA_CHOICES[name](case.ids_LTK, case.offsets_G, case.copies)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(cases(), st.sampled_from(list(REPLICA_CHOICES)))
 def test_every_assignment_goes_to_a_slot_of_its_expert(case: Case, name: str) -> None:
     slot_LTK = chosen(case, name)
@@ -69,7 +70,7 @@ def test_every_assignment_goes_to_a_slot_of_its_expert(case: Case, name: str) ->
         assert slot_LTK[at] in (case.slots(at[0], int(expert)) if expert >= 0 else [-1])
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(cases())
 def test_nearest_goes_no_farther_than_it_must(case: Case) -> None:
     gpu_S, P = case.copies.slot_gpu_S, case.copies.gpus_per_node
@@ -92,7 +93,7 @@ def test_nearest_goes_no_farther_than_it_must(case: Case) -> None:
         assert slots == [equal[(home + n) % len(equal)] for n in range(len(slots))]
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(cases())
 def test_least_loaded_looks_at_what_is_served_so_far(case: Case) -> None:
     gpu_S = case.copies.slot_gpu_S
@@ -113,7 +114,7 @@ def fullest(case: Case, layer: int, slots: NDArray[np.int16]) -> int:
     return int(np.bincount(case.copies.slot_gpu_S[slots[slots >= 0]], minlength=1).max())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40))
 @given(cases())
 def test_the_programme_is_the_best_of_all_splits(case: Case) -> None:
     slot_LTK = chosen(case, "balanced")

@@ -21,12 +21,14 @@ from moesim.spec.presets import preset_source
 from moesim.spec.scenario import Scenario, load_scenario
 from moesim.studies.convert import convert_trace, named_hints
 from placement.problem.placement import Placement
+from tests.examples import examples
 from tests.moesim.tiny import tiny_scenario, write_scenario
+from tests.tolerance import rounding
 from traces.routing import RoutingTrace
 from traces.timeline import PHASES
 
 # A run is small, but each example simulates: fewer of them.
-some = settings(max_examples=25)
+some = settings(max_examples=examples(25))
 
 
 @pytest.fixture(scope="module")
@@ -130,10 +132,10 @@ def test_attribution_adds_up(folder: Any) -> None:
     for dispatch in MODES:
         _, found = done(folder, dispatch={"mode": dispatch, "dtype": "bf16", "combine_dtype": "bf16"})
         assert sum(found.attribution.plain().values()) == pytest.approx(
-            found.metrics.step_time_s.mean, rel=1e-12
+            found.metrics.step_time_s.mean, rel=rounding(1000)
         )
         assert sum(found.metrics.phase_time_s.values()) == pytest.approx(
-            found.metrics.step_time_s.mean, rel=1e-12
+            found.metrics.step_time_s.mean, rel=rounding(1000)
         )
         assert found.attribution.hardware_s == 0.0
         for term in ("network_s", "overhead_s", "ideal_s"):
@@ -156,14 +158,14 @@ def test_what_ranks_tell_each_other_for_a_policy_is_network(folder: Any, overlap
     links = finished.deployment.pricing.links(finished.deployment.scenario.profile)
     more_s = found["global"].network_s - found["source"].network_s
     assert more_s == pytest.approx(2 * (2 * 8 * 4 / (1e9 * links.nic) + 2e-6), rel=1e-6)
-    assert found["global"].ideal_s - found["source"].ideal_s == pytest.approx(0.0, abs=1e-12)
+    assert found["global"].ideal_s - found["source"].ideal_s == pytest.approx(0.0, abs=rounding(1000))
 
 
 def test_one_gpu_has_neither_network_nor_imbalance(folder: Any) -> None:
     cluster = tiny_scenario()["cluster"] | {"nodes": 1, "gpus_per_node": 1}
     finished, found = done(folder, cluster=cluster, parallelism={"ep": 1})
     assert found.attribution.network_s == 0.0
-    assert found.attribution.imbalance_s == pytest.approx(0.0, abs=1e-15)
+    assert found.attribution.imbalance_s == pytest.approx(0.0, abs=rounding(1000))
     assert found.metrics.balancedness == 1.0
     assert found.metrics.cross_node_bytes == 0.0
     assert not (finished.timeline.phase_N == PHASES.index("wait")).any()
@@ -226,7 +228,7 @@ def test_unequal_ranks_are_a_cause_of_their_own(folder: Any) -> None:
     uneven = done(folder, workload=workload | {"context": [40_000, 16, 16, 16]})[1]
     level = done(folder, workload=workload | {"context": (40_000 + 3 * 16) // 4})[1]
     assert uneven.data_parallel_imbalance_s == pytest.approx(
-        uneven.metrics.step_time_s.mean - level.metrics.step_time_s.mean, rel=1e-9
+        uneven.metrics.step_time_s.mean - level.metrics.step_time_s.mean, rel=rounding(10**6)
     )
     assert 0.0 < uneven.data_parallel_imbalance_s <= uneven.attribution.imbalance_s
     # Its contexts, not its tokens, make rank 0 the last to enter the dispatch.
@@ -249,10 +251,11 @@ def test_multiprocessors_that_transfers_take_are_network(folder: Any, overlap: s
         changes = {"model": model, "cluster": cluster, "workload": workload, "profile": profile}
         found[sms] = done(folder, overlap=overlap, **changes)[1].attribution
     for term in ("overhead_s", "ideal_s"):
-        assert getattr(found[50], term) == pytest.approx(getattr(found[0], term), rel=1e-9)
+        assert getattr(found[50], term) == pytest.approx(getattr(found[0], term), rel=rounding(10**6))
     more_s = found[50].network_s - found[0].network_s
     # The dispatch hides a slower shared expert.
-    assert more_s > 0 if overlap == "two_batch" else more_s == pytest.approx(0.0, abs=1e-12)
+    hidden = pytest.approx(0.0, abs=rounding(1000) * sum(found[0].plain().values()))
+    assert more_s > 0 if overlap == "two_batch" else more_s == hidden
 
 
 @pytest.mark.parametrize("overlap", ["shared_expert", "two_batch"])

@@ -16,6 +16,7 @@ from moesim.spec.override import Override
 from moesim.spec.presets import preset_names
 from moesim.spec.scenario import Scenario, load_scenario
 from moesim.spec.yaml_source import parse_yaml
+from tests.examples import examples
 from tests.moesim.tiny import tiny_scenario, write_scenario
 
 
@@ -304,7 +305,7 @@ scenarios = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=50)  # PyYAML takes 10 ms for each
+@settings(max_examples=examples(50))  # PyYAML takes 10 ms for each
 @given(changes=scenarios)
 def test_what_resolves_loads_to_itself(
     tmp_path_factory: pytest.TempPathFactory, changes: dict[str, Any]

@@ -24,6 +24,7 @@ from moesim.units import (
     parse_flops,
     parse_seconds,
 )
+from tests.tolerance import rounding
 
 
 @pytest.mark.parametrize(
@@ -53,7 +54,7 @@ def test_sizes_are_bytes(text: object, expected: float) -> None:
     ],
 )
 def test_bandwidths_are_bytes_per_second_and_bits_are_eighths(text: object, expected: float) -> None:
-    assert parse_bandwidth(text) == pytest.approx(expected, rel=1e-15)
+    assert parse_bandwidth(text) == pytest.approx(expected, rel=rounding(4))
 
 
 @pytest.mark.parametrize(
@@ -61,7 +62,7 @@ def test_bandwidths_are_bytes_per_second_and_bits_are_eighths(text: object, expe
     [("2 us", 2e-6), ("2 µs", 2e-6), ("2 μs", 2e-6), ("1.5ms", 1.5e-3), ("2 min", 120.0), (".5 s", 0.5)],
 )
 def test_times_are_seconds(text: object, expected: float) -> None:
-    assert parse_seconds(text) == pytest.approx(expected, rel=1e-15)
+    assert parse_seconds(text) == pytest.approx(expected, rel=rounding(4))
 
 
 def test_speeds_are_flop_per_second() -> None:

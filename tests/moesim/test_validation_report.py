@@ -13,8 +13,8 @@ from rich.console import Console
 from moesim.analysis.validation import compare
 from moesim.report import validation_page as html
 from moesim.report import validation_table
-from moesim.report.findings import percent
 from moesim.report.validation_figures import EDGES, both_timelines, error_map, scatter
+from moesim.units import format_share
 from tests.moesim.report_example import on_plain
 from tests.moesim.test_report_page import Structure
 from tests.moesim.validation_example import example_validation
@@ -74,7 +74,7 @@ def test_the_terminal_shows_errors_of_phases_and_ranks(example: Example) -> None
     assert max(len(line) for line in text.splitlines()) <= 80
     for quantity in ("step", "layer", "experts", "dispatch", "combine"):
         (line,) = (line for line in text.splitlines() if line.startswith(quantity + " "))
-        assert percent(result["error"][quantity]["p95"]) in line
+        assert format_share(result["error"][quantity]["p95"]) in line
     assert len(re.findall(r"(?m)^[01]  +\d", text)) == 2
     words = " ".join(text.split())
     assert f"straggler ratio is {result['straggler_ratio']['measured']:.3f} measured" in words

@@ -21,17 +21,18 @@ from placement.solvers.lp_bound import lp_bound, sharpened
 from placement.solvers.pairs import ruled_out
 from placement.solvers.programme import Effort
 from placement.solvers.swap import swap
+from tests.examples import examples
 from tests.placement.tiny_problems import every_placement, naive_cost, problems
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(problems())
 def test_no_placement_is_below_the_bound(problem: Problem) -> None:
     least = min(naive_cost(problem, placement) for placement in every_placement(problem))
     assert bound_L(problem)[0] <= least
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(problems())
 def test_no_placement_is_below_the_sharper_bound(problem: Problem) -> None:
     least = min(naive_cost(problem, placement) for placement in every_placement(problem))
@@ -41,7 +42,7 @@ def test_no_placement_is_below_the_sharper_bound(problem: Problem) -> None:
     assert found.bound_L[0] <= least * (1 + 1e-9)
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(st.lists(st.integers(0, 9), min_size=4, max_size=4).filter(any), st.integers(4, 6))
 def test_the_bound_of_strict_groups_is_not_above_them(load: list[int], slots: int) -> None:
     problem = Problem.of([load], 2, [slots - slots // 2, slots // 2], gpus_per_node=1, groups=4)
@@ -55,7 +56,7 @@ def test_the_bound_of_strict_groups_is_not_above_them(load: list[int], slots: in
     assert bound_L(problem)[0] <= min(costs)
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(
     st.lists(st.lists(st.integers(0, 3), min_size=2, max_size=2, unique=True), min_size=1, max_size=4),
     st.booleans(),
@@ -111,7 +112,7 @@ def test_blends_are_sharper_where_every_gpu_has_two_slots() -> None:
     assert found.bound_L[0] < sharper.bound_L[0] <= found.cost_L[0]
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(st.lists(st.integers(1, 30), min_size=3, max_size=5), st.integers(0, 3))
 def test_pairs_are_ruled_out_below_the_best_fold_and_not_above(load: list[int], spare: int) -> None:
     gpus = (len(load) + spare + 1) // 2

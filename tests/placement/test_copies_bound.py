@@ -14,6 +14,7 @@ from placement.judging.evaluation import cost_L
 from placement.problem.objective import Objective
 from placement.problem.placement import Placement
 from placement.problem.problem import Problem
+from tests.examples import examples
 
 
 def cheapest(problem: Problem) -> float:
@@ -38,7 +39,7 @@ def test_the_windows_that_are_worst_for_gpus_and_for_copies_may_differ() -> None
     assert bound_L(problem)[0] == pytest.approx(12.0)
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(
     st.lists(st.lists(st.integers(0, 9), min_size=4, max_size=4).filter(any), min_size=1, max_size=3),
     st.lists(st.permutations(range(4)), min_size=1, max_size=4),

@@ -12,6 +12,7 @@ from placement.problem.problem import Problem
 from placement.problem.rules import check_obeys
 from placement.solvers.eplb import eplb
 from placement.solvers.solution import Solution
+from tests.examples import examples
 
 
 def naive_pack(weights: list[float], packs: int) -> list[list[int]]:
@@ -44,7 +45,7 @@ def naive_eplb(load: list[float], slots: int, gpus: int, nodes: int, groups: int
     return held
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(st.data())
 def test_it_is_its_description(data: st.DataObject) -> None:
     nodes, per_node = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 2))

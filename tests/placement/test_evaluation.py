@@ -13,10 +13,11 @@ from placement.judging.evaluation import copies_WL, cost_L, foreign_nodes_T
 from placement.problem.objective import Objective
 from placement.problem.placement import EMPTY, Placement
 from placement.problem.problem import Problem
+from tests.examples import examples
 from tests.placement.tiny_problems import every_placement, naive_cost, problems
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(problems(), st.integers(0, 10_000))
 def test_cost_is_the_sum_of_its_terms(problem: Problem, pick: int) -> None:
     placements = list(itertools.islice(every_placement(problem), 200))
@@ -49,7 +50,7 @@ def naive_foreign(problem: Problem, placement: Placement, token: int) -> float:
     return sum(foreign) / len(foreign)
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(st.integers(0, 10_000), st.booleans())
 def test_foreign_nodes_are_the_mean_over_all_choices(seed: int, at_home: bool) -> None:
     rng = np.random.default_rng(seed)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from placement.solvers.fitting import Fitting, Patterns, fit
 from placement.solvers.programme import BACKENDS, Effort
+from tests.examples import examples
 
 PLENTY = Effort(10_000)
 
@@ -63,7 +64,7 @@ def obeys(fitting: Fitting, held: np.ndarray) -> bool:
     )
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(fittings())
 def test_a_way_is_found_exactly_where_there_is_one(fitting: Fitting) -> None:
     found = fit(fitting, PLENTY)

@@ -26,6 +26,7 @@ from placement.solvers.one_pass import linear
 from placement.solvers.programme import BACKENDS, Effort
 from placement.solvers.solution import Search
 from placement.solvers.swap import swap
+from tests.examples import examples
 
 
 def fillings(experts: int, slots: int) -> Iterator[tuple[int, ...]]:
@@ -67,7 +68,7 @@ def problems(draw: st.DrawFn) -> Problem:
     )
 
 
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 @given(problems())
 def test_small_layers_are_solved_to_the_precision_and_the_bound_holds(problem: Problem) -> None:
     answer, least = ilp(problem), cheapest(problem)

@@ -21,6 +21,7 @@ from placement.solvers.hypergraph import Layer, refine
 from placement.solvers.locality import locality
 from placement.solvers.solution import Search, Solution
 from placement.solvers.swap import swap
+from tests.examples import examples
 
 Ints = npt.NDArray[np.int64]
 
@@ -207,7 +208,7 @@ def moved(layer: Layer, gpu_C: Ints) -> int:
     return int((~layer.before_EG[layer.expert_C[filled], gpu_C[filled]]).sum())
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(layers(), st.booleans(), st.booleans(), st.sampled_from([ANY, 1]))
 def test_refinement_ends_where_no_legal_exchange_helps(
     drawn: tuple[Layer, Ints, Ints], by_gpu: bool, at_home: bool, budget: int

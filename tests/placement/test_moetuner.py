@@ -21,6 +21,7 @@ from placement.solvers.mapping import ACROSS, cheapest_mapping, mapping_cost, wi
 from placement.solvers.moetuner import balanced_clusters, between_clusters, moetuner, unevenness
 from placement.solvers.programme import BACKENDS, Effort
 from placement.solvers.solution import Search
+from tests.examples import examples
 from traces.co_activation import transitions
 
 PLENTY = Effort(10_000)
@@ -53,7 +54,7 @@ def test_the_mapping_is_as_cheap_as_the_dynamic_programme(node_G: list[int]) -> 
     assert mapping_cost(moved_LCC, wire_GG, gpu_LC) == cheapest_by_dynamic_programme(moved_LCC, wire_GG)
 
 
-@settings(max_examples=10)
+@settings(max_examples=examples(10))
 @given(st.lists(st.integers(0, 5), min_size=27, max_size=27))
 def test_so_it_is_with_ties_and_zeros(moved: list[int]) -> None:
     moved_LCC, wire_GG = np.array(moved).reshape(3, 3, 3), wires(np.array([0, 0, 1]))
@@ -79,7 +80,7 @@ def test_more_gpus_are_exchanged_down_to_a_local_optimum() -> None:
         assert mapping_cost(moved_LCC, wire_GG, other) >= cost * (1 - 1e-9)
 
 
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 @given(st.lists(st.integers(0, 20), min_size=5, max_size=6), st.integers(2, 3))
 def test_clusters_are_as_even_as_any(load: list[int], clusters: int) -> None:
     load_E = np.array([*load, 1], np.float64)

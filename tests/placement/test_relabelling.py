@@ -17,6 +17,7 @@ from placement.problem.placement import Placement
 from placement.problem.problem import Problem
 from placement.problem.rules import moves_L
 from placement.solvers.relabelling import relabelled
+from tests.tolerance import rounding
 
 
 @st.composite
@@ -51,7 +52,7 @@ def problems(draw: st.DrawFn) -> tuple[Problem, Placement]:
 def test_costs_stay_and_no_renaming_moves_less(drawn: tuple[Problem, Placement]) -> None:
     problem, placement = drawn
     found = relabelled(problem, placement)
-    assert cost_L(problem, found) == pytest.approx(cost_L(problem, placement), rel=1e-12)
+    assert cost_L(problem, found) == pytest.approx(cost_L(problem, placement), rel=rounding(1000))
     slots_of = [np.flatnonzero(placement.slot_gpu_S == gpu) for gpu in range(problem.gpus)]
     best_L = moves_L(problem, placement)
     for name_G in itertools.permutations(range(problem.gpus)):

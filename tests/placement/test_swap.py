@@ -20,6 +20,7 @@ from placement.solvers.one_pass import greedy, linear
 from placement.solvers.search import from_scratch, layer_pack
 from placement.solvers.solution import Search
 from placement.solvers.swap import swap
+from tests.examples import examples
 from tests.placement.tiny_problems import every_placement, naive_cost, problems
 
 
@@ -35,7 +36,7 @@ def no_twins(placement: Placement) -> bool:
     return True
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(problems())
 def test_it_is_valid_and_near_the_best_of_all_placements(problem: Problem) -> None:
     found = swap(problem)
@@ -48,7 +49,7 @@ def test_it_is_valid_and_near_the_best_of_all_placements(problem: Problem) -> No
     assert found.cost <= 1.5 * least + 1e-12
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(problems())
 def test_the_search_counts_what_the_evaluation_does(problem: Problem) -> None:
     pack = layer_pack(problem, 0, np.full((problem.experts, problem.gpus), FREE, dtype=np.int8))
@@ -117,7 +118,7 @@ def test_groups_stay_on_one_node_and_nodes_serve_equally_many() -> None:
     assert found.gap < 0.1
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(st.data())
 def test_rules_are_obeyed(data: st.DataObject) -> None:
     positions = st.tuples(st.just(0), st.integers(0, 3), st.integers(0, 2))

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 
 import traces.fitting
+from tests.examples import examples
 from tests.traces.random_traces import any_trace, random_trace
 from tests.traces.test_generator import generator, overlap
 from traces.base.errors import TraceError
@@ -125,7 +126,7 @@ def test_scores_keep_their_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     assert made.candidate_scores_TLC.max() <= 1
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(any_trace().filter(lambda trace: trace.meta.experts <= 8))
 def test_any_trace_is_followed(trace: RoutingTrace) -> None:
     with mock.patch.object(traces.fitting, "LEAST_TOKENS", 1):

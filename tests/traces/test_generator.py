@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.tolerance import rounding
 from traces.base.errors import TraceError
 from traces.generator import Generator, _draw, _take_back, generate
 from traces.locality import LAGS, Locality
@@ -95,7 +96,9 @@ def test_draws_against_a_naive_version() -> None:
                 row = request * 9 + t
                 assert ids_TLC[row, layer].tolist() == best
                 total = sum(score[e] for e in best)
-                assert np.allclose(share_TLC[row, layer], [score[e] / total for e in best], rtol=1e-6)
+                assert np.allclose(
+                    share_TLC[row, layer], [score[e] / total for e in best], rtol=rounding(16, "float32")
+                )
 
 
 def test_topics_are_taken_from_where_they_stand() -> None:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from tests.traces.sglang_files import (
     GOOD,
     TIME,
@@ -178,7 +179,7 @@ def served(draw: st.DrawFn) -> tuple[list[dict[str, Any]], dict[int, list[int]]]
     return records, passes
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(served())
 def test_requests_that_positions_tell_apart_are_found_again(
     tmp_path_factory: pytest.TempPathFactory, example: tuple[list[dict[str, Any]], dict[int, list[int]]]

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.tolerance import rounding
 from traces.base.errors import TraceError
 from traces.draws import choose
 from traces.statistics import trace_statistics
@@ -66,7 +67,9 @@ def test_choice_against_sorting(data: st.DataObject) -> None:
     expected = chosen_naively(score_E, groups, top_groups, top_k)
     assert ids_K.tolist() == expected
     total = sum(score_E[expert] for expert in expected)
-    assert np.allclose(weights_K, [score_E[expert] / total for expert in expected], rtol=1e-6)
+    assert np.allclose(
+        weights_K, [score_E[expert] / total for expert in expected], rtol=rounding(16, "float32")
+    )
 
 
 @pytest.mark.parametrize("persistence", [0.0, 0.6])
