@@ -14,7 +14,7 @@ from moesim.analysis.attribution import Counterfactuals
 from moesim.analysis.critical_path import critical_path
 from moesim.analysis.cube import Cube, layer_times, max_over_mean, step_times
 from moesim.analysis.rebalancing import rebalancing_metrics
-from moesim.analysis.result_file import Metrics, Rebalancing, StepTime
+from moesim.analysis.result_file import Metrics, Rebalancing, Stage, StepTime
 from moesim.simulation.run import Run
 from moesim.simulation.tally import Tally
 from moesim.units import format_bytes, format_seconds
@@ -196,15 +196,7 @@ def _note(text: str) -> Callable[[Metrics], str]:
     return lambda _: text
 
 
-_SHARES: Final = (
-    "wished",
-    "kept",
-    "rerouted",
-    "dropped",
-    "added",
-    "gate_mass_lost",
-    "effective_capacity_factor",
-)
+_SHARES: Final = [key for key in Stage.model_fields if key != "policy"]
 _CHANGED: Final = {
     "rerouted": _changed("rerouted", "of the assignments"),
     "dropped": _changed("dropped", "of the assignments"),

@@ -7,7 +7,7 @@ from moesim.analysis.stragglers import slowest
 from moesim.errors import TimelineError
 from moesim.report.execution_table import answer, ran, rank_table
 from moesim.report.gantt import gantt
-from moesim.report.page import facts_table, figures_list, listed, opening, page, resolved, section, trace_note
+from moesim.report.page import figures_list, listed, opening, page, provenance, section, trace_note
 from moesim.units import format_seconds
 from traces.timeline import Timeline
 
@@ -31,8 +31,7 @@ def execution_page(result: ExecutionResult, timeline: Timeline) -> str:
     if not result.run["serial"]:
         sections.append(section("One step as it ran", gantt(timeline, slowest(timeline))))
     sections += listed("Mind", result.notes)
-    facts = facts_table(result.run | result.provenance)
-    sections.append(section("Where the numbers come from", facts, resolved(result.scenario)))
+    sections.append(provenance({**result.run, **result.provenance}, result.scenario))
     return page(f"{result.scenario['name']}: a real run", sections)
 
 

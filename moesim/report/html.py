@@ -16,7 +16,7 @@ from moesim.report.gantt import gantt
 from moesim.report.heatmap import heatmap
 from moesim.report.markup import Element, Markup, join, tag
 from moesim.report.notes import comparison_notes
-from moesim.report.page import facts_table, figures_list, listed, opening, page, resolved, section, trace_note
+from moesim.report.page import figures_list, listed, opening, page, provenance, section, trace_note
 from moesim.report.run_table import attribution_table, phase_table, stage_table, straggler_table
 from moesim.report.table import Table, words
 from moesim.spec.question import question
@@ -49,12 +49,11 @@ def run_page(
     _check_fit(timeline, gpus)
     stages = result.metrics.stages
     cost = f"{format_seconds(result.attribution.imbalance_s)} of a step"
-    imbalance = ("imbalance", format_share(shares(result)["imbalance"]), cost)
     step, *others = key_figures(result.metrics)
     steps = len(np.unique((timeline.repeat_N.astype(np.int64) << 32) | timeline.step_N))
     sections = [
         opening(question(result.scenario), answer(result), trace_note(result.trace)),
-        figures_list([step, imbalance, *others]),
+        figures_list([step, ("imbalance", format_share(shares(result)["imbalance"]), cost), *others]),
         _advice(result),
         section(
             "Who gets the work: assignments by layer and GPU",
@@ -147,20 +146,19 @@ def _comparison(comparison: Comparison) -> Markup:
 def _provenance(result: Result) -> Markup:
     """Where the numbers come from, and what of the profile was fitted or is assumed, where it says so."""
     trace, sources = result.trace, result.scenario.get("profile", {}).get("sources", {})
-    facts = {"trace": f"{trace.name}: {trace.origin or 'origin not stated'}", **result.provenance}
     # The wall time differs from run to run and would make equal runs' pages differ.
-    facts = {key: value for key, value in facts.items() if key not in ("wall_s", "command")}
+    facts = {key: value for key, value in result.provenance.items() if key not in ("wall_s", "command")}
+    said = tag(
+        "p",
+        "Simulated, not measured: work counted from the routing trace, times from the hardware profile "
+        "named here. Made by ",
+        tag("code", str(result.provenance.get("command", "moesim run scenario.yaml"))),
+        "; the same command with the same versions gives the same numbers.",
+    )
     rows = [(key.replace("_", " "), source) for key, source in sources.items()]
-    return section(
-        "Where the numbers come from",
-        tag(
-            "p",
-            "Simulated, not measured: work counted from the routing trace, times from the hardware profile "
-            "named here. Made by ",
-            tag("code", str(result.provenance.get("command", "moesim run scenario.yaml"))),
-            "; the same command with the same versions gives the same numbers.",
-        ),
-        facts_table(facts),
-        *([Table(words("of the profile", "where it comes from"), rows)] if rows else []),
-        resolved(result.scenario),
+    return provenance(
+        {"trace": f"{trace.name}: {trace.origin or 'origin not stated'}", **facts},
+        result.scenario,
+        before=[said],
+        after=[Table(words("of the profile", "where it comes from"), rows)] if rows else [],
     )

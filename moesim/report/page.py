@@ -76,10 +76,9 @@ def figures_list(figures: Sequence[tuple[str, str, str]]) -> Markup:
     )
 
 
-def facts_table(facts: Mapping[str, Any]) -> Table:
+def facts_table(facts: Iterable[tuple[str, str]], heads: Sequence[str] = ("what", "value")) -> Table:
     """Two columns: what, and its value."""
-    rows = [(name.replace("_", " "), tag("code", brief(value))) for name, value in facts.items()]
-    return Table(words("what", "value"), rows)
+    return Table(words(*heads), [(name, tag("code", value)) for name, value in facts])
 
 
 def resolved(scenario: Mapping[str, Any]) -> Markup:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from moesim.analysis.validation import compare
 from moesim.analysis.validation_file import ValidationResult
 from moesim.report.markup import Markup, tag
-from moesim.report.page import facts_table, figures_list, listed, opening, page, resolved, section, trace_note
+from moesim.report.page import figures_list, listed, opening, page, provenance, section, trace_note
 from moesim.report.validation_figures import both_timelines, error_map, scatter
 from moesim.report.validation_table import (
     answer,
@@ -57,7 +57,7 @@ def validation_page(result: ValidationResult, measured: Timeline, simulated: Tim
         ),
         section("A step as it ran and as it was simulated", both_timelines(found, measured, simulated)),
         *listed("Mind", remarks(result)),
-        section("Where the numbers come from", facts_table(result.provenance), resolved(result.scenario)),
+        provenance(result.provenance, result.scenario),
     ]
     return page(f"{result.scenario['name']}: validation", sections)
 
