@@ -14,4 +14,5 @@ def examples(number: int) -> int:
     >>> examples(12) in (12, 120)
     True
     """
+    assert settings.default is not None
     return number if settings.default.derandomize else number * DEEPER

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from executor.experts.weights import ExpertWeights
@@ -22,7 +24,7 @@ class Exact:
     value: Tensor
     bound: Tensor
 
-    def __getitem__(self, rows: Tensor | slice) -> Exact:
+    def __getitem__(self, rows: Tensor | NDArray[np.integer] | slice) -> Exact:
         return Exact(self.value[rows], self.bound[rows])
 
     def error(self, found: Tensor) -> float:
