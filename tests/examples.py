@@ -14,6 +14,5 @@ def examples(number: int) -> int:
     >>> examples(12) in (12, 120)
     True
     """
-    default = settings.default
-    assert default is not None  # conftest.py loads one
-    return number if default.derandomize else number * DEEPER
+    assert settings.default is not None
+    return number if settings.default.derandomize else number * DEEPER

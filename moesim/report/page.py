@@ -83,10 +83,22 @@ def facts_table(facts: Iterable[tuple[str, str]], heads: Sequence[str] = ("what"
 
 def resolved(scenario: Mapping[str, Any]) -> Markup:
     """The resolved scenario, opened on a click."""
-    rows = [(str(key), tag("code", brief(value))) for key, value in scenario.items()]
-    return tag("details", tag("summary", "the resolved scenario"), Table(words("key", "value"), rows))
+    rows = ((str(key), brief(value)) for key, value in scenario.items())
+    return tag("details", tag("summary", "the resolved scenario"), facts_table(rows, ("key", "value")))
 
 
 def listed(heading: str, lines: Sequence[str]) -> list[Markup]:
     """A section with a list; none where there is nothing to list."""
     return [section(heading, tag("ul", *(tag("li", line) for line in lines)))] if lines else []
+
+
+def provenance(
+    facts: Mapping[str, Any],
+    scenario: Mapping[str, Any],
+    *,
+    before: Iterable[Element] = (),
+    after: Iterable[Element] = (),
+) -> Markup:
+    """Where the numbers come from: facts between what stands ``before`` and ``after``, the scenario."""
+    named = ((key.replace("_", " "), brief(value)) for key, value in facts.items())
+    return section("Where the numbers come from", *before, facts_table(named), *after, resolved(scenario))

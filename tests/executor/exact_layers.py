@@ -6,9 +6,10 @@ Axes: T tokens, K experts per token, S slots, H hidden width, F inner width, N r
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from executor.experts.weights import Weights
@@ -23,7 +24,7 @@ class Exact:
     value: Tensor
     bound: Tensor
 
-    def __getitem__(self, rows: Any) -> Exact:
+    def __getitem__(self, rows: Tensor | NDArray[np.integer] | slice) -> Exact:
         return Exact(self.value[rows], self.bound[rows])
 
     def error(self, found: Tensor) -> float:

@@ -27,8 +27,9 @@ def test_every_policy_of_the_room_can_be_named() -> None:
     names = set()
     for module in pkgutil.iter_modules(routing.__path__, "moesim.routing."):
         for value in vars(importlib.import_module(module.name)).values():
-            if isinstance(value, type) and "apply" in dir(value) and isinstance(vars(value).get("name"), str):
-                names.add(vars(value)["name"])
+            name = vars(value).get("name") if isinstance(value, type) else None
+            if isinstance(name, str) and hasattr(value, "apply"):
+                names.add(name)
     assert names == set(POLICIES)
     assert not names & set(PRESETS)
 
