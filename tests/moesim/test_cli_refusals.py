@@ -306,7 +306,7 @@ def test_a_scheduler_without_the_package(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_an_output_that_cannot_be_written_is_refused_first(
     command: list[str], out: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("moesim.simulation.run.simulate", lambda *_: pytest.fail("simulated in vain"))
+    monkeypatch.setattr("moesim.simulation.run.run_alone", lambda *_: pytest.fail("simulated in vain"))
     assert refused(*command, "-o", out) == "s.yaml: is not a folder"
 
 
