@@ -132,11 +132,11 @@ def answers(lines: Iterable[str]) -> Iterator[str]:
         for name in map(str.strip, lines):
             if name != held:
                 held, call = name, None  # inputs of the row before are let go first
-                # A tree may be older than the row, its module, or a name in it.
-                with suppress(KeyError, ImportError, AttributeError):
-                    call = ROWS[name](Path(folder))
-                if call is not None:
-                    call()
+                # A tree may be older than the row, its module, a name in it, or what a name takes.
+                with suppress(KeyError, ImportError, AttributeError, TypeError):
+                    made = ROWS[name](Path(folder))
+                    made()
+                    call = made
             yield "-" if call is None else str(seconds(call))
 
 

@@ -89,6 +89,9 @@ def _of_kinds(shape: MoeShape, head: _Head, arrays: _Arrays) -> MoeShape:
     if "kinds" not in model.value:
         return shape
     listed, dtype = model.parts("kinds"), head.choice("dtype", DTYPES)
+    unknown = sorted({key for kind in listed for key in kind.value} - {"name", "width", "dtype"})
+    if unknown:  # what is passed over would be multiplied otherwise than it was simulated
+        raise model.error("kinds", "have a field that no back end knows", got=", ".join(unknown))
     kinds = tuple(Kind(kind.text("name"), kind.integer("width", 1)) for kind in listed)
     other = [kind.text("name") for kind in listed if kind.text("dtype") != dtype]
     if other:

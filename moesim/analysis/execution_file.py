@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from moesim.analysis.record import Checked, Count, FileRecord, Fraction, Record, Size
 from moesim.analysis.result_file import LayerTime, StepTime, StragglerRatio
@@ -20,6 +20,8 @@ class _Run(Record):
 
 class ExecutionMetrics(Record):
     """Medians over the repeats; times and what needs a network only where ranks ran together."""
+
+    model_config = ConfigDict(extra="allow")  # as of the metrics of a simulation
 
     step_time_s: StepTime | None = None
     tokens_per_s: float | None = None

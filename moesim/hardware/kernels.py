@@ -54,11 +54,15 @@ class Kernels:
         gpu = self.gpu.model_copy(update={"sms": left})
         return replace(self, gpu=gpu, clock_G=self.clock_G * (left / self.gpu.sms))
 
-    def launch_s(self, phase: Phase) -> float:
-        """Fixed seconds of a phase: launching its kernels, and what else no work explains."""
+    def launch_s(self, phase: Phase, layer: int = -1) -> float:
+        """Fixed seconds of a phase: launching its kernels, and what else no work explains.
+
+        Args:
+            layer: true index of the layer, whose kinds of experts are launched one after the other.
+        """
         launches_s = self.profile.launch * self.profile.kernels.get(phase, 0)
         if phase == "experts" and not self.profile.loop:
-            launches_s *= len(self.model.kinds)
+            launches_s *= self.model.kinds_in(layer)
         if phase == "dispatch":
             return launches_s + self.links.fixed + self.links.counts
         return launches_s + self.links.fixed if phase == "combine" else launches_s

@@ -82,10 +82,12 @@ def _rank_seconds(repeat: Timeline) -> NDArray[np.float64]:
 
 
 def _median(metrics: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Number by number."""
-    return {
-        key: _median([each[key] for each in metrics])
-        if isinstance(value, dict)
-        else float(np.median([each[key] for each in metrics]))
-        for key, value in metrics[0].items()
-    }
+    """Number by number; None where one of them is."""
+    found: dict[str, Any] = {}
+    for key, value in metrics[0].items():
+        values = [each[key] for each in metrics]
+        if isinstance(value, dict):
+            found[key] = _median(values)
+        else:
+            found[key] = None if None in values else np.median(values, axis=0).tolist()
+    return found

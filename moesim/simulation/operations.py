@@ -105,7 +105,7 @@ def step_operations(
     row = {layer: i for i, layer in enumerate(kernels.model.moe_layers)}
     operations = []
     for (phase, layer), busy_G in busy.items():
-        overhead_s = kernels.launch_s(phase)
+        overhead_s = kernels.launch_s(phase, layer)
         if phase == "other" and ends_step:
             overhead_s += kernels.profile.step
         if phase != "experts":

@@ -90,6 +90,10 @@ class Experts(Strict):
             if kind.name in names:
                 raise fault("is the name of another kind", "kinds", i, "name", got=kind.name)
             names.add(kind.name)
+            for name in ("layers", "experts"):
+                named = getattr(kind, name) or ()
+                if len(set(named)) < len(named):
+                    raise fault("names one twice", "kinds", i, name, got=list(named))
             for expert in kind.experts or ():
                 if expert >= self.count:
                     raise fault(f"must be below count ({self.count})", "kinds", i, "experts", got=expert)

@@ -203,6 +203,10 @@ class Model(Strict):
         found_LE = listed_LE(self.experts, self.moe_layers)
         return found_LE - 1 if found_LE.all() else found_LE
 
+    def kinds_in(self, layer: int) -> int:
+        """How many kinds of experts a MoE layer has, by its true index."""
+        return len(np.unique(self.kind_LE[self.moe_layers.index(layer)])) if len(self.kinds) > 1 else 1
+
     def kind_LS(self, slot_expert_LS: NDArray[np.int16]) -> NDArray[np.int16] | None:
         """int16 [L, S], the kind of the expert in each slot, 0 for an empty one; None where all are of one.
 

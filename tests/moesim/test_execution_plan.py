@@ -279,6 +279,10 @@ def test_kinds_of_one_width_are_one_to_the_executor(of_kinds: Path, tmp_path: Pa
         (head_with(model__kinds=[1]), "plan.json: model.kinds: must be a list of objects"),
         (head_with(model__kinds=[{"name": "a"}]), "plan.json: model.kinds[0].width: is missing"),
         (
+            head_with(model__kinds=[{"name": "a", "width": 32, "dtype": "bf16", "bits": 2.5}]),
+            "plan.json: model.kinds: have a field that no back end knows (got 'bits')",
+        ),
+        (
             head_with(
                 model__kinds=[
                     {"name": name, "width": 32, "dtype": dtype}

@@ -403,13 +403,14 @@ def test_one_kind_that_is_listed_costs_what_none_does_and_wider_ones_never_less(
 
 
 def test_each_kind_is_launched_by_itself() -> None:
-    """Six launches instead of three; slot by slot they are as many as before."""
-    which = of_kinds({"name": "narrow", "width": 512, "experts": [9]})
+    """Six launches instead of three where a layer has two kinds; slot by slot they are as many as before."""
+    which = of_kinds({"name": "narrow", "width": 512, "layers": [3, 5], "experts": [9]})
     profile = PEAK.model_copy(update={"launch": 2e-6, "kernels": {"experts": 3, "router": 1}})
     in_turn = profile.model_copy(update={"loop": True})
     assert kernels(profile=profile).launch_s("experts") == pytest.approx(6e-6)
-    assert kernels(which, profile).launch_s("experts") == pytest.approx(12e-6)
-    assert kernels(which, in_turn).launch_s("experts") == pytest.approx(6e-6)
+    launches_s = [kernels(which, profile).launch_s("experts", layer) for layer in (3, 4, 5)]
+    assert launches_s == pytest.approx([12e-6, 6e-6, 12e-6])
+    assert kernels(which, in_turn).launch_s("experts", 3) == pytest.approx(6e-6)
     assert kernels(which, profile).launch_s("router") == pytest.approx(2e-6)
 
 

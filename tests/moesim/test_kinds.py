@@ -59,7 +59,8 @@ def test_each_slot_takes_what_its_expert_does_wherever_it_has_moved(tmp_path: Pa
         kind_LS = model.kind_LS(held_LS)
         expected_LG = kernels.experts(tokens_LS, placement.slot_gpu_S, 4, kind_LS)
         here_N = (timeline.phase_N == experts) & (timeline.step_N == step)
-        found_LG = (timeline.end_s_N - timeline.start_s_N)[here_N] - kernels.launch_s("experts")
+        launch_N = [kernels.launch_s("experts", layer) for layer in timeline.layer_N[here_N].tolist()]
+        found_LG = (timeline.end_s_N - timeline.start_s_N)[here_N] - np.array(launch_N)
         where = np.lexsort((timeline.rank_N[here_N], timeline.layer_N[here_N]))
         np.testing.assert_allclose(found_LG[where], expected_LG.ravel(), rtol=rounding(10**6))
 

@@ -261,10 +261,7 @@ def test_one_kind_in_a_list_is_no_list(model: Model) -> None:
             [{"name": "a", "layers": [3]}, {"name": "b", "experts": [2]}],
             "[1]: names expert 2 of layer 3, which belongs to a already (got 'b')",
         ),
-        (
-            [{"name": "a", "experts": [2, 2]}],
-            "[0]: names expert 2 of layer 1, which belongs to a already (got 'a')",
-        ),
+        ([{"name": "a", "experts": [2, 2]}], "[0].experts: names one twice (got [2, 2])"),
         ([{"name": str(i), "experts": [0]} for i in range(257)], ": must have at most 256 entries"),
         ({"a": [0]}, ": must be a list"),
     ],
