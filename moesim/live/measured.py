@@ -35,7 +35,7 @@ def execution_result(
         format="moesim.execution/1",
         ranks=seconds_PG.shape[1],
         run=run,
-        metrics=ExecutionMetrics.model_validate(_median([measure(repeat) for repeat in repeats])),
+        metrics=ExecutionMetrics.model_validate(over_repeats([measure(repeat) for repeat in repeats])),
         per_rank=[
             RankSeconds(rank=rank, seconds={PHASES[place]: float(seconds_G[place]) for place in measured})
             for rank, seconds_G in enumerate(seconds_PG.T)
@@ -81,13 +81,13 @@ def _rank_seconds(repeat: Timeline) -> NDArray[np.float64]:
     return seconds_PG
 
 
-def _median(metrics: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def over_repeats(metrics: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Number by number; None where one of them is."""
     found: dict[str, Any] = {}
     for key, value in metrics[0].items():
         values = [each[key] for each in metrics]
         if isinstance(value, dict):
-            found[key] = _median(values)
+            found[key] = over_repeats(values)
         else:
             found[key] = None if None in values else np.median(values, axis=0).tolist()
     return found

@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 
 from moesim.analysis import metrics
 from moesim.analysis.cube import step_times
+from moesim.analysis.execution_file import ExecutionMetrics
 from moesim.analysis.metrics import routing_metrics, timeline_metrics
 from moesim.analysis.result_file import Metrics
 from moesim.hardware.network import Ports
+from moesim.live.measured import over_repeats
 from moesim.simulation.conditions import Conditions
 from moesim.simulation.loop import simulate
 from moesim.simulation.program import in_sequence
@@ -118,3 +120,21 @@ def test_a_metric_is_declared_once(monkeypatch: pytest.MonkeyPatch, here: Path) 
         assert f"<dt>hottest cell</dt><dd>{value:,.0f}</dd>" in pages[-1]
         assert moesim("report", "out").code == 0
     assert pages[0] == pages[1]
+
+
+def test_a_metric_of_spans_is_one_of_real_runs_too() -> None:
+    """Medians over the repeats, number by number; unknown where one repeat does not know it."""
+    repeats = [
+        {"cells": [1.0, 4.0], "share": None, "nested": {"a": 3.0}, "balancedness": each}
+        for each in (0.5, 0.7)
+    ]
+    found = over_repeats(repeats)
+    assert found == {
+        "cells": [1.0, 4.0],
+        "share": None,
+        "nested": {"a": 3.0},
+        "balancedness": pytest.approx(0.6),
+    }
+    ratio = {"assignments": 1.0, "experts_time": 1.0}
+    read = ExecutionMetrics.model_validate({"straggler_ratio": ratio, **found})
+    assert read.plain()["cells"] == [1.0, 4.0]
