@@ -93,9 +93,10 @@ def add_loads(ids_TLK: Array, group_T: Ints, load_GLE: Ints) -> None:
     """Count each assignment for its token's group; group -1 is the last."""
     tokens, layers, chosen = ids_TLK.shape
     for t in range(tokens):
+        load_LE = load_GLE[group_T[t]]
         for layer in range(layers):
             for k in range(chosen):
-                load_GLE[group_T[t], layer, ids_TLK[t, layer, k]] += 1
+                load_LE[layer, ids_TLK[t, layer, k]] += 1
 
 
 @jit
