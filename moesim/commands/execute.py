@@ -61,7 +61,7 @@ def execute(
     from moesim.live.scenario import MACHINES, crowded, executable, own_cluster
     from moesim.output import check_folder
     from moesim.report.execution_table import execution_tables
-    from moesim.report.folder import execution_folder, write_execution
+    from moesim.report.real_folder import execution_folder, write_execution
     from moesim.spec.question import plural
 
     options = RunOptions(device, backend, repeats, count=count, serial=serial)

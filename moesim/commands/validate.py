@@ -54,7 +54,7 @@ def validate(
     from moesim.live.execute import RunOptions, read_execution
     from moesim.live.scenario import MACHINES, executable
     from moesim.output import check_folder
-    from moesim.report.folder import write_validation
+    from moesim.report.real_folder import write_validation
     from moesim.report.validation_table import validation_tables
     from moesim.spec.profile import load_profile
     from moesim.spec.yaml_source import Source

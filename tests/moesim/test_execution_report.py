@@ -18,7 +18,8 @@ from moesim.live.measured import execution_result
 from moesim.live.repeats import join_repeats
 from moesim.report.execution_page import execution_page
 from moesim.report.execution_table import execution_tables
-from moesim.report.folder import rebuild_report, write_execution
+from moesim.report.folder import rebuild_report
+from moesim.report.real_folder import write_execution
 from moesim.simulation.run import run
 from moesim.spec.scenario import load_scenario
 from tests.moesim.command import moesim
