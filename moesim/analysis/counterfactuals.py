@@ -49,7 +49,8 @@ def _own_wire_G(operation: Operation, network: Network) -> FloatArray:
     transfer = operation.transfer
     if transfer is None:
         return operation.wire_G
-    return network.collective(np.zeros(len(operation.wire_G)), transfer.first_GG, transfer.second_GG)
+    ended_G = network.collective(np.zeros(len(operation.wire_G)), transfer.first_GG, transfer.second_GG)
+    return ended_G + operation.wire_G
 
 
 def level(operations: Sequence[Operation]) -> list[Operation]:
@@ -82,8 +83,9 @@ def undisturbed(alone: Sequence[Busy], operations: Sequence[Operation]) -> list[
         alone: these seconds, of each micro-batch.
     """
     return [
-        replace(operation, busy_G=alone[operation.micro_batch][operation.phase, operation.layer])
-        if operation.transfer is None
+        replace(operation, busy_G=busy_G)
+        if (busy_G := alone[operation.micro_batch].get((operation.phase, operation.layer))) is not None
+        and operation.transfer is None
         else operation
         for operation in operations
     ]

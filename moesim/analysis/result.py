@@ -11,7 +11,7 @@ from moesim import __version__
 from moesim.analysis.attribution import Counterfactuals
 from moesim.analysis.bounds import Bounds
 from moesim.analysis.metrics import Explained, run_metrics
-from moesim.analysis.notes import notes
+from moesim.analysis.notes import notes, unseen
 from moesim.analysis.rebalancing import rebalance_rows
 from moesim.analysis.result_file import Result
 from moesim.analysis.scenario_facts import TraceFacts
@@ -51,6 +51,7 @@ def result(done: Run, without: Counterfactuals, bounds: Bounds) -> Result:
         data_parallel_imbalance_s=without.data_parallel_s / steps,
         rebalances=rebalance_rows(done.moves, deployment.placement),
         notes=notes(deployment, step_s * steps, done.tokens / steps, done.moves),
+        unseen=unseen(deployment, done.tokens / steps / scenario.parallelism.ep),
         bounds=bounds.per_step(),
         stragglers=stragglers(
             done.timeline,

@@ -135,7 +135,7 @@ class Rebalance(Record):
 
 
 class Result(FileRecord):
-    """``result.json``."""
+    """``result.json``; ``unseen`` says what transfers were fitted on, where this run is outside of that."""
 
     THING: ClassVar = "result"
 
@@ -146,6 +146,7 @@ class Result(FileRecord):
     data_parallel_imbalance_s: float = 0.0
     rebalances: list[Rebalance] = Field(default_factory=list)
     notes: list[str] = Field(default_factory=list)
+    unseen: str = ""
     bounds: dict[str, Fraction]
     stragglers: list[Straggler]
     trace: TraceFacts
@@ -155,6 +156,12 @@ class Result(FileRecord):
     def gpus(self) -> int:
         """Of the expert-parallel group."""
         found: int = self.scenario["parallelism"]["ep"]
+        return found
+
+    @property
+    def mode(self) -> str:
+        """Of dispatch."""
+        found: str = self.scenario["dispatch"]["mode"]
         return found
 
     @property
@@ -168,7 +175,10 @@ class Result(FileRecord):
 
 
 class Outcome(Record):
-    """One point of a comparison; ``gpus`` and ``payback_steps`` are None where they are not known."""
+    """One point of a comparison; ``gpus`` and ``payback_steps`` are None where they are not known.
+
+    ``mode`` is that of dispatch, ``unseen`` as in a result; both empty where a file does not say.
+    """
 
     vary: dict[str, Any]
     metrics: Metrics
@@ -179,6 +189,8 @@ class Outcome(Record):
     payback_steps: Fraction | None = None
     as_asked: bool = False
     notes: list[str] = Field(default_factory=list)
+    unseen: str = ""
+    mode: str = ""
 
 
 Compared = Result | Outcome

@@ -166,7 +166,23 @@ def best_point(comparison: Comparison) -> int | None:
 
 def whatif_answer(comparison: Comparison) -> str:
     """Which point is best, at which price; whether rebalancing pays, and who is on slow hardware."""
-    return _fastest(comparison) + _rebalancing(comparison) + _slow_hardware(comparison)
+    return (
+        (unranked(comparison) or _fastest(comparison)) + _rebalancing(comparison) + _slow_hardware(comparison)
+    )
+
+
+def unranked(comparison: Comparison) -> str:
+    """Why runs in different dispatch modes are not ranked; empty where they are, or have one mode."""
+    runs = [run for _, run in named_runs(comparison)]
+    outside = {run.unseen: None for run in runs if run.unseen}
+    if len({run.mode for run in runs}) == 1 or not outside:
+        return ""
+    count = sum(bool(run.unseen) for run in runs)
+    fitted = ". ".join(outside)
+    return (
+        f"Dispatch modes are not ranked: {count} of {len(runs)} runs lie outside what their transfers were "
+        f"fitted on. {fitted}."
+    )
 
 
 def _rebalancing(comparison: Comparison) -> str:

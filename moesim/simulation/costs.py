@@ -90,7 +90,8 @@ class Costs:
         for operation, factor_G in zip(healthy.operations, factor_OG, strict=True):
             if operation.transfer is None:
                 key, part = (operation.phase, operation.layer), operation.micro_batch
-                busy_EG = [each[part][key] * factor_G for each in busy]
+                # What has no kernels waits for the host, on any hardware.
+                busy_EG = [each[part].get(key, operation.busy_G) * factor_G for each in busy]
                 attends = operation.phase == "attention"
                 wire_EG = [each[part] if attends else operation.wire_G for each in group]
                 operation = operation.on(busy_EG, wire_EG)
