@@ -83,9 +83,8 @@ def undisturbed(alone: Sequence[Busy], operations: Sequence[Operation]) -> list[
         alone: these seconds, of each micro-batch.
     """
     return [
-        replace(operation, busy_G=busy_G)
-        if (busy_G := alone[operation.micro_batch].get((operation.phase, operation.layer))) is not None
-        and operation.transfer is None
+        replace(operation, busy_G=alone[operation.micro_batch][operation.phase, operation.layer])
+        if operation.transfer is None
         else operation
         for operation in operations
     ]

@@ -26,6 +26,7 @@ def notes(
         *_idle_faults(deployment, run_s),
         *_rebalances(deployment, moves),
         *_extrapolated(deployment, tokens_per_step / scenario.parallelism.ep),
+        *_host(deployment),
         *_moving(deployment),
         *_prompts(deployment),
         *_fitted_requests(deployment),
@@ -86,7 +87,22 @@ def unseen(deployment: Deployment, tokens_per_gpu: float) -> str:
     scenario = deployment.scenario
     sent = tokens_per_gpu / 2 if "two_batch" in scenario.overlap else tokens_per_gpu
     fitted = deployment.pricing.links(scenario.profile).beyond(sent, scenario.parallelism.ep)
-    return f"Transfers in mode {scenario.dispatch.mode} were fitted at {fitted}" if fitted else ""
+    return f"Transfers in mode {scenario.dispatch.mode} were fitted on {fitted}" if fitted else ""
+
+
+def _host(deployment: Deployment) -> list[str]:
+    """What a step waits for the host, which the phase ``other`` holds."""
+    scenario = deployment.scenario
+    each_s = deployment.pricing.links(scenario.profile).host
+    batches = 2 if "two_batch" in scenario.overlap else 1
+    dispatches = batches * len(scenario.model.moe_layers)
+    if not each_s:
+        return []
+    return [
+        f"Of each step, {format_seconds(dispatches * each_s)} pass while the host waits for the counts of "
+        f"{dispatches} dispatches, {format_seconds(each_s)} each: no CUDA graph holds these kernels (phase "
+        f"other; host of {scenario.dispatch.mode} in the profile)."
+    ]
 
 
 def _moving(deployment: Deployment) -> list[str]:

@@ -59,8 +59,11 @@ class Kernels:
         """Fixed seconds of a phase: launching its kernels, and what else no work explains.
 
         Args:
-            layer: true index of the layer, whose kinds of experts are launched one after the other.
+            layer: true index of the layer, whose kinds of experts are launched one after the other. What is
+                ``other`` in a layer is the host, that waits for the counts of its dispatch.
         """
+        if phase == "other" and layer >= 0:
+            return self.links.host
         launches_s = self.profile.launch * self.profile.kernels.get(phase, 0)
         if phase == "experts" and not self.profile.loop:
             launches_s *= self.model.kinds_in(layer)

@@ -21,7 +21,7 @@ from moesim.simulation.program import Program, beside_shared_expert, in_sequence
 from moesim.spec.profile import Phase, Profile
 
 # What `workload.part: moe` leaves of the kernels.
-_MOE = ("router", "shared_expert", "experts")
+_MOE = ("router", "other", "shared_expert", "experts")
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Costs:
             busy["router", layer] = busy["router", layer] + policy_G
         if deployment.scenario.workload.part == "model":
             return busy
-        return {(phase, layer): busy_G for (phase, layer), busy_G in busy.items() if phase in _MOE}
+        return {key: busy_G for key, busy_G in busy.items() if key[0] in _MOE and key[1] >= 0}
 
     def program_on(
         self,
@@ -90,8 +90,7 @@ class Costs:
         for operation, factor_G in zip(healthy.operations, factor_OG, strict=True):
             if operation.transfer is None:
                 key, part = (operation.phase, operation.layer), operation.micro_batch
-                # What has no kernels waits for the host, on any hardware.
-                busy_EG = [each[part].get(key, operation.busy_G) * factor_G for each in busy]
+                busy_EG = [each[part][key] * factor_G for each in busy]
                 attends = operation.phase == "attention"
                 wire_EG = [each[part] if attends else operation.wire_G for each in group]
                 operation = operation.on(busy_EG, wire_EG)

@@ -107,15 +107,11 @@ def step_operations(
     operations = []
     for (phase, layer), busy_G in busy.items():
         overhead_s = kernels.launch_s(phase, layer)
-        if phase == "other" and ends_step:
+        if (phase, layer) == ("other", -1) and ends_step:
             overhead_s += kernels.profile.step
         if phase != "experts":
             wire_G = wires.get(phase, none_G)
             operations.append(Operation(phase, layer, busy_G, wire_G, overhead_s, no_assignments_G, tokens_G))
-            if phase == "router" and links.host:
-                # On the lane of the kernels: the host that waits launches nothing.
-                waits = Operation("other", layer, none_G, none_G, links.host, no_assignments_G, tokens_G)
-                operations.append(waits)
             continue
         i = row[layer]
         served_G, unique_G = work.served_LG[i].astype(np.int64), work.unique_LG[i].astype(np.int64)

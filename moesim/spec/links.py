@@ -63,7 +63,9 @@ class Links(Strict):
     @model_validator(mode="after")
     def _multiprocessors_carry(self) -> Self:
         if self.rate is not None and not self.sms:
-            raise fault("is of each of the multiprocessors, which sms does not count", "rate", got=self.rate)
+            raise fault(
+                "needs sms, the number of multiprocessors of which it is one's", "rate", got=self.rate
+            )
         if self.spread and self.rate is None:
             raise fault("needs the rate of a multiprocessor", "spread", got=self.spread)
         return self
@@ -102,7 +104,7 @@ class Links(Strict):
         if least <= tokens <= most and fewest <= gpus <= largest:
             return ""
         parts = [] if seen is None else [f"{_range(seen)} tokens a GPU"]
-        return " on ".join(parts if groups is None else [*parts, f"{_range(groups)} GPUs"])
+        return " and ".join(parts if groups is None else [*parts, f"{_range(groups)} GPUs"])
 
 
 def _range(found: int | tuple[int, int]) -> str:
