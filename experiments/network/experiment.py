@@ -53,11 +53,7 @@ def network() -> Comparison:
         remarks=(
             *(_errors(each.kind, _rows(each)) for each in fitted),
             *_multiprocessors(others, lambda case: predicted(case, links[case.kind])),
-            *(
-                _orders(measured)
-                if measured
-                else [f"H100 left out: no tables in {h100.folder()}, set MOESIM_SHARED"]
-            ),
+            *(_orders(measured) if measured else [f"H100 skipped: no {h100.folder()}, set MOESIM_SHARED"]),
         ),
     )
 
@@ -98,10 +94,11 @@ def _rows(fitted: Fitted) -> tuple[Row, ...]:
 
 
 def _row(case: Case, found: float, left_out: float | None = None) -> Row:
-    return Row(_name(case), "GB/s" if case.logical_bytes else "µs", case.measured, found, left_out)
+    return Row(name_of(case), "GB/s" if case.logical_bytes else "µs", case.measured, found, left_out)
 
 
-def _name(case: Case) -> str:
+def name_of(case: Case) -> str:
+    """What tables call a row."""
     if case.mode == "plain":
         return f"{case.kind}, {case.gpus} GPUs, {case.tokens >> 20} MiB a GPU"
     kind = "low latency" if case.mode == "per_expert" else "normal"

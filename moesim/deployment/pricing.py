@@ -51,8 +51,9 @@ class Pricing:
 
     def links(self, profile: Profile) -> Links:
         """What this profile's transfer kernels reach of them."""
-        nodes = -(-self.scenario.parallelism.ep // self.scenario.cluster.gpus_per_node)
-        return profile.links(self.scenario.dispatch.mode, nodes)
+        ep = self.scenario.parallelism.ep
+        links = profile.links(self.scenario.dispatch.mode, -(-ep // self.scenario.cluster.gpus_per_node))
+        return links if ep > 1 else links.alone()
 
     def network(self, profile: Profile, health: Health | None = None) -> Network:
         """The model that ends collectives, on the links as this profile has them."""

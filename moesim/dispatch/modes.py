@@ -53,7 +53,7 @@ MODES = {
     "per_gpu": Mode(each_gpu, can_pad=True, plain_across=True),
     "per_node": Mode(each_gpu, relayed=True, in_one_node="per_gpu"),
     "all_gather": Mode(every_gpu, relayed=True),
-    "all_reduce": Mode(every_gpu, relayed=True, returns="everywhere", links="all_gather"),
+    "all_reduce": Mode(every_gpu, relayed=True, returns="everywhere"),
     "expert_to_expert": Mode(from_anchors, returns="anchor", links="per_gpu", plain_across=True),
 }
 

@@ -91,7 +91,7 @@ def busiest_s(transfer: Transfer, links: Links, copy_bytes: float) -> FloatArray
     if links.rate is None:
         return np.zeros(len(transfer.first_GG))
     copies_G = transfer.carried_G / (copy_bytes * links.sms)
-    return links.spread * np.sqrt(copies_G) * (copy_bytes / links.rate)  # type: ignore[no-any-return]
+    return links.spread * np.sqrt(copies_G) * (copy_bytes / links.rate)
 
 
 @lru_cache(maxsize=4)

@@ -90,6 +90,10 @@ class Links(Strict):
         back = self.floor_s("combine") + more
         return self.model_copy(update={"fixed": self.fixed + more, "fixed_combine": back, "grows": 0.0})
 
+    def alone(self) -> Links:
+        """The same for a single GPU, whose collectives are none."""
+        return self.model_copy(update={"fixed": 0.0, "fixed_combine": 0.0, "counts": 0.0, "host": 0.0})
+
     def floor_s(self, phase: Literal["dispatch", "combine"]) -> float:
         """Seconds of a dispatch or a combine that moves nothing, the host's apart."""
         if phase == "combine":

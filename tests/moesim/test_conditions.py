@@ -112,7 +112,7 @@ def simulated(folder: Path, **changes: Any) -> Result:
 
 
 @pytest.mark.parametrize("network", ["ports", "fluid"])
-@pytest.mark.parametrize("faults", [[{"nic": 1, "bandwidth": 0.2}], [{"nvlink": 2, "bandwidth": 0.2}]])
+@pytest.mark.parametrize("faults", [[{"nic": 1, "bandwidth": 0.2}], [{"nvlink": 2, "bandwidth": 0.01}]])
 def test_a_slow_link_is_hardwares_share_and_nothing_elses(tmp_path: Path, faults: Any, network: str) -> None:
     well = simulated(tmp_path, network=network)
     ill = simulated(tmp_path, network=network, faults=faults)
