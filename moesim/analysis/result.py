@@ -48,7 +48,7 @@ def result(done: Run, without: Counterfactuals, bounds: Bounds) -> Result:
         scenario=scenario.resolved(),
         metrics=metrics,
         attribution=without.terms(step_s, steps),
-        data_parallel_imbalance_s=without.data_parallel_s / steps,
+        ceilings=without.ceilings(steps),
         rebalances=rebalance_rows(done.moves, deployment.placement),
         notes=notes(deployment, step_s * steps, done.tokens / steps, done.moves),
         bounds=bounds.per_step(),

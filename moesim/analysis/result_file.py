@@ -57,6 +57,20 @@ class Rebalancing(Record):
     solver_s: Fraction = 0.0
 
 
+class Slots(Record):
+    """Places for experts, all GPUs together; of a mean layer, micro-batches added up.
+
+    Attributes:
+        held: how many there are.
+        active: those with tokens, whose weights are read.
+        rows: of their GEMMs, each slot's padded as the dispatch lays them out.
+    """
+
+    held: Count
+    active: Fraction
+    rows: Fraction
+
+
 class Stage(Record):
     """What became of the router's choice after one of several policies.
 
@@ -96,6 +110,8 @@ class Metrics(Record):
     effective_capacity_factor: float | None = None
     stages: list[Stage] = Field(default_factory=list)
     cross_node_bytes: Fraction
+    in_node_bytes: Fraction = 0.0
+    slots: Slots | None = None
     gpu_memory_bytes: Memory
     rebalancing: Rebalancing = Rebalancing()
 
@@ -106,18 +122,47 @@ class Metrics(Record):
 
 
 class Attribution(Record):
-    """Seconds of a mean step by cause; they sum to it."""
+    """Seconds of a mean step by cause; but for the three parts of imbalance they sum to it.
+
+    T0 is the run as asked; T1 with healthy hardware; then without experts that move; T2 with even work:
+    homes (tokens and keys, with the copies that leave there), experts (distinct tokens, assignments, active
+    slots) and traffic (bytes of pairs of GPUs that are alike), in this order; T3 also with a free network; T4
+    also without launches and fixed costs. A term may be negative, and is shown as it is.
+    """
 
     hardware_s: float
+    migration_s: float = 0.0
     imbalance_s: float
+    homes_s: float | None = None
+    experts_s: float | None = None
+    traffic_s: float | None = None
     network_s: float
     overhead_s: float
     ideal_s: float
+
+    @property
+    def step_s(self) -> float:
+        """All of them together."""
+        whole_s = self.hardware_s + self.migration_s + self.imbalance_s
+        return whole_s + self.network_s + self.overhead_s + self.ideal_s
 
     def seconds(self, term: str) -> float:
         """Of a cause, named without its unit."""
         found: float = getattr(self, f"{term}_s")
         return found
+
+
+class Ceilings(Record):
+    """The most seconds of a mean step that can be won, by whom.
+
+    Attributes:
+        placements_s: the routing kept, every GPU with the same work (T1 - T2 of the attribution).
+        routers_s: also with the routing changed, to even loads of all experts or to the fewest experts that
+            hold the assignments, whichever is faster: few experts stream few weights.
+    """
+
+    placements_s: float
+    routers_s: float
 
 
 class Rebalance(Record):
@@ -143,7 +188,7 @@ class Result(FileRecord):
     scenario: ScenarioFacts
     metrics: Metrics
     attribution: Attribution
-    data_parallel_imbalance_s: float = 0.0
+    ceilings: Ceilings | None = None
     rebalances: list[Rebalance] = Field(default_factory=list)
     notes: list[str] = Field(default_factory=list)
     bounds: dict[str, Fraction]

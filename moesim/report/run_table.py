@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from moesim.analysis.culprit import Straggler
 from moesim.analysis.result_file import Result, Stage
 from moesim.report.figures import key_figures
-from moesim.report.findings import CAUSES, DATA_PARALLEL, TERMS
+from moesim.report.findings import CAUSES, PARTS, TERMS
 from moesim.report.table import Column, Table, numbers, words
 from moesim.units import format_number, format_seconds, format_share
 from traces.timeline import PHASES
@@ -69,12 +69,18 @@ def _step_at_peak(result: Result) -> float:
 
 def attribution_table(result: Result, terms: Sequence[str] = tuple(TERMS)) -> Table:
     """What a step loses to each cause, with what each means."""
-    step_s, ranks_s = result.metrics.step_time_s.mean, result.data_parallel_imbalance_s
+    step_s, found = result.metrics.step_time_s.mean, result.attribution
     causes = []
     for term in terms:
-        causes.append((term, result.attribution.seconds(term), TERMS[term]))
-        if term == "imbalance" and format_share(ranks_s / step_s) != format_share(0.0):
-            causes.append((DATA_PARALLEL[0], ranks_s, DATA_PARALLEL[1]))
+        if term != "migration" or found.migration_s:
+            causes.append((term, found.seconds(term), TERMS[term]))
+        if term == "imbalance":
+            parts = {part: getattr(found, f"{part}_s") for part in PARTS}
+            causes += [
+                (f"of it, {part}", cost_s, PARTS[part])
+                for part, cost_s in parts.items()
+                if cost_s is not None and format_share(cost_s / step_s) != format_share(0.0)
+            ]
     return Table(
         [*words("cause"), *numbers("a step", "of the step"), Column(soft=True)],
         [(name, format_seconds(cost_s), format_share(cost_s / step_s), why) for name, cost_s, why in causes],
