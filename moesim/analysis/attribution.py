@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
 
-from moesim.analysis.counterfactuals import as_one, without_network, without_overhead
+from moesim.analysis.counterfactuals import as_one, with_experts, without_network, without_overhead
 from moesim.analysis.even import (
     EvenExperts,
     Pairs,
@@ -28,6 +28,9 @@ from moesim.simulation.loop import simulate
 from moesim.simulation.part import Part
 from moesim.simulation.price import Step
 from moesim.simulation.program import Program
+from moesim.spec.profile import Profile
+
+Seconds = defaultdict[str, float]
 
 
 class Counterfactuals:
@@ -37,24 +40,24 @@ class Counterfactuals:
         seconds: of all steps together, without faults (``healthy``), also without experts that move
             (``settled``), also with even ``homes``, ``experts`` and ``traffic``, also without ``network``,
             also without ``overhead``; and with even traffic after the best possible ``router``.
+        drawn: for each profile of ``draws``, the same from ``settled`` on, without ``router``.
     """
 
-    def __init__(self, deployment: Deployment) -> None:
-        scenario = deployment.scenario
-        self._profile, self._ranks = scenario.profile, scenario.parallelism.ep
-        self._model, self._costs = scenario.model, Costs(deployment)
-        self._network = deployment.pricing.network(scenario.profile)
-        self._overlaps = bool(scenario.overlap)
-        self._pairs = Pairs(self._ranks, deployment.pricing.gpus_per_node, scenario.dispatch.record.relayed)
+    def __init__(self, deployment: Deployment, draws: Sequence[Profile] = ()) -> None:
+        scenario, placement = deployment.scenario, deployment.placement
+        self._model = scenario.model
+        ranks, record = scenario.parallelism.ep, scenario.dispatch.record
+        self._pairs = Pairs(ranks, deployment.pricing.gpus_per_node, record.relayed)
         # A router may choose any expert, so what counts is which kinds of slots there are.
-        placement = deployment.placement
         kind_LS = self._model.kind_LS(placement.slot_expert_LS)
         kind_LS = np.zeros(placement.slot_expert_LS.shape, np.int16) if kind_LS is None else kind_LS
-        filled_LSC = (kind_LS[:, :, None] == np.arange(len(self._model.kinds))) & (
-            placement.slot_expert_LS >= 0
-        )[:, :, None]
-        self._slots_LC = filled_LSC.sum(axis=1) / self._ranks
-        self.seconds: defaultdict[str, float] = defaultdict(float)
+        kind_LS = np.where(placement.slot_expert_LS >= 0, kind_LS, np.int16(-1))
+        kinds_C = np.arange(len(self._model.kinds))
+        self._slots_LC = (kind_LS[:, :, None] == kinds_C).sum(axis=1) / ranks
+        self._asked = _Priced(deployment, scenario.profile)
+        self._drawn = [_Priced(deployment, profile) for profile in draws]
+        self.seconds = Seconds(float)
+        self.drawn = [Seconds(float) for _ in draws]
 
     @property
     def migration_s(self) -> float:
@@ -63,13 +66,25 @@ class Counterfactuals:
 
     def observe(self, step: Step, clock: StepClock) -> None:
         """Add a step that has run."""
+        asked, seconds = self._asked, self.seconds
         as_run_s = clock.end_s - clock.start_s
-        healthy_s = as_run_s if step.program is step.healthy else self._seconds(step.healthy)
-        self.seconds["healthy"] += healthy_s
-        settled_s = healthy_s if step.settled is step.healthy else self._seconds(step.settled)
-        self.seconds["settled"] += settled_s
-        for name, seconds in self._evened(step.parts, settled_s):
-            self.seconds[name] += seconds
+        healthy_s = as_run_s if step.program is step.healthy else asked.seconds(step.healthy)
+        settled_s = healthy_s if step.settled is step.healthy else asked.seconds(step.settled)
+        seconds["healthy"] += healthy_s
+        seconds["settled"] += settled_s
+        homes, spread, even = self._evened(step.parts)
+        seconds["homes"] += (homes_s := settled_s if homes is None else asked.seconds(asked.program(homes)))
+        balanced = asked.add(seconds, spread, even)
+        by_routers = (
+            [even_routing(part, self._slots_LC) for part in even],
+            [fewest_slots(part) for part in even],
+        )
+        seconds["router"] += asked.best_s(balanced, by_routers)
+        for priced, drawn in zip(self._drawn, self.drawn, strict=True):
+            drawn["settled"] += (settled_s := priced.seconds(priced.program(step.parts)))
+            homes_s = settled_s if homes is None else priced.seconds(priced.program(homes))
+            drawn["homes"] += homes_s
+            priced.add(drawn, spread, even)
 
     def terms(self, step_s: float, steps: int) -> Attribution:
         """Seconds of a step by cause; but for the parts of imbalance they sum to ``step_s``.
@@ -81,17 +96,20 @@ class Counterfactuals:
             steps: how many steps ran.
         """
         at = {name: seconds / steps for name, seconds in self.seconds.items()}
-        return Attribution(
-            hardware_s=step_s - at["healthy"],
-            migration_s=at["healthy"] - at["settled"],
-            imbalance_s=at["settled"] - at["traffic"],
-            homes_s=at["settled"] - at["homes"],
-            experts_s=at["homes"] - at["experts"],
-            traffic_s=at["experts"] - at["traffic"],
-            network_s=at["traffic"] - at["network"],
-            overhead_s=at["network"] - at["overhead"],
-            ideal_s=at["overhead"],
-        )
+        return _attribution(at, hardware_s=step_s - at["healthy"], migration_s=at["healthy"] - at["settled"])
+
+    def drawn_terms(self, step_s: float, steps: int) -> list[Attribution]:
+        """The same with each of the profiles that were drawn.
+
+        Faults and experts that move are not drawn anew: they cost the same part of a step as asked.
+        """
+        asked, found = self.terms(step_s, steps), []
+        for seconds in self.drawn:
+            at = {name: each / steps for name, each in seconds.items()}
+            longer = seconds["settled"] / self.seconds["settled"]
+            disturbed = {"hardware_s": asked.hardware_s, "migration_s": asked.migration_s}
+            found.append(_attribution(at, **{name: cost_s * longer for name, cost_s in disturbed.items()}))
+        return found
 
     def ceilings(self, steps: int) -> Ceilings:
         """The most that placements and routers can win of a step."""
@@ -100,51 +118,85 @@ class Counterfactuals:
         )
         return Ceilings(placements_s=settled_s - even_s, routers_s=settled_s - routed_s)
 
-    def _evened(self, parts: Sequence[Part], settled_s: float) -> Iterator[tuple[str, float]]:
-        """Seconds of a healthy step with ever more of its work spread evenly."""
-        pairs, kinds = self._pairs, len(self._model.kinds)
-        at_home = [even_homes(part, pairs) for part in parts]
-        # Where every GPU has the same at home nothing has changed.
-        yield "homes", self._seconds(self._program(at_home)) if self._uneven(parts) else settled_s
-        spread = [even_experts(part, kinds) for part in at_home]
-        yield "experts", self._seconds(self._program(spread))
-        even = [even_traffic(part, pairs) for part in spread]
-        balanced = self._program(even)
-        yield "traffic", (even_s := self._seconds(balanced))
-        # Which of the two is faster depends on whether weights or rows take the time.
-        routed = [even_routing(part, self._slots_LC) for part in even], [fewest_slots(part) for part in even]
-        yield "router", min(even_s, *(self._seconds(self._program(each)) for each in routed))
-        yield from self._freed(balanced, even)
+    def _evened(
+        self, parts: Sequence[Part]
+    ) -> tuple[Sequence[Part] | None, Sequence[EvenExperts], Sequence[EvenExperts]]:
+        """The parts with even homes, also with even experts, also with even traffic.
 
-    def _freed(self, balanced: Program, even: Sequence[EvenExperts]) -> Iterator[tuple[str, float]]:
-        """Seconds of a step with even work without network, then also without fixed costs."""
-        # Transfers that take no time take no multiprocessors from kernels beside them either.
-        alone = [self._costs.busy(part, self._profile, transfers=False) for part in even if self._overlaps]
-        free = balanced.change(partial(without_network, alone))
-        yield "network", self._seconds(free)
-        yield "overhead", self._seconds(free.change(without_overhead))
-
-    def _program(self, parts: Sequence[Part]) -> Program:
-        return self._costs.program(parts, self._profile)
+        The first is None where every GPU has the same at home anyway.
+        """
+        homes = [even_homes(part, self._pairs) for part in parts]
+        spread = [even_experts(part, len(self._model.kinds)) for part in homes]
+        even = [even_traffic(part, self._pairs) for part in spread]
+        return homes if self._uneven(parts) else None, spread, even
 
     def _uneven(self, parts: Sequence[Part]) -> bool:
         """Whether any GPU has other work at home than the others."""
-        homes = (part.tokens for part in parts)
+        homes = [part.tokens for part in parts]
         windows = {self._model.attention_context(layer, np.inf) for layer in range(self._model.layers)}
-        return any(
-            np.ptp(values_G) > 0
+        values = [each for home in homes for each in (home.tokens_G, home.last_G)]
+        values += [
+            home.keys_G(size, prefill=prefill)
             for home in homes
-            for values_G in (
-                home.tokens_G,
-                home.last_G,
-                *(home.keys_G(size, prefill=prefill) for size in windows for prefill in (False, True)),
-            )
-        )
+            for size in windows
+            for prefill in (False, True)
+        ]
+        return any(np.ptp(values_G) > 0 for values_G in values)
 
-    def _seconds(self, program: Program) -> float:
-        """Length of one step on healthy hardware."""
+
+class _Priced:
+    """Seconds of steps at the prices of one profile, on healthy hardware."""
+
+    def __init__(self, deployment: Deployment, profile: Profile) -> None:
+        self._profile, self._costs = profile, Costs(deployment)
+        self._network = deployment.pricing.network(profile)
+        self._overlaps = bool(deployment.scenario.overlap)
+
+    def program(self, parts: Sequence[Part]) -> Program:
+        """What the parts of a step run."""
+        return self._costs.program(parts, self._profile)
+
+    def seconds(self, program: Program) -> float:
+        """Length of one step."""
         if len(program.lanes) == 1:
             return lane_s(program, self._network)
-        program = as_one(program, self._network)
         (clock,) = simulate([program], len(program.operations[0].busy_G), Conditions([self._network]))
         return clock.end_s - clock.start_s
+
+    def add(self, seconds: Seconds, spread: Sequence[EvenExperts], even: Sequence[EvenExperts]) -> Program:
+        """Add a step with even experts, then traffic, then without network, then without fixed costs.
+
+        Returns:
+            the step with even traffic.
+        """
+        seconds["experts"] += self.seconds(self.program(spread))
+        balanced = as_one(self.program(even), self._network)
+        seconds["traffic"] += self.seconds(balanced)
+        # Transfers that take no time take no multiprocessors from kernels beside them either.
+        alone = [self._costs.busy(part, self._profile, transfers=False) for part in even if self._overlaps]
+        free = balanced.change(partial(without_network, alone))
+        seconds["network"] += self.seconds(free)
+        seconds["overhead"] += self.seconds(free.change(without_overhead))
+        return balanced
+
+    def best_s(self, balanced: Program, routed: Sequence[Sequence[EvenExperts]]) -> float:
+        """Seconds of a step with even work, or with the experts that another router chooses: the fewest."""
+        programs = [balanced]
+        for parts in routed:
+            busy = [self._costs.busy(part, self._profile) for part in parts]
+            programs.append(balanced.change(partial(with_experts, busy)))
+        return min(self.seconds(program) for program in programs)
+
+
+def _attribution(at: dict[str, float], **disturbed: float) -> Attribution:
+    """From seconds of a mean step."""
+    return Attribution(
+        **disturbed,
+        imbalance_s=at["settled"] - at["traffic"],
+        homes_s=at["settled"] - at["homes"],
+        experts_s=at["homes"] - at["experts"],
+        traffic_s=at["experts"] - at["traffic"],
+        network_s=at["traffic"] - at["network"],
+        overhead_s=at["network"] - at["overhead"],
+        ideal_s=at["overhead"],
+    )

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from moesim.hardware.network import Network
-from moesim.simulation.busy import Busy
+from moesim.simulation.busy import Busy, FloatArray
 from moesim.simulation.operations import Operation
 from moesim.simulation.program import Program
 
@@ -24,14 +24,7 @@ def without_network(alone: Sequence[Busy], operations: Sequence[Operation]) -> l
             run beside them anyway.
     """
     return [
-        replace(
-            operation,
-            busy_G=alone[operation.micro_batch][operation.phase, operation.layer]
-            if alone and operation.transfer is None
-            else operation.busy_G,
-            wire_G=np.zeros_like(operation.wire_G),
-            transfer=None,
-        )
+        replace(operation, busy_G=_busy_G(alone, operation), wire_G=operation.wire_G * 0.0, transfer=None)
         for operation in operations
     ]
 
@@ -39,6 +32,18 @@ def without_network(alone: Sequence[Busy], operations: Sequence[Operation]) -> l
 def without_overhead(operations: Sequence[Operation]) -> list[Operation]:
     """The same step without launches and fixed costs."""
     return [replace(operation, overhead_s=0.0) for operation in operations]
+
+
+def with_experts(busy: Sequence[Busy], operations: Sequence[Operation]) -> list[Operation]:
+    """The same step with other seconds of the experts' kernels.
+
+    Args:
+        busy: these seconds, of each micro-batch.
+    """
+    return [
+        replace(operation, busy_G=_busy_G(busy, operation)) if operation.phase == "experts" else operation
+        for operation in operations
+    ]
 
 
 def as_one(program: Program, network: Network) -> Program:
@@ -52,8 +57,15 @@ def as_one(program: Program, network: Network) -> Program:
         if transfer is not None:
             own_G = network.collective(np.zeros(len(wire_G)), transfer.first_GG, transfer.second_GG)
             wire_G = wire_G + own_G
-        both_2G = np.array([operation.busy_G, wire_G])
-        if not np.allclose(both_2G, both_2G[:, :1], rtol=_ALIKE, atol=0.0):
+        if any(each_G.max() - each_G.min() > _ALIKE * each_G[0] for each_G in (operation.busy_G, wire_G)):
             return program
         alike.append(replace(operation, busy_G=operation.busy_G[:1], wire_G=wire_G[:1], transfer=None))
     return program.change(lambda _: alike)
+
+
+def _busy_G(busy: Sequence[Busy], operation: Operation) -> FloatArray:
+    """An operation's seconds, of the first GPU where it stands for all; its own by default."""
+    own_G = operation.busy_G
+    if not busy:
+        return own_G
+    return busy[operation.micro_batch].get((operation.phase, operation.layer), own_G)[: len(own_G)]

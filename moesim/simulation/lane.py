@@ -14,11 +14,15 @@ def lane_s(program: Program, network: Network) -> float:
     Ranks meet in collectives only, so that between two of them each adds up its own operations.
     """
     (lane,) = program.lanes
-    at_G = left_G = np.zeros(len(program.operations[0].busy_G))
-    for at in lane:
-        operation = program.operations[at]
-        if operation.transfer is not None:
-            first_GG, second_GG = operation.transfer.first_GG, operation.transfer.second_GG
-            at_G = left_G = network.collective(at_G, first_GG, second_GG, left_G)
-        at_G = at_G + operation.seconds_G
-    return float(at_G.max())
+    operations = [program.operations[at] for at in lane]
+    seconds_OG = np.array([operation.seconds_G for operation in operations])
+    left_G = at_G = np.zeros(seconds_OG.shape[1])
+    done = 0
+    for at, operation in enumerate(operations):
+        if operation.transfer is None:
+            continue
+        first_GG, second_GG = operation.transfer.first_GG, operation.transfer.second_GG
+        at_G = at_G + seconds_OG[done:at].sum(axis=0)
+        at_G = left_G = network.collective(at_G, first_GG, second_GG, left_G)
+        done = at
+    return float((at_G + seconds_OG[done:].sum(axis=0)).max())

@@ -16,11 +16,14 @@ from moesim.spec.base import Count, DispatchMode, Flag, Index, Strict, fault, va
 from moesim.spec.cluster import Cluster
 from moesim.spec.dtypes import DTYPE_BYTES, Dtype
 from moesim.spec.presets import preset_names, preset_source
+from moesim.spec.uncertainty import SHARE, TIME, covering, draws, figures
 from moesim.spec.yaml_source import Loc, Source, read_yaml
-from moesim.units import Seconds
+from moesim.units import Seconds as ParsedSeconds
 from traces.base.files import check_format
 
-Share = Annotated[float, Field(gt=0, le=1)]
+Part = Annotated[float, Field(gt=0, le=1)]
+Share = Annotated[Part, SHARE]
+Seconds = Annotated[ParsedSeconds, TIME]
 
 _MAX_SHAPES = 64
 """Tile heights, and widths: every GEMM of a step is tried with each pair."""
@@ -50,7 +53,7 @@ class Tile(Strict):
     """
 
     rows: Count
-    efficiency: Share
+    efficiency: Part
     start: Annotated[float, Field(ge=0)] = 0.0
 
 
@@ -130,6 +133,9 @@ class Profile(Strict):
         machine: the cluster that was measured, where a calibration wrote the profile; a scenario that names
             no cluster runs on it.
         residuals: relative errors of the fit, by quantity; empty where nothing was fitted.
+        uncertainty: how far its figures may be off: by key, such as ``launch`` or ``dispatch.per_node``, the
+            standard deviation of the logarithm of the time that the figures below it give. Empty where
+            nobody knows.
         sources: for each figure, where it comes from.
     """
 
@@ -155,10 +161,11 @@ class Profile(Strict):
     nic: Share
     dispatch: dict[DispatchMode, Links] = Field(default_factory=dict)
     step: Seconds
-    memory: Share
+    memory: Part
     jitter: dict[Phase, Jitter] = Field(default_factory=dict)
     machine: Cluster | None = None
     residuals: dict[str, float] = Field(default_factory=dict)
+    uncertainty: dict[str, Annotated[float, Field(gt=0, le=2)]] = Field(default_factory=dict)
     sources: dict[str, str]
 
     @model_validator(mode="after")
@@ -173,6 +180,17 @@ class Profile(Strict):
             if DTYPE_BYTES[inputs] < DTYPE_BYTES[weights]:
                 raise fault("must not be narrower than the weights", "inputs", weights, got=inputs)
         return self
+
+    @model_validator(mode="after")
+    def _is_uncertain_of_its_own_figures(self) -> Self:
+        for key in self.uncertainty:
+            if not any(covering(figure, [key]) for figure in figures(self)):
+                raise fault("names no figure of the profile", "uncertainty", key)
+        return self
+
+    def draws(self, count: int) -> list[Profile]:
+        """Profiles that are as likely as this one, as far as its uncertainties say."""
+        return draws(self, self.uncertainty, count)
 
     def links(self, mode: str, nodes: int) -> Links:
         """What a group that dispatches by ``mode`` over ``nodes`` nodes reaches."""
