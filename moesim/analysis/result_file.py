@@ -165,6 +165,24 @@ class Ceilings(Record):
     routers_s: float
 
 
+_Ends = Annotated[list[float], Field(min_length=2, max_length=2)]
+
+
+class Intervals(Record):
+    """Between which ends nine of ten draws of the profile's figures lie.
+
+    Attributes:
+        attribution: by term, with its unit.
+        drawn_step_s: seconds of a mean step of each draw; runs that are compared have the same draws.
+    """
+
+    samples: Count
+    step_time_s: _Ends
+    tokens_per_s: _Ends
+    attribution: dict[str, _Ends]
+    drawn_step_s: list[_Positive]
+
+
 class Rebalance(Record):
     """When it was decided, what it moved, and the first step of each layer served with it.
 
@@ -189,6 +207,7 @@ class Result(FileRecord):
     metrics: Metrics
     attribution: Attribution
     ceilings: Ceilings | None = None
+    intervals: Intervals | None = None
     rebalances: list[Rebalance] = Field(default_factory=list)
     notes: list[str] = Field(default_factory=list)
     bounds: dict[str, Fraction]
@@ -221,6 +240,7 @@ class Outcome(Record):
     culprit: Culprit | None = None
     gpus: Size | None = None
     speedup: _Positive
+    speedup_interval: _Ends | None = None
     payback_steps: Fraction | None = None
     as_asked: bool = False
     notes: list[str] = Field(default_factory=list)
@@ -231,13 +251,19 @@ Compared = Result | Outcome
 
 
 class Comparison(FileRecord):
-    """``whatif.json``: a scenario and points that differ from it."""
+    """``whatif.json``: a scenario and points that differ from it.
+
+    Attributes:
+        faster: of each pair, the scenario first, then the points in order, the share of draws in which the
+            one of the row serves more tokens a second than the one of the column.
+    """
 
     THING: ClassVar = "whatif"
 
     format: Literal["moesim.whatif/1"] = "moesim.whatif/1"
     baseline: Result
     points: list[Outcome]
+    faster: list[list[Fraction]] | None = None
 
     def made(self, **facts: Any) -> Self:
         """With more, or other, entries of the baseline's provenance."""

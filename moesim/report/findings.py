@@ -21,6 +21,8 @@ SMALL: Final = 0.02
 LARGE: Final = 0.15
 # So few more assignments dropped are none to speak of.
 NEGLIGIBLE: Final = 0.001
+# Whichever is faster in all but so few of the draws is faster.
+DOUBT: Final = 0.05
 # What reroutes a larger share of the assignments is another router.
 MOST: Final = 0.5
 
@@ -191,8 +193,24 @@ def best_point(comparison: Comparison) -> int | None:
 
 def whatif_answer(comparison: Comparison) -> str:
     """Which point is best, at which price; whether rebalancing pays, and who is on slow hardware."""
-    sentences = (_fastest, _beyond, _weights_read, _rebalancing, _slow_hardware)
+    sentences = (_fastest, _alike, _beyond, _weights_read, _rebalancing, _slow_hardware)
     return "".join(sentence(comparison) for sentence in sentences)
+
+
+def _alike(comparison: Comparison) -> str:
+    """Which runs the draws do not tell from the best point; empty where there are no draws, or none such."""
+    best, drawn = best_point(comparison), comparison.baseline.intervals
+    if best is None or comparison.faster is None or drawn is None:
+        return ""
+    # The scenario comes first in the table of pairs.
+    others = [(at + 1, vary(point)) for at, point in tried(comparison) if at != best]
+    faster = {name: comparison.faster[best + 1][at] for at, name in [(0, "the scenario itself"), *others]}
+    name, *more = [name for name, share in faster.items() if DOUBT < share < 1 - DOUBT] or [""]
+    if not name:
+        return ""
+    also = f", nor from {plural(len(more), 'other point')}" if more else ""
+    share = f"{format_share(faster[name])} of {drawn.samples} draws of the profile's figures"
+    return f" It cannot be told from {name}{also}: it is faster in {share}."
 
 
 def _beyond(comparison: Comparison) -> str:
