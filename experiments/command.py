@@ -70,6 +70,8 @@ def show(comparison: Comparison, console: Console) -> None:
         console.print(f"fitted: {parameter.name} {parameter.value} ({parameter.bound})")
     if comparison.checks:
         console.print(_table("not fitted, for comparison", comparison.checks))
+    for remark in comparison.remarks:
+        console.print(remark)
 
 
 def _table(title: str, rows: Sequence[Row]) -> Table:

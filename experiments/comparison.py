@@ -67,6 +67,7 @@ class Comparison:
             error), or predicted from a fit on others.
         checks: cells that were neither fitted nor asked for, and show how far the model carries.
         parameters: everything that was fitted.
+        remarks: what else was found, a sentence each.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Comparison:
     rows: tuple[Row, ...]
     checks: tuple[Row, ...]
     parameters: tuple[Parameter, ...]
+    remarks: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The object that ``--json`` prints."""
@@ -83,6 +85,7 @@ class Comparison:
             "summary": summary(self.rows),
             "parameters": [vars(parameter) for parameter in self.parameters],
             "checks": [row.to_json() for row in self.checks],
+            "remarks": list(self.remarks),
         }
 
 

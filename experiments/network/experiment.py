@@ -1,125 +1,172 @@
-"""DeepEP's dispatch and combine on H800: counted bytes over fitted shares of two links."""
+"""Dispatch and combine on H100 and H800, from one token a GPU on: floors, links, multiprocessors."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
-from experiments.comparison import Comparison, Parameter, Row
-from experiments.network.cases import GPUS_PER_NODE, SOURCE, Case, low_latency_cases, normal_cases
-from moesim.calibration.fitting import Fit, Problem, fit
-from moesim.hardware.network import Fabric, Ports
-from moesim.spec.cluster import Cluster, load_cluster
-from moesim.spec.profile import Links
-from moesim.spec.yaml_source import Source
+from experiments.comparison import Comparison, Parameter, Row, summary
+from experiments.network import h100, h800
+from experiments.network.cases import Case
+from experiments.network.fits import Fitted, cluster, fit_links, predicted, profile_links, seconds
 from moesim.units import format_rate, format_seconds
 
-FloatArray = NDArray[np.float64]
+MOST_TOKENS = 4096
+"""Of the rows that are fitted; larger batches, of prefill in several chunks, only check."""
 
-_FITTED_GPUS = 64
-"""Largest group that the fit sees; larger ones are left to check it."""
+SERVED_SMS = {8: (20,), 16: (20, 24)}
+"""Multiprocessors of the rows that are fitted, by GPUs: those that servers use."""
+
+FITTED_GPUS = 64
+"""Largest group of DeepEP's low-latency table that the fit sees."""
+
+ORDERS = ((8, 8), (8, 32), (8, 64), (16, 8), (16, 32), (16, 64), (16, 256))
+"""GPUs and tokens at which the order of both kinds of kernels is looked at."""
 
 
 def network() -> Comparison:
-    """Both tables: three parameters for each kind of kernels."""
-    cluster = load_cluster(f"h800-1x{GPUS_PER_NODE}", Source(None, None, {}))
-    normal = normal_cases()
-    fitted_normal = fit(
-        Problem(
-            lambda parameters_P: np.array(
-                [_cell(case, _normal(case, parameters_P), cluster) for case in normal]
-            ),
-            np.array([case.measured for case in normal]),
-            start_P=np.array([0.7, 0.65, 0.9]),
-            lower_P=np.full(3, 0.1),
-            upper_P=np.ones(3),
-        )
-    )
-    every = low_latency_cases()
-    low_latency = [case for case in every if case.gpus <= _FITTED_GPUS]
-    fitted_low = fit(
-        Problem(
-            lambda parameters_P: np.array([_cell(case, _low(parameters_P), cluster) for case in low_latency]),
-            np.array([case.measured for case in low_latency]),
-            start_P=np.array([0.8, 0.9, 3e-5]),
-            lower_P=np.array([0.1, 0.1, 0.0]),
-            upper_P=np.array([1.0, 1.0, 1e-4]),
-        )
-    )
-    checks = tuple(
-        Row(_name(case), "µs", case.measured, _cell(case, _low(fitted_low.parameters_P), cluster))
-        for case in every
-        if case.gpus > _FITTED_GPUS
-    )
+    """All tables: at most five parameters for each kind of kernels and each machine."""
+    measured = h100.h100_cases()
+    own, low = h800.normal_cases(), h800.low_latency_cases()
+    fitted = [*_h100(measured)] if measured else []
+    fitted += [
+        fit_links("H800 normal, one node", ("nvlink",), [case for case in own if case.nodes == 1]),
+        fit_links("H800 normal, relaying", ("nvlink", "nic"), [case for case in own if case.nodes > 1]),
+        fit_links(
+            "H800 low latency",
+            ("nvlink", "nic", "fixed", "fixed_combine", "grows"),
+            [case for case in low if case.gpus <= FITTED_GPUS],
+        ),
+        # Parts of equal size need no exchange of counts.
+        fit_links("H100 NCCL", ("nvlink", "fixed"), h100.plain_cases(), counts=0.0),
+    ]
+    links = {each.kind: each.links for each in fitted}
+    seen = {id(case) for each in fitted for case in each.cases}
+    rest = [case for case in [*measured, *low] if id(case) not in seen]
+    beside = [case for case in rest if case.mode != "per_node" or case.sms in SERVED_SMS[case.gpus]]
+    others = [case for case in rest if case not in beside]
     return Comparison(
         "network",
-        SOURCE,
-        rows=_rows(normal, fitted_normal) + _rows(low_latency, fitted_low),
-        checks=checks,
-        parameters=_parameters(fitted_normal.parameters_P, fitted_low.parameters_P, cluster),
+        f"{h800.SOURCE}; {h100.SOURCE if measured else 'H100: no data'}; {h100.PLAIN_SOURCE}",
+        rows=tuple(row for each in fitted for row in _rows(each)),
+        checks=tuple(_row(case, predicted(case, links[case.kind])) for case in beside),
+        parameters=tuple(parameter for each in fitted for parameter in _parameters(each)),
+        remarks=(
+            *(_errors(each.kind, _rows(each)) for each in fitted),
+            *_multiprocessors(others, lambda case: predicted(case, links[case.kind])),
+            *(
+                _orders(measured)
+                if measured
+                else [f"H100 left out: no tables in {h100.folder()}, set MOESIM_SHARED"]
+            ),
+        ),
     )
 
 
-def _normal(case: Case, parameters_P: FloatArray) -> Links:
-    """Kernels inside one node, and kernels that relay between nodes: another share of NVLink each."""
-    direct, relaying, nic = parameters_P
-    return Links(nvlink=direct if case.gpus == GPUS_PER_NODE else relaying, nic=nic)
+def _h100(measured: Sequence[Case]) -> list[Fitted]:
+    """The three kinds of kernels; what two of them share is fitted to one and stands in the profile."""
+    normal = [
+        case
+        for case in measured
+        if case.mode == "per_node" and case.tokens <= MOST_TOKENS and case.sms in SERVED_SMS[case.gpus]
+    ]
+    return [
+        fit_links(
+            "H100 normal, one node",
+            ("fixed", "fixed_combine", "nvlink"),
+            [case for case in normal if case.nodes == 1],
+            by_tokens=True,
+            rate=None,  # of one number of multiprocessors nothing tells it from the share of the link
+        ),
+        fit_links(
+            "H100 normal, relaying",
+            ("grows", "rate", "spread"),
+            [case for case in normal if case.nodes > 1],
+            by_tokens=True,
+        ),
+        fit_links(
+            "H100 low latency",
+            ("fixed", "fixed_combine", "grows", "nvlink", "nic"),
+            [case for case in measured if case.mode == "per_expert"],
+            by_tokens=True,
+        ),
+    ]
 
 
-def _low(parameters_P: FloatArray) -> Links:
-    nvlink, nic, fixed = parameters_P
-    return Links(nvlink=nvlink, nic=nic, fixed=fixed)
+def _rows(fitted: Fitted) -> tuple[Row, ...]:
+    both = zip(fitted.cases, fitted.fit.predicted_R, fitted.fit.left_out_R, strict=True)
+    return tuple(_row(case, float(found), float(left_out)) for case, found, left_out in both)
 
 
-def _cell(case: Case, links: Links, cluster: Cluster) -> float:
-    """What the table would show: GB/s for normal kernels, microseconds for low-latency ones."""
-    seconds = seconds_G(case, links, cluster).mean()  # the tables do not say of which rank
-    return float(case.logical_bytes / seconds / 1e9 if case.mode == "per_node" else seconds * 1e6)
-
-
-def seconds_G(case: Case, links: Links, cluster: Cluster) -> FloatArray:
-    """When each GPU has its bytes, if all start together: the simulator's network model ``ports``."""
-    nvlink, nic = cluster.gpu.nvlink, cluster.nic
-    fabric = Fabric(
-        GPUS_PER_NODE,
-        nvlink.bandwidth * links.nvlink,
-        nic.bandwidth * links.nic,
-        nvlink.latency,
-        nic.latency,
-    )
-    transfer = case.transfer
-    end_G = Ports(fabric).collective(np.zeros(case.gpus), transfer.first_GG, transfer.second_GG)
-    return end_G + links.fixed
-
-
-def _rows(cases: Sequence[Case], fitted: Fit) -> tuple[Row, ...]:
-    return tuple(
-        Row(
-            _name(case),
-            "GB/s" if case.mode == "per_node" else "µs",
-            case.measured,
-            float(predicted),
-            float(left_out),
-        )
-        for case, predicted, left_out in zip(cases, fitted.predicted_R, fitted.left_out_R, strict=True)
-    )
+def _row(case: Case, found: float, left_out: float | None = None) -> Row:
+    return Row(_name(case), "GB/s" if case.logical_bytes else "µs", case.measured, found, left_out)
 
 
 def _name(case: Case) -> str:
-    kind = "normal" if case.mode == "per_node" else "low latency"
-    return f"{kind} {case.phase}, EP{case.gpus}"
+    if case.mode == "plain":
+        return f"{case.kind}, {case.gpus} GPUs, {case.tokens >> 20} MiB a GPU"
+    kind = "low latency" if case.mode == "per_expert" else "normal"
+    more = f", {case.sms} SMs" if case.sms else f", {case.experts} experts"
+    return f"{case.machine} {kind} {case.phase}, EP{case.gpus}, {case.tokens} tokens{more}"
 
 
-def _parameters(normal_P: FloatArray, low_P: FloatArray, cluster: Cluster) -> tuple[Parameter, ...]:
-    nvlink, nic = cluster.gpu.nvlink.bandwidth, cluster.nic.bandwidth
-    below_nvlink, below_nic = f"of {format_rate(nvlink)} NVLink", f"of {format_rate(nic)} NIC"
+def _errors(kind: str, rows: Sequence[Row]) -> str:
+    totals = summary(rows)
     return (
-        Parameter("normal, inside a node", format_rate(normal_P[0] * nvlink), below_nvlink),
-        Parameter("normal, relaying, NVLink", format_rate(normal_P[1] * nvlink), below_nvlink),
-        Parameter("normal, relaying, NIC", format_rate(normal_P[2] * nic), below_nic),
-        Parameter("low latency, NVLink", format_rate(low_P[0] * nvlink), below_nvlink),
-        Parameter("low latency, NIC", format_rate(low_P[1] * nic), below_nic),
-        Parameter("low latency, fixed", format_seconds(low_P[2]), "of each dispatch and combine"),
+        f"{kind}: {len(rows)} rows, mean error {totals['mean_abs_error']:.1%}, largest "
+        f"{totals['max_abs_error']:.1%}, left out {totals['loo_mean_abs_error']:.1%}"
     )
+
+
+def _multiprocessors(cases: Sequence[Case], found: Callable[[Case], float]) -> list[str]:
+    """Errors of rows with other numbers of multiprocessors, none of them fitted."""
+    return [
+        _errors(
+            f"not fitted, {sms} multiprocessors, up to {MOST_TOKENS} tokens",
+            [_row(case, found(case)) for case in cases if case.sms == sms and case.tokens <= MOST_TOKENS],
+        )
+        for sms in sorted({case.sms for case in cases})
+    ]
+
+
+def _orders(measured: Sequence[Case]) -> list[str]:
+    """Which kind of kernels is faster, dispatch and combine together, in the tables and by the profile."""
+    found = []
+    for gpus, tokens in ORDERS:
+        there, here = [], []
+        for mode in ("per_expert", "per_node"):
+            cases = [
+                case
+                for case in measured
+                if (case.mode, case.gpus, case.tokens, case.experts) == (mode, gpus, tokens, 256)
+                and case.sms in (0, SERVED_SMS[gpus][0])
+            ]
+            there.append(sum(case.measured for case in cases))
+            here.append(sum(seconds(case, profile_links(case)) * 1e6 for case in cases))
+        agree = (there[0] < there[1]) == (here[0] < here[1])
+        found.append(
+            f"order, {gpus} GPUs, {tokens} tokens: low latency {there[0]:.0f} µs, normal {there[1]:.0f} µs; "
+            f"predicted {here[0]:.0f} and {here[1]:.0f}: {'the same' if agree else 'THE OTHER'} order"
+        )
+    return found
+
+
+def _parameters(fitted: Fitted) -> list[Parameter]:
+    board = cluster(fitted.cases[0].machine)
+    lines = {"nvlink": board.gpu.nvlink.bandwidth, "nic": board.nic.bandwidth}
+    names = {"nvlink": "NVLink", "nic": "NIC"}
+    found = []
+    for name in fitted.names:
+        value = getattr(fitted.links, name)
+        if name in lines:
+            text, bound = format_rate(value * lines[name]), f"of {format_rate(lines[name])} {names[name]}"
+        elif name == "rate":
+            text, bound = format_rate(value), "of each multiprocessor, each way"
+        elif name == "spread":
+            text, bound = f"{value:.2f}", "standard deviations of its copies, at least 0"
+        else:
+            text, bound = (
+                format_seconds(value),
+                "at least 0" if name != "grows" else "with each doubling of nodes",
+            )
+        found.append(Parameter(f"{fitted.kind}: {names.get(name, name)}", text, bound))
+    return found

@@ -27,7 +27,9 @@ class Bounds:
         for operation in step.settled.operations:
             transfer = operation.transfer
             if transfer is None:
-                seconds = float(ideal[operation.micro_batch][operation.phase, operation.layer].mean())
+                # What has no kernels on a perfect machine, such as a host that waits, is no work.
+                kernels_G = ideal[operation.micro_batch].get((operation.phase, operation.layer))
+                seconds = 0.0 if kernels_G is None else float(kernels_G.mean())
             else:
                 bytes_GG = transfer.first_GG + transfer.second_GG
                 across = transfer.cross_node_bytes(links.gpus_per_node)

@@ -26,6 +26,7 @@ def notes(
         *_idle_faults(deployment, run_s),
         *_rebalances(deployment, moves),
         *_extrapolated(deployment, tokens_per_step / scenario.parallelism.ep),
+        *_host(deployment),
         *_moving(deployment),
         *_prompts(deployment),
         *_fitted_requests(deployment),
@@ -72,17 +73,36 @@ def _extrapolated(deployment: Deployment, tokens_per_gpu: float) -> list[str]:
             f"The profile {profile.name} was fitted on {' and '.join(profile.fitted_gpus)}; for {gpu} its "
             "efficiencies are extrapolated."
         )
-    fitted = deployment.pricing.links(profile).fitted_tokens
-    halved = "two_batch" in scenario.overlap
-    sent = tokens_per_gpu / 2 if halved else tokens_per_gpu
-    if fitted is not None and not fitted / 4 <= sent <= fitted * 4:
-        here = f"{sent:.0f} in a micro-batch" if halved else f"{sent:.0f}"
+    if where := unseen(deployment, tokens_per_gpu):
+        halved = ", half of them in each micro-batch" if "two_batch" in scenario.overlap else ""
         found.append(
-            f"Transfers in mode {scenario.dispatch.mode} were fitted at {fitted} tokens a GPU, this run has "
-            f"{here}: fixed costs of a collective that the fit could not see would weigh differently here. "
+            f"{where}; this run has {tokens_per_gpu:.0f} tokens{halved} on {scenario.parallelism.ep} GPUs. "
             "Compare dispatch modes with that in mind."
         )
     return found
+
+
+def unseen(deployment: Deployment, tokens_per_gpu: float) -> str:
+    """What the transfers were fitted on, where a run is outside of that; else empty."""
+    scenario = deployment.scenario
+    sent = tokens_per_gpu / 2 if "two_batch" in scenario.overlap else tokens_per_gpu
+    fitted = deployment.pricing.links(scenario.profile).beyond(sent, scenario.parallelism.ep)
+    return f"Transfers in mode {scenario.dispatch.mode} were fitted on {fitted}" if fitted else ""
+
+
+def _host(deployment: Deployment) -> list[str]:
+    """What a step waits for the host, which the phase ``other`` holds."""
+    scenario = deployment.scenario
+    each_s = deployment.pricing.links(scenario.profile).host
+    batches = 2 if "two_batch" in scenario.overlap else 1
+    dispatches = batches * len(scenario.model.moe_layers)
+    if not each_s:
+        return []
+    return [
+        f"Of each step, {format_seconds(dispatches * each_s)} pass while the host waits for the counts of "
+        f"{dispatches} dispatches, {format_seconds(each_s)} each: no CUDA graph holds these kernels (phase "
+        f"other; host of {scenario.dispatch.mode} in the profile)."
+    ]
 
 
 def _moving(deployment: Deployment) -> list[str]:

@@ -12,7 +12,7 @@ from moesim.analysis.attribution import Counterfactuals
 from moesim.analysis.bounds import Bounds
 from moesim.analysis.intervals import drawn_profiles, intervals
 from moesim.analysis.metrics import Explained, run_metrics
-from moesim.analysis.notes import notes
+from moesim.analysis.notes import notes, unseen
 from moesim.analysis.rebalancing import rebalance_rows
 from moesim.analysis.result_file import Result
 from moesim.analysis.scenario_facts import TraceFacts
@@ -60,6 +60,7 @@ def result(done: Run, without: Counterfactuals, bounds: Bounds) -> Result:
         **asked,
         rebalances=rebalance_rows(done.moves, deployment.placement),
         notes=notes(deployment, step_s * steps, done.tokens / steps, done.moves),
+        unseen=unseen(deployment, done.tokens / steps / scenario.parallelism.ep),
         bounds=bounds.per_step(),
         stragglers=stragglers(
             done.timeline,

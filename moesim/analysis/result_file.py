@@ -198,7 +198,7 @@ class Rebalance(Record):
 
 
 class Result(FileRecord):
-    """``result.json``."""
+    """``result.json``; ``unseen`` says what transfers were fitted on, where this run is outside of that."""
 
     THING: ClassVar = "result"
 
@@ -210,6 +210,7 @@ class Result(FileRecord):
     intervals: Intervals | None = None
     rebalances: list[Rebalance] = Field(default_factory=list)
     notes: list[str] = Field(default_factory=list)
+    unseen: str = ""
     bounds: dict[str, Fraction]
     stragglers: list[Straggler]
     trace: TraceFacts
@@ -219,6 +220,12 @@ class Result(FileRecord):
     def gpus(self) -> int:
         """Of the expert-parallel group."""
         found: int = self.scenario["parallelism"]["ep"]
+        return found
+
+    @property
+    def mode(self) -> str:
+        """Of dispatch."""
+        found: str = self.scenario["dispatch"]["mode"]
         return found
 
     @property
@@ -232,7 +239,10 @@ class Result(FileRecord):
 
 
 class Outcome(Record):
-    """One point of a comparison; ``gpus`` and ``payback_steps`` are None where they are not known."""
+    """One point of a comparison; ``gpus`` and ``payback_steps`` are None where they are not known.
+
+    ``mode`` is that of dispatch, ``unseen`` as in a result; both empty where a file does not say.
+    """
 
     vary: dict[str, Any]
     metrics: Metrics
@@ -244,6 +254,8 @@ class Outcome(Record):
     payback_steps: Fraction | None = None
     as_asked: bool = False
     notes: list[str] = Field(default_factory=list)
+    unseen: str = ""
+    mode: str = ""
 
 
 Compared = Result | Outcome

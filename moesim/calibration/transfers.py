@@ -18,7 +18,7 @@ from moesim.calibration.quantity import Quantity, fitted
 from moesim.hardware.network import Fabric, Ports
 from moesim.hardware.transfer import Transfer
 from moesim.spec.cluster import Gpu
-from moesim.spec.profile import Links
+from moesim.spec.links import Links
 
 FloatArray = NDArray[np.float64]
 

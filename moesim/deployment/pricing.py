@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from moesim.hardware.groups import group_share
 from moesim.hardware.health import Health
 from moesim.hardware.kernels import Kernels
 from moesim.hardware.network import Fabric, Network
-from moesim.hardware.networks import NETWORKS, network_name
+from moesim.hardware.networks import NETWORKS, network_name, reached
 from moesim.hardware.policy_time import launching, total
 from moesim.hardware.transfer import Bytes
 from moesim.routing.policy import Cost, Policy
 from moesim.routing.replicas import AGREED
-from moesim.spec.profile import Links, Profile
+from moesim.spec.links import Links
+from moesim.spec.profile import Profile
 from moesim.spec.scenario import Scenario
 
 
@@ -45,18 +46,8 @@ class Pricing:
 
     def fabric(self, profile: Profile, health: Health | None = None) -> Fabric:
         """The links as transfer kernels with this profile reach them."""
-        cluster = self.scenario.cluster
-        nvlink, nic = cluster.gpu.nvlink, cluster.nic
-        links = self.links(profile)
-        return Fabric(
-            self.gpus_per_node,
-            nvlink.bandwidth * links.nvlink,
-            nic.bandwidth * nic.efficiency * links.nic,
-            nvlink.latency,
-            nic.latency,
-            None if health is None else health.nvlink_G,
-            None if health is None else health.nic_G,
-        )
+        fabric = reached(self.scenario.cluster, self.links(profile), self.gpus_per_node)
+        return fabric if health is None else replace(fabric, nvlink_G=health.nvlink_G, nic_G=health.nic_G)
 
     def links(self, profile: Profile) -> Links:
         """What this profile's transfer kernels reach of them."""

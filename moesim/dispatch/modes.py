@@ -35,6 +35,8 @@ class Mode:
         can_pad: whether pairs of GPUs may all exchange as many copies as the fullest.
         in_one_node: the mode that it is where there is one node.
         links: the mode whose entry of a profile holds where it has none of its own.
+        plain_across: whether over several nodes it is a collective library's all-to-all (``plain`` of a
+            profile), because the kernels that it has inside one node relay between nodes.
     """
 
     count: Rule
@@ -43,15 +45,16 @@ class Mode:
     can_pad: bool = False
     in_one_node: str | None = None
     links: str | None = None
+    plain_across: bool = False
 
 
 MODES = {
     "per_expert": Mode(each_slot, can_pad=True),
-    "per_gpu": Mode(each_gpu, can_pad=True),
+    "per_gpu": Mode(each_gpu, can_pad=True, plain_across=True),
     "per_node": Mode(each_gpu, relayed=True, in_one_node="per_gpu"),
     "all_gather": Mode(every_gpu, relayed=True),
-    "all_reduce": Mode(every_gpu, relayed=True, returns="everywhere"),
-    "expert_to_expert": Mode(from_anchors, returns="anchor", links="per_gpu"),
+    "all_reduce": Mode(every_gpu, relayed=True, returns="everywhere", links="all_gather"),
+    "expert_to_expert": Mode(from_anchors, returns="anchor", links="per_gpu", plain_across=True),
 }
 
 DEFAULT = "per_gpu"

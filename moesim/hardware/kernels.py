@@ -16,8 +16,9 @@ from moesim.hardware.gemm import Matrix, Rates, Rows, gemm_seconds, roofline
 from moesim.spec.cluster import Gpu
 from moesim.spec.dtypes import DTYPE_BYTES, Dtype
 from moesim.spec.experts import Kind
+from moesim.spec.links import Links
 from moesim.spec.model import Model
-from moesim.spec.profile import Links, Phase, Profile, Roof
+from moesim.spec.profile import Phase, Profile, Roof
 from traces.base.jit import jit
 
 FloatArray = NDArray[np.float64]
@@ -58,14 +59,15 @@ class Kernels:
         """Fixed seconds of a phase: launching its kernels, and what else no work explains.
 
         Args:
-            layer: true index of the layer, whose kinds of experts are launched one after the other.
+            layer: true index of the layer, whose kinds of experts are launched one after the other. What is
+                ``other`` in a layer is the host, that waits for the counts of its dispatch.
         """
+        if phase == "other" and layer >= 0:
+            return self.links.host
         launches_s = self.profile.launch * self.profile.kernels.get(phase, 0)
         if phase == "experts" and not self.profile.loop:
             launches_s *= self.model.kinds_in(layer)
-        if phase == "dispatch":
-            return launches_s + self.links.fixed + self.links.counts
-        return launches_s + self.links.fixed if phase == "combine" else launches_s
+        return launches_s + self.links.floor_s(phase) if phase in ("dispatch", "combine") else launches_s
 
     def arrange(self, served_G: FloatArray, copy_bytes: float) -> FloatArray:
         """Putting the rows of served assignments in order around a dispatch or a combine."""

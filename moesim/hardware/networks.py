@@ -10,9 +10,22 @@ from moesim.hardware.network import Fabric, Network, Ports
 from moesim.hardware.routes import build_routes
 from moesim.hardware.topology import build_topology
 from moesim.spec.cluster import Cluster
+from moesim.spec.links import Links
 
 MAX_FLUID_GPUS = 512
 """Largest group for ``fluid``: routes are kept for each pair, and a collective takes seconds already."""
+
+
+def reached(cluster: Cluster, links: Links, gpus_per_node: int) -> Fabric:
+    """The links of a group's healthy GPUs, as far as its transfer kernels use them."""
+    nvlink, nic = cluster.gpu.nvlink, cluster.nic
+    return Fabric(
+        gpus_per_node,
+        links.bandwidth(links.nvlink, nvlink.bandwidth),
+        links.bandwidth(links.nic, nic.bandwidth * nic.efficiency),
+        nvlink.latency,
+        nic.latency,
+    )
 
 
 def auto(cluster: Cluster, fabric: Fabric, gpus: int) -> Network:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesim.spec.dtypes import DTYPE_BYTES
+from moesim.spec.links import Links
 
 FloatArray = NDArray[np.float64]
 
@@ -31,6 +32,12 @@ class Transfer:
     def received_G(self) -> FloatArray:
         """Bytes that enter each GPU, those it relays included."""
         return (self.first_GG + self.second_GG).sum(axis=0)  # type: ignore[no-any-return]
+
+    @property
+    def carried_G(self) -> FloatArray:
+        """Bytes that each GPU's multiprocessors move: sent or received, whichever are more."""
+        bytes_GG = self.first_GG + self.second_GG
+        return np.maximum(bytes_GG.sum(axis=0), bytes_GG.sum(axis=1))  # type: ignore[no-any-return]
 
     def cross_node_bytes(self, gpus_per_node: int) -> float:
         """Bytes that cross a NIC."""
@@ -73,6 +80,18 @@ def combine_transfer(
     across_GG = _across_nodes(len(sent_GG), gpus_per_node)
     inside_GG = np.where(across_GG, 0.0, back_GG) + relayed_GG.T * copy_bytes
     return Transfer(inside_GG, np.where(across_GG, back_GG, 0.0))
+
+
+def busiest_s(transfer: Transfer, links: Links, copy_bytes: float) -> FloatArray:
+    """[G] seconds that the busiest multiprocessor of each GPU needs longer than the mean one.
+
+    Of n copies each of the kernels' multiprocessors handles n / sms on average. They fall on it as chance has
+    it, so that the fullest has z standard deviations more, √(n / sms) each (Poisson); ``links.spread`` is z.
+    """
+    if links.rate is None:
+        return np.zeros(len(transfer.first_GG))
+    copies_G = transfer.carried_G / (copy_bytes * links.sms)
+    return links.spread * np.sqrt(copies_G) * (copy_bytes / links.rate)  # type: ignore[no-any-return]
 
 
 @lru_cache(maxsize=4)

@@ -193,8 +193,10 @@ def best_point(comparison: Comparison) -> int | None:
 
 def whatif_answer(comparison: Comparison) -> str:
     """Which point is best, at which price; whether rebalancing pays, and who is on slow hardware."""
-    sentences = (_fastest, _alike, _beyond, _weights_read, _rebalancing, _slow_hardware)
-    return "".join(sentence(comparison) for sentence in sentences)
+    ranked = unranked(comparison) or "".join(
+        sentence(comparison) for sentence in (_fastest, _alike, _beyond, _weights_read)
+    )
+    return ranked + _rebalancing(comparison) + _slow_hardware(comparison)
 
 
 def _alike(comparison: Comparison) -> str:
@@ -257,6 +259,20 @@ def _weights_read(comparison: Comparison) -> str:
 def _places(point: Outcome) -> bool:
     """Whether a point differs in nothing but where experts are."""
     return all(key.split(".")[0] in ("placement", "replicas") for key in point.vary)
+
+
+def unranked(comparison: Comparison) -> str:
+    """Why runs in different dispatch modes are not ranked; empty where they are, or have one mode."""
+    runs = [run for _, run in named_runs(comparison)]
+    outside = {run.unseen: None for run in runs if run.unseen}
+    if len({run.mode for run in runs}) == 1 or not outside:
+        return ""
+    count = sum(bool(run.unseen) for run in runs)
+    fitted = ". ".join(outside)
+    return (
+        f"Dispatch modes are not ranked: {count} of {len(runs)} runs lie outside what their transfers were "
+        f"fitted on. {fitted}."
+    )
 
 
 def _rebalancing(comparison: Comparison) -> str:

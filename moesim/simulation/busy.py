@@ -71,6 +71,10 @@ def busy_seconds(
             busy["dense", layer] = dense_G
             continue
         busy["router", layer] = router_G
+        if kernels.links.host:
+            # On the lane of the kernels, and before any that could run beside a transfer: a host that waits
+            # launches nothing.
+            busy["other", layer] = np.zeros(len(padded_G))
         if model.experts.shared_width:
             busy["shared_expert", layer] = shared_G
         busy["experts", layer] = experts_LG[row[layer]]

@@ -19,7 +19,7 @@ from moesim.simulation.program import Program, beside_shared_expert, in_sequence
 from moesim.spec.profile import Phase, Profile
 
 # What `workload.part: moe` leaves of the kernels.
-_MOE = ("router", "shared_expert", "experts")
+_MOE = ("router", "other", "shared_expert", "experts")
 
 
 class Costs:
@@ -52,7 +52,7 @@ class Costs:
             busy["router", layer] = busy["router", layer] + policy_G
         if deployment.scenario.workload.part == "model":
             return busy
-        return {(phase, layer): busy_G for (phase, layer), busy_G in busy.items() if phase in _MOE}
+        return {key: busy_G for key, busy_G in busy.items() if key[0] in _MOE and key[1] >= 0}
 
     def program_on(
         self,

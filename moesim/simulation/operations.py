@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from moesim.hardware.groups import attention_group_s
 from moesim.hardware.kernels import Kernels
 from moesim.hardware.network import Fabric
-from moesim.hardware.transfer import Bytes, Transfer, combine_transfer, dispatch_transfer
+from moesim.hardware.transfer import Bytes, Transfer, busiest_s, combine_transfer, dispatch_transfer
 from moesim.simulation.busy import Busy
 from moesim.simulation.part import Part
 from moesim.spec.profile import Phase
@@ -28,7 +28,8 @@ class Operation:
         phase: one of ``traces.timeline.PHASES`` other than ``wait``.
         layer: true layer index; -1 for what belongs to the whole step.
         busy_G: seconds of kernels on each GPU; of a collective, those around the transfer.
-        wire_G: seconds on links inside an operation that is not a collective of the whole group.
+        wire_G: seconds on links inside an operation that is not a collective of the whole group; of a
+            collective, those in which the last of its multiprocessors sends what it still has.
         overhead_s: launches and other fixed seconds.
         assignments_G, unique_G: assignments and distinct tokens it handles on each GPU.
         transfer: what a collective moves.
@@ -93,7 +94,7 @@ def step_operations(
         reduces_to_all: whether the combine leaves the sums on every GPU.
         ends_step: whether the fixed cost of a step comes at the end.
     """
-    work, tokens_G = part.work, part.tokens.tokens_G
+    work, tokens_G, links = part.work, part.tokens.tokens_G, kernels.links
     none_G, no_assignments_G = np.zeros(len(tokens_G)), np.zeros(len(tokens_G), np.int64)
     wires = {
         "attention": attention_group_s(kernels, tokens_G),
@@ -103,7 +104,7 @@ def step_operations(
     operations = []
     for (phase, layer), busy_G in busy.items():
         overhead_s = kernels.launch_s(phase, layer)
-        if phase == "other" and ends_step:
+        if (phase, layer) == ("other", -1) and ends_step:
             overhead_s += kernels.profile.step
         if phase != "experts":
             wire_G = wires.get(phase, none_G)
@@ -121,9 +122,10 @@ def step_operations(
             back = back.then(dispatch_transfer(sent_GG, relayed_GG, copy.combine))
         before_s, after_s = kernels.launch_s("dispatch"), kernels.launch_s("combine")
         inwards_G, outwards_G = (kernels.arrange(served_G, each) for each in (copy.dispatch, copy.combine))
+        there_G, back_G = busiest_s(there, links, copy.dispatch), busiest_s(back, links, copy.combine)
         operations += [
-            Operation("dispatch", layer, inwards_G, none_G, before_s, served_G, unique_G, there),
+            Operation("dispatch", layer, inwards_G, there_G, before_s, served_G, unique_G, there),
             Operation("experts", layer, busy_G, none_G, overhead_s, served_G, unique_G),
-            Operation("combine", layer, outwards_G, none_G, after_s, served_G, unique_G, back),
+            Operation("combine", layer, outwards_G, back_G, after_s, served_G, unique_G, back),
         ]
     return operations

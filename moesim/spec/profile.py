@@ -12,21 +12,20 @@ from pydantic import Field, model_validator
 
 from moesim.dispatch.modes import MODES
 from moesim.errors import SpecError
-from moesim.spec.base import Count, DispatchMode, Flag, Index, Strict, fault, validate
+from moesim.spec.base import Count, DispatchMode, Flag, Strict, fault, validate
 from moesim.spec.cluster import Cluster
 from moesim.spec.dtypes import DTYPE_BYTES, Dtype
-from moesim.spec.presets import preset_names, preset_source
-from moesim.spec.uncertainty import SHARE, TIME, covering, draws, figures
+from moesim.spec.links import Links
+from moesim.spec.presets import on_base, preset_names, preset_source
+from moesim.spec.uncertainty import Part, Seconds, Share, covering, draws, figures
 from moesim.spec.yaml_source import Loc, Source, read_yaml
-from moesim.units import Seconds as ParsedSeconds
 from traces.base.files import check_format
-
-Part = Annotated[float, Field(gt=0, le=1)]
-Share = Annotated[Part, SHARE]
-Seconds = Annotated[ParsedSeconds, TIME]
 
 _MAX_SHAPES = 64
 """Tile heights, and widths: every GEMM of a step is tried with each pair."""
+
+_FITTED_ON = {"H100": "h100", "H800": "h800"}
+"""Beginnings of GPUs' names, and the preset with figures of their own transfers."""
 
 Phase = Literal["attention", "router", "dispatch", "experts", "shared_expert", "combine", "dense", "other"]
 
@@ -55,32 +54,6 @@ class Tile(Strict):
     rows: Count
     efficiency: Part
     start: Annotated[float, Field(ge=0)] = 0.0
-
-
-class Links(Strict):
-    """What the transfer kernels of one dispatch mode reach.
-
-    Attributes:
-        nvlink, nic: shares of the links' bandwidths.
-        fixed: seconds of each dispatch and each combine that no byte explains.
-        counts: further seconds of each dispatch, in which counts are exchanged before rows.
-        arrange: share of the memory bandwidth at which served rows are read and written once more: after a
-            dispatch into expert order, before a combine back. None where the transfer kernels hide it.
-        align: rows to which each slot's are padded for the experts' grouped GEMMs: 128 in the contiguous
-            layout of DeepGEMM, for which high-throughput kernels can lay tokens out; 1 in its masked layout,
-            that of low-latency kernels, where tiles without a row are skipped.
-        sms: multiprocessors that the transfer kernels occupy, which others beside them lack.
-        fitted_tokens: tokens a GPU at which these were fitted; far from it they are extrapolated.
-    """
-
-    nvlink: Share
-    nic: Share
-    fixed: Seconds = 0.0
-    counts: Seconds = 0.0
-    arrange: Share | None = None
-    align: Count = 1
-    sms: Index = 0
-    fitted_tokens: Count | None = None
 
 
 class Jitter(Strict):
@@ -127,6 +100,8 @@ class Profile(Strict):
             their mode.
         dispatch: what the transfer kernels of a mode reach; ``moesim.dispatch.modes`` says whose a mode uses
             that is another inside one node, or is not named itself.
+        plain: what a collective library's own all-to-all reaches: of modes that ``dispatch`` does not name,
+            and over several nodes of those that go straight to each GPU.
         step: seconds of host work per step that no GPU work hides.
         memory: share of GPU memory that weights, KV cache and buffers may take.
         jitter: how durations of a phase spread; a phase that is not named always takes its median.
@@ -160,6 +135,7 @@ class Profile(Strict):
     nvlink: Share
     nic: Share
     dispatch: dict[DispatchMode, Links] = Field(default_factory=dict)
+    plain: Links | None = None
     step: Seconds
     memory: Part
     jitter: dict[Phase, Jitter] = Field(default_factory=dict)
@@ -199,7 +175,10 @@ class Profile(Strict):
             mode = record.in_one_node or mode
         if mode not in self.dispatch:
             mode = record.links or mode
-        return self.dispatch.get(mode, Links(nvlink=self.nvlink, nic=self.nic))
+        plain = self.plain or Links(nvlink=self.nvlink, nic=self.nic)
+        if nodes > 1 and record.plain_across and self.plain is not None:
+            return plain.over(nodes)
+        return self.dispatch.get(mode, plain).over(nodes)
 
 
 DATA_SHEET = Profile(
@@ -223,14 +202,21 @@ DATA_SHEET = Profile(
 )
 
 
-def load_profile(value: Any, source: Source, at: Loc) -> Profile:
-    """A profile from a preset's name, a YAML file, or an inline mapping; None is the preset ``generic``.
+def load_profile(value: Any, source: Source, at: Loc, gpu: str = "") -> Profile:
+    """A profile from a preset's name, a YAML file, or an inline mapping.
+
+    A mapping may name a preset as its ``base``, whose fields its own replace, mapping by mapping.
+
+    Args:
+        value: None is the preset whose transfers were fitted on ``gpu``, or ``generic``.
+        source: where ``value`` stands, at ``at``.
+        gpu: name of the cluster's GPU.
 
     Raises:
         SpecError: unknown preset, missing file, or a field that breaks the schema.
     """
     if value is None:
-        value = "generic"
+        value = next((preset for name, preset in _FITTED_ON.items() if gpu.startswith(name)), "generic")
     if isinstance(value, str):
         if value in preset_names("profiles"):
             source, at = preset_source("profiles", value), ()
@@ -242,4 +228,11 @@ def load_profile(value: Any, source: Source, at: Loc) -> Profile:
         value = source.value
     if isinstance(value, dict) and "format" in value:
         check_format(value["format"], "profile", 1, file=source.file or "profile", error=SpecError)
+    if isinstance(value, dict) and "base" in value:
+        value = on_base(value, lambda name: _preset(name, source, (*at, "base")), source, at)
     return validate(Profile, value, source=source, at=at)
+
+
+def _preset(name: str, source: Source, at: Loc) -> Profile:
+    """The preset that a mapping is based on; files are not, so that none is based on itself."""
+    return load_profile(preset_source("profiles", name, at, source).value, source, at)

@@ -273,7 +273,7 @@ _EXPAND: dict[str, _Expand] = {
     "profile": load_profile,
     "placement": _expand_placement,
 }
-_DEFAULTS: Mapping[str, str] = {"profile": "generic", "placement": "linear"}
+_DEFAULTS: Mapping[str, str | None] = {"profile": None, "placement": "linear"}
 
 
 def _open(value: dict[str, Any], override: Override, source: Source, earlier: set[Loc]) -> None:
@@ -291,8 +291,26 @@ def _open(value: dict[str, Any], override: Override, source: Source, earlier: se
     for part in inner:
         inside = inside.get(part, {}) if isinstance(inside, dict) else inside
     if not isinstance(inside, dict):
-        base = _base(source, value[head], head, earlier)
-        value[head] = _EXPAND[head](value[head], base, (head,)).model_dump(mode="json")
+        value[head] = _expanded(head, value, source, earlier).model_dump(mode="json")
+
+
+def _expanded(head: str, value: Mapping[str, Any], source: Source, overridden: set[Loc]) -> Any:
+    """What ``value[head]`` names; without a profile, the one that is made for the cluster's GPU."""
+    base = _base(source, value[head], head, overridden)
+    if head == "profile" and value[head] is None:
+        return load_profile(None, base, (head,), _gpu(value, source, overridden))
+    return _EXPAND[head](value[head], base, (head,))
+
+
+def _gpu(value: Mapping[str, Any], source: Source, overridden: set[Loc]) -> str:
+    """Name of the cluster's GPU; empty where a fault, which others report, leaves none."""
+    cluster = value.get("cluster")
+    if cluster is None or isinstance(cluster, Cluster):
+        return cluster.gpu.name if cluster else ""
+    try:
+        return load_cluster(cluster, _base(source, cluster, "cluster", overridden), ("cluster",)).gpu.name
+    except SpecError:
+        return ""
 
 
 def _base(source: Source, value: Any, head: str, overridden: set[Loc]) -> Source:
@@ -301,7 +319,7 @@ def _base(source: Source, value: Any, head: str, overridden: set[Loc]) -> Source
 
 
 def _profile(value: Mapping[str, Any], source: Source, overridden: set[Loc]) -> Profile:
-    named = value.get("profile", _DEFAULTS["profile"])
+    named = value.get("profile")
     return load_profile(named, _base(source, named, "profile", overridden), ("profile",))
 
 
@@ -315,9 +333,9 @@ def _resolve(value: dict[str, Any], source: Source, overridden: set[Loc]) -> Sce
             )
             raise source.error(rule, ("cluster",))
         parts["cluster"] = profile.machine
-    for field, expand in _EXPAND.items():
+    for field in _EXPAND:
         if field in parts:
-            parts[field] = expand(parts[field], _base(source, parts[field], field, overridden), (field,))
+            parts[field] = _expanded(field, parts, source, overridden)
     parts["routing"] = _routing(parts.get("routing", {"policy": "none"}), source)
     scenario = validate(Scenario, parts, source=source)
     return scenario.model_copy(

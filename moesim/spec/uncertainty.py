@@ -10,11 +10,13 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any, Final, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
+
+from moesim import units
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -31,10 +33,11 @@ class Scaling:
     most: float = np.inf
 
 
-TIME: Final = Scaling(1)
-RATE: Final = Scaling(-1)
-SHARE: Final = Scaling(-1, most=1.0)
-"""Annotations of the fields of a profile; a figure without one is never drawn."""
+# What the fields of a profile are annotated with. A part is no figure that could be drawn.
+Part = Annotated[float, Field(gt=0, le=1)]
+Share = Annotated[Part, Scaling(-1, most=1.0)]
+Rate = Annotated[units.BytesPerSecond, Scaling(-1)]
+Seconds = Annotated[units.Seconds, Scaling(1)]
 
 
 def figures(model: BaseModel, above: str = "") -> Iterator[str]:

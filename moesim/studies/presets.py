@@ -16,8 +16,9 @@ from moesim.spec.base import suggest, validate
 from moesim.spec.cluster import MAX_PRESET_NODES, Gpu, preset_system
 from moesim.spec.model import Model
 from moesim.spec.presets import preset_names, preset_source
-from moesim.spec.profile import Profile
+from moesim.spec.profile import load_profile
 from moesim.spec.question import brief
+from moesim.spec.yaml_source import Source
 from moesim.units import format_bytes, format_rate
 from placement.solvers.solvers import SOLVERS
 from traces.sample import SAMPLE_NAME, SAMPLE_TRACE
@@ -119,7 +120,7 @@ def _summary(value: Mapping[str, Any]) -> str:
 def _profiles() -> list[Row]:
     rows = []
     for name in preset_names("profiles"):
-        profile = validate(Profile, preset_source("profiles", name).value)
+        profile = load_profile(name, Source(None, None, {}), ())
         rows.append({"name": name, "gpu": profile.gpu, "date": profile.date, "origin": profile.origin})
     return rows
 

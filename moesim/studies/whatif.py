@@ -132,6 +132,8 @@ def compare(
             # Combinations of values that the scenario has anyway.
             as_asked=_name(point.scenario) == asked,
             notes=result.notes,
+            unseen=result.unseen,
+            mode=result.mode,
         )
         for point, result, payback in zip(points, results, paybacks, strict=True)
     ]

@@ -20,7 +20,8 @@ from experiments.network.cases import (
 )
 from experiments.network.experiment import network, seconds_G
 from moesim.spec.cluster import Cluster, load_cluster
-from moesim.spec.profile import Links, load_profile
+from moesim.spec.links import Links
+from moesim.spec.profile import load_profile
 from moesim.spec.yaml_source import Source
 from moesim.units import parse_bandwidth
 

@@ -18,7 +18,8 @@ from moesim.live.repeats import join_repeats
 from moesim.simulation.run import run
 from moesim.spec.base import validate
 from moesim.spec.cluster import Cluster
-from moesim.spec.profile import DATA_SHEET, Links, Profile, Roof, Tile
+from moesim.spec.links import Links
+from moesim.spec.profile import DATA_SHEET, Profile, Roof, Tile
 from traces.timeline import PHASES, Timeline, write_timeline
 
 FLOPS, BANDWIDTH, LAUNCH_S, LINK = 60e9, 8e9, 4e-6, 1e9

@@ -20,9 +20,8 @@ from moesim.dispatch.modes import MODES, Mode
 from moesim.dispatch.work import Routed, Work, each_gpu
 from moesim.errors import SpecError
 from moesim.simulation.run import Run, run
-from moesim.spec.presets import preset_source
 from moesim.spec.scenario import load_scenario
-from tests.moesim.tiny import tiny_scenario, write_scenario
+from tests.moesim.tiny import on_generic, tiny_scenario, write_scenario
 from traces.timeline import HOPS, PHASES
 
 NODES, P = 2, 2
@@ -51,10 +50,7 @@ def example(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def simulate(folder: Path, mode: str, **changes: Any) -> Run:
-    profile = preset_source("profiles", "generic").value
-    profile = profile | {
-        "dispatch": profile["dispatch"] | ({"to_nodes": LINKS} if mode == "to_nodes" else {})
-    }
+    profile = on_generic(dispatch={"to_nodes": LINKS} if mode == "to_nodes" else {})
     dispatch = {"mode": mode, "dtype": "bf16", "combine_dtype": "bf16"}
     path = write_scenario(folder, tiny_scenario(profile=profile, dispatch=dispatch, **changes))
     return run(deploy(load_scenario(str(path))))

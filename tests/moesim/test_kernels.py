@@ -16,9 +16,10 @@ from moesim.errors import SpecError
 from moesim.hardware.gemm import Matrix, Rates, Rows, gemm_seconds
 from moesim.hardware.kernels import Kernels, group_rows
 from moesim.spec.cluster import Cluster, load_cluster
+from moesim.spec.links import Links
 from moesim.spec.model import Model
 from moesim.spec.presets import load_model
-from moesim.spec.profile import DATA_SHEET, Links, Phase, Profile, Roof, Tile, load_profile
+from moesim.spec.profile import DATA_SHEET, Phase, Profile, Roof, Tile, load_profile
 from moesim.spec.yaml_source import Source
 from tests.tolerance import rounding
 

@@ -9,9 +9,8 @@ import pytest
 
 from moesim.analysis.result import simulate_scenario
 from moesim.errors import SpecError
-from moesim.spec.presets import preset_source
 from moesim.spec.scenario import load_scenario
-from tests.moesim.tiny import tiny_scenario, write_scenario
+from tests.moesim.tiny import on_generic, tiny_scenario, write_scenario
 
 
 def notes(folder: Path, **changes: Any) -> str:
@@ -32,20 +31,30 @@ def test_faults_without_effect_are_named(tmp_path: Path) -> None:
 def test_what_the_profile_was_not_fitted_on_is_named(tmp_path: Path) -> None:
     found = notes(tmp_path)
     assert "fitted on H800 and H100; for tiny its efficiencies are extrapolated" in found
-    assert "Transfers in mode per_gpu were fitted at 4096 tokens a GPU, this run has 4" in found
+    assert "Transfers in mode per_gpu were fitted on 8 to 16 GPUs; this run has 4 tokens on 4 GPUs." in found
 
 
+@pytest.mark.parametrize("fitted", [12, [3, 48]])
 @pytest.mark.parametrize(
-    ("overlap", "words"), [("none", ""), ("two_batch", "this run has 2 in a micro-batch")]
+    ("overlap", "words"), [("none", ""), ("two_batch", "half of them in each micro-batch")]
 )
-def test_a_micro_batch_sends_half_of_the_tokens(tmp_path: Path, overlap: str, words: str) -> None:
+def test_a_micro_batch_sends_half_of_the_tokens(
+    tmp_path: Path, fitted: int | list[int], overlap: str, words: str
+) -> None:
     """4 tokens a GPU are within a quarter of 12, half of them are not."""
-    profile = preset_source("profiles", "generic").value
-    links = profile["dispatch"]["per_gpu"] | {"fitted_tokens": 12, "sms": 0}
-    profile = profile | {"dispatch": profile["dispatch"] | {"per_gpu": links}}
+    profile = on_generic(plain={"fitted_tokens": fitted, "fitted_gpus": [2, 4]})
     found = notes(tmp_path, profile=profile, overlap=overlap)
     assert words in found
-    assert ("were fitted at 12 tokens" in found) == bool(words)
+    said = "about 12" if fitted == 12 else "3 to 48"
+    assert (f"were fitted on {said} tokens a GPU and 2 to 4 GPUs" in found) == bool(words)
+
+
+def test_what_the_host_waits_for_is_named(tmp_path: Path) -> None:
+    """Two MoE layers of two micro-batches."""
+    profile = on_generic(plain={"host": "0.5 ms"})
+    found = notes(tmp_path, profile=profile, overlap="two_batch")
+    assert "2.00 ms pass while the host waits for the counts of 4 dispatches, 500 µs each" in found
+    assert "the host waits" not in notes(tmp_path, profile=on_generic(plain={"host": 0.0}))
 
 
 def test_what_moving_tokens_leaves_out_is_named(tmp_path: Path) -> None:

@@ -17,12 +17,11 @@ from moesim.dispatch.modes import MODES
 from moesim.errors import SpecError
 from moesim.simulation.run import Run, run
 from moesim.spec.override import Override
-from moesim.spec.presets import preset_source
 from moesim.spec.scenario import Scenario, load_scenario
 from moesim.studies.convert import convert_trace, named_hints
 from placement.problem.placement import Placement
 from tests.examples import examples
-from tests.moesim.tiny import tiny_scenario, write_scenario
+from tests.moesim.tiny import on_generic, tiny_scenario, write_scenario
 from tests.tolerance import rounding
 from traces.routing import RoutingTrace
 from traces.timeline import PHASES
@@ -245,9 +244,7 @@ def test_multiprocessors_that_transfers_take_are_network(folder: Any, overlap: s
     workload = tiny_scenario()["workload"] | {"tokens_per_gpu": 256}
     found = {}
     for sms in (0, 50):
-        profile = preset_source("profiles", "generic").value
-        links = profile["dispatch"]["per_gpu"] | {"sms": sms}
-        profile = profile | {"dispatch": profile["dispatch"] | {"per_gpu": links}}
+        profile = on_generic(plain={"sms": sms})
         changes = {"model": model, "cluster": cluster, "workload": workload, "profile": profile}
         found[sms] = done(folder, overlap=overlap, **changes)[1].attribution
     for term in ("overhead_s", "ideal_s"):
@@ -280,7 +277,11 @@ def test_prefill_positions_make_ranks_unequal(folder: Any) -> None:
 def test_two_batches_pay_the_fixed_cost_of_a_step_once(folder: Any) -> None:
     cluster = tiny_scenario()["cluster"]
     cluster["gpu"]["sms"] = 100
-    one, two = (done(folder, cluster=cluster, overlap=overlap)[1] for overlap in ("none", "two_batch"))
+    profile = on_generic(plain={"host": 0.0})
+    one, two = (
+        done(folder, cluster=cluster, profile=profile, overlap=overlap)[1]
+        for overlap in ("none", "two_batch")
+    )
     step = 1e-3  # of the generic profile
     assert one.attribution.overhead_s > step
     assert two.attribution.overhead_s < 2 * step

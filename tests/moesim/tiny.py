@@ -57,3 +57,8 @@ def write_scenario(folder: Path, mapping: dict[str, Any], name: str = "scenario.
     path = folder / name
     path.write_text(yaml.safe_dump(mapping, sort_keys=False), encoding="utf-8")
     return path
+
+
+def on_generic(**changes: Any) -> dict[str, Any]:
+    """A profile that is the built-in one but for ``changes``, mapping by mapping."""
+    return {"format": "moesim.profile/1", "base": "generic", **changes}
