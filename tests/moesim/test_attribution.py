@@ -228,7 +228,7 @@ def test_uneven_bytes_are_imbalance(folder: Path) -> None:
     terms = skewed.attribution
     assert terms.traffic_s == pytest.approx(terms.imbalance_s, rel=0.02)
     assert terms.imbalance_s == pytest.approx(won_s, rel=0.2)
-    assert terms.imbalance_s > 0.3 * skewed.metrics.step_time_s.mean
+    assert terms.imbalance_s > 0.2 * skewed.metrics.step_time_s.mean
 
 
 def test_a_slow_network_is_still_network_where_bytes_are_even(folder: Path) -> None:

@@ -250,8 +250,9 @@ def test_multiprocessors_that_transfers_take_are_network(folder: Any, overlap: s
     for term in ("overhead_s", "ideal_s"):
         assert getattr(found[50], term) == pytest.approx(getattr(found[0], term), rel=rounding(10**6))
     more_s = found[50].network_s - found[0].network_s
-    assert more_s > 0
-    if overlap == "shared_expert":  # which the uneven dispatch hides, and the even one does not quite
+    if overlap == "two_batch":
+        assert more_s > 0
+    else:  # the dispatch hides a slower shared expert
         assert found[50].step_s == pytest.approx(found[0].step_s, rel=rounding(1000))
 
 
