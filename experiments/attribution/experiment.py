@@ -22,7 +22,8 @@ COPIES = {"solver": "eplb", "slots": 288}
 
 def attribution() -> Comparison:
     """Each term beside the what-if that shows it, and each ceiling beside a placement's gain."""
-    rows, checks = [], []
+    rows: list[Row] = []
+    checks: list[Row] = []
     for mode in MODES:
         even = _run(mode)
         skewed = {skew: _run(mode, **{"trace.synth.skew": skew}) for skew in SKEWS}

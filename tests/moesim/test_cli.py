@@ -180,6 +180,7 @@ def test_presets_as_json_and_as_tables() -> None:
         "clusters",
         "scenarios",
         "traces",
+        "generators",
         "routing",
         "replicas",
         "networks",
