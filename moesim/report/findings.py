@@ -93,7 +93,7 @@ def answer(result: Result) -> str:
         costs = {term: share[term] for term in ("network", "overhead", "hardware")}
         largest = max(costs, key=lambda term: costs[term])
         return (
-            f"Imbalance costs {format_share(max(share['imbalance'], 0.0))} of a {step} step, so balancing "
+            f"Imbalance costs {format_share(share['imbalance'])} of a {step} step, so balancing "
             f"experts wins next to nothing here; {largest} costs {format_share(costs[largest])}."
         )
     sentence = f"Imbalance costs {format_share(share['imbalance'])} of a {step} step"

@@ -100,7 +100,8 @@ def test_where_balance_wins_nothing_it_says_so() -> None:
         "Imbalance costs 0.5 % of a 10.0 ms step, so balancing experts wins next to nothing here; "
         "network costs 40 %."
     )
-    assert "Imbalance costs 0 %" in answer(result_with([], imbalance=-0.3))
+    # Under overlap evenness may cost, and is not hidden.
+    assert "Imbalance costs -3.0 %" in answer(result_with([], imbalance=-0.3))
 
 
 def test_slow_hardware_comes_first_where_it_costs_more() -> None:
