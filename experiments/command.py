@@ -66,6 +66,10 @@ def show(comparison: Comparison, console: Console) -> None:
         f"mean error {totals['mean_abs_error']:.1%}, largest {totals['max_abs_error']:.1%}, "
         f"mean with each row left out {totals['loo_mean_abs_error']:.1%}"
     )
+    if "inside_90" in totals:
+        drawn = [row.inside for row in comparison.rows if row.ends is not None]
+        share = f"{totals['inside_90']:.0%}"
+        console.print(f"{sum(drawn)} of {len(drawn)} rows ({share}) inside 90 % intervals made without them")
     for parameter in comparison.parameters:
         console.print(f"fitted: {parameter.name} {parameter.value} ({parameter.bound})")
     if comparison.checks:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
@@ -162,6 +162,19 @@ def format_seconds(seconds: float | None) -> str:
     if seconds is None:
         return UNKNOWN
     return _format(seconds, [(1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns")], "s")
+
+
+def format_range(ends: Sequence[float], show: Callable[[float], str]) -> str:
+    """From one value to another, a unit that both have written once.
+
+    >>> format_range([0.0281, 0.0352], format_seconds), format_range([0.0009, 0.002], format_seconds)
+    ('28.1 to 35.2 ms', '900 µs to 2.00 ms')
+    """
+    low, high = map(show, ends)
+    if low == high:
+        return high
+    unit = high.rpartition(" ")[2]
+    return f"{low.removesuffix(f' {unit}')} to {high}"
 
 
 def format_bytes(size: float) -> str:

@@ -11,7 +11,8 @@ The model, for each MoE layer on its own:
   neighbouring tokens share experts, while every token alone still has the distribution above.
 * With expert groups (DeepSeek-V3's n_group and topk_group) only the experts of the ``top_groups``
   groups with the largest sum of their two best scores can be chosen (arXiv 2412.19437, section 2.1.2).
-* Gate weights are the chosen scores, normalised: the softmax over the chosen logits ln s_e.
+* Gate weights are the chosen scores, normalised: the softmax over the chosen logits ln s_e. Candidates are
+  the best experts beyond the chosen ones, with their scores, normalised over all that are stored.
 
 Layers are independent of each other, as are requests; real routing is neither.
 """
@@ -50,6 +51,7 @@ class SynthSpec:
         persistence: probability that an expert's noise is kept from one token to the next, below 1.
         groups: expert groups, E divides by it; 1 = no groups.
         top_groups: groups from which a token may choose.
+        candidates: C, the best experts of each token that are stored with their scores; 0 stores none.
         seed: equal seeds give equal traces.
 
     Raises:
@@ -66,10 +68,11 @@ class SynthSpec:
     persistence: float
     groups: int = 1
     top_groups: int = 1
+    candidates: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        TraceMeta(self.model, self.experts, self.top_k, self.layers, "", "")  # checks these four
+        self.meta("")  # checks what stands in it
         for field in ("requests", "tokens_per_request", "groups", "top_groups", "seed"):
             value, least = getattr(self, field), 0 if field == "seed" else 1
             whole = isinstance(value, int) and value >= least
@@ -83,8 +86,14 @@ class SynthSpec:
             self.top_groups <= self.groups, f"must be at most {self.groups}", "top_groups", self.top_groups
         )
         reachable = self.experts // self.groups * self.top_groups
-        _require(
-            self.top_k <= reachable, f"must be at most {reachable}, the experts in reach", "top_k", self.top_k
+        for field in ("top_k", "candidates"):
+            asked = getattr(self, field)
+            _require(asked <= reachable, f"must be at most {reachable}, the experts in reach", field, asked)
+
+    def meta(self, origin: str) -> TraceMeta:
+        """Of the trace that is generated."""
+        return TraceMeta(
+            self.model, self.experts, self.top_k, self.layers, origin, "", candidates=self.candidates
         )
 
 
@@ -99,15 +108,16 @@ def synthesize(spec: SynthSpec) -> RoutingTrace:
         TraceError: the trace would not fit into memory.
     """
     tokens, layers = spec.requests * spec.tokens_per_request, len(spec.layers)
-    row_bytes = layers * spec.top_k * 4
+    drawn = spec.candidates or spec.top_k
+    row_bytes = layers * (drawn + spec.top_k) * 4
     require_memory(tokens * row_bytes, f"a generated trace of {tokens} tokens", error=TraceError)
-    meta = TraceMeta(spec.model, spec.experts, spec.top_k, spec.layers, "generated", "")
+    meta = spec.meta("generated")
     popularity_seed, noise_seed = np.random.SeedSequence(spec.seed).spawn(2)
     z_LE = np.random.default_rng(popularity_seed).standard_normal((layers, spec.experts))
     popularity_LE = np.exp(spec.skew * z_LE)
     stream_RL = noise_seed.generate_state(spec.requests * layers, np.uint64).reshape(spec.requests, layers)
-    ids_TLK = np.empty((tokens, layers, spec.top_k), meta.ids_dtype)
-    weights_TLK = np.empty(ids_TLK.shape, np.float32)
+    ids_TLC = np.empty((tokens, layers, drawn), meta.ids_dtype)
+    scores_TLC = np.empty(ids_TLC.shape, np.float32)
     _draw(
         popularity_LE,
         stream_RL,
@@ -115,13 +125,18 @@ def synthesize(spec: SynthSpec) -> RoutingTrace:
         spec.persistence,
         spec.groups,
         spec.top_groups,
-        ids_TLK,
-        weights_TLK,
+        ids_TLC,
+        scores_TLC,
     )
+    weights_TLK = scores_TLC[..., : spec.top_k]
+    if spec.candidates:
+        weights_TLK = weights_TLK / weights_TLK.sum(axis=-1, keepdims=True)
     trace = RoutingTrace(
         meta=meta,
-        ids_TLK=ids_TLK,
+        ids_TLK=np.ascontiguousarray(ids_TLC[..., : spec.top_k]),
         weights_TLK=weights_TLK.astype(np.float16),
+        candidate_ids_TLC=ids_TLC if spec.candidates else None,
+        candidate_scores_TLC=scores_TLC.astype(np.float16) if spec.candidates else None,
         request_T=np.repeat(np.arange(spec.requests, dtype=np.int32), spec.tokens_per_request),
         position_T=np.tile(np.arange(spec.tokens_per_request, dtype=np.int32), spec.requests),
     )
@@ -152,10 +167,10 @@ def _draw(
     persistence: float,
     groups: int,
     top_groups: int,
-    ids_TLK: Array,
-    weights_TLK: Array,
+    ids_TLC: Array,
+    scores_TLC: Array,
 ) -> None:
-    """Fill ids and weights; each (request, layer) draws from a SplitMix64 stream of its own."""
+    """Fill ids and scores; each (request, layer) draws from a SplitMix64 stream of its own."""
     layers, experts = popularity_LE.shape
     score_E = np.empty(experts)
     keep_below = np.uint64(persistence * 2.0**24)
@@ -171,4 +186,4 @@ def _draw(
                         continue
                     score_E[expert] = popularity_LE[layer, expert] / -math.log(uniform40(bits))
                 token = request * tokens_per_request + position
-                choose(score_E, groups, top_groups, ids_TLK[token, layer], weights_TLK[token, layer])
+                choose(score_E, groups, top_groups, ids_TLC[token, layer], scores_TLC[token, layer])

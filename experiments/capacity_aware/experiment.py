@@ -11,7 +11,7 @@ import numpy as np
 from scipy.optimize import brentq
 
 from experiments.capacity_aware.layer import Assumed, expert_peak, speedup
-from experiments.comparison import Comparison, Parameter, Row
+from experiments.comparison import Comparison, Parameter, Row, with_ends
 
 SOURCE = "Capacity-Aware Inference, arXiv 2503.05066: Megatron-LM, 8 × H20, 8-way DP and EP, sequence 512"
 
@@ -95,7 +95,7 @@ def capacity_aware() -> Comparison:
             skew = fitted_skew(setting, (FITTED[1],), other)
             checks += [_row(setting, method, GAMMAS[-1], skew, other, f", {how}") for method in METHODS]
     return Comparison(
-        "capacity_aware", SOURCE, rows=tuple(rows), checks=tuple(checks), parameters=tuple(parameters)
+        "capacity_aware", SOURCE, rows=tuple(with_ends(rows)), checks=tuple(checks), parameters=tuple(parameters)
     )
 
 

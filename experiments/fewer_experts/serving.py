@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from moesim.deployment.deployment import Deployment, deploy
-from moesim.simulation.costs import Costs, Part
+from moesim.simulation.costs import Costs
+from moesim.simulation.part import Part
 from moesim.simulation.price import priced
 from moesim.spec.dtypes import DTYPE_BYTES
 from moesim.spec.override import Override
@@ -60,7 +61,7 @@ class Batches:
         """
         kernels_s = np.mean([self.kernels_s(parts, profile) for parts in self.counted])
         tokens = self.counted[0][0].tokens
-        return float(kernels_s) + self.links_s(len(tokens.row_T), int(tokens.last_T.sum()), profile)
+        return float(kernels_s) + self.links_s(int(tokens.tokens_G.sum()), int(tokens.last_G.sum()), profile)
 
     def kernels_s(self, parts: list[Part], profile: Profile) -> float:
         """Seconds of one step without those links."""

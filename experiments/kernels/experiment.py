@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 
-from experiments.comparison import Comparison, Parameter, Row
+from experiments.comparison import Comparison, Parameter, Row, spread, with_ends
 from experiments.kernels import deepgemm, grouped_mm
 from moesim.calibration.fitting import Problem, fit
 from moesim.hardware.gemm import Rates
@@ -59,6 +59,7 @@ def kernels() -> Comparison:
     )
     predicted = grouped_mm.tflops(grouped_mm.E512, bf16_roof(compute), profile, bf16)
     rows.append(Row(f"bf16 {grouped_mm.E512.name}", "TFLOPS", grouped_mm.E512.tflops, predicted, predicted))
+    rows = with_ends(rows)
     checks = [
         Row(f"fp8 {cell.name}", "TFLOPS", cell.tflops, deepgemm.tflops(cell, roof, profile, fp8))
         for cell in deepgemm.DENSE
@@ -88,6 +89,11 @@ def kernels() -> Comparison:
                 "bf16 arithmetic",
                 format_rate(h100.flops["bf16"] * compute, "FLOP/s"),
                 f"to reach {grouped_mm.E128.tflops:g} TFLOPS at {grouped_mm.E128.name}; peak 989",
+            ),
+            Parameter(
+                "uncertainty",
+                f"{spread(np.log1p([row.left_out_error for row in rows])):.3f}",
+                "spread of the errors with each row left out",
             ),
         ),
     )

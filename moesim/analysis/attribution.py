@@ -2,111 +2,201 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
 
-from moesim.analysis.counterfactuals import (
-    even,
-    even_seconds,
-    level,
-    undisturbed,
-    without_network,
-    without_overhead,
+import numpy as np
+
+from moesim.analysis.counterfactuals import as_one, with_experts, without_network, without_overhead
+from moesim.analysis.even import (
+    EvenExperts,
+    Pairs,
+    even_experts,
+    even_homes,
+    even_routing,
+    even_traffic,
+    fewest_slots,
 )
-from moesim.analysis.result_file import Attribution
+from moesim.analysis.result_file import Attribution, Ceilings
 from moesim.deployment.deployment import Deployment
-from moesim.simulation.busy import Busy
 from moesim.simulation.conditions import Conditions
 from moesim.simulation.costs import Costs
 from moesim.simulation.event import StepClock
+from moesim.simulation.lane import lane_s
 from moesim.simulation.loop import simulate
+from moesim.simulation.part import Part
 from moesim.simulation.price import Step
 from moesim.simulation.program import Program
+from moesim.spec.profile import Profile
+
+Seconds = defaultdict[str, float]
 
 
 class Counterfactuals:
     """Seconds of all steps with less and less in their way; told of each step as it ends.
 
     Attributes:
-        healthy_s: without faults.
-        data_parallel_s: what of ``healthy_s`` unequal tokens and contexts of the GPUs cost.
-        balanced_s: also with every GPU given the mean over GPUs of each phase's duration.
-        no_network_s: also with transfers that take no time, and no multiprocessors from kernels beside them.
-        no_overhead_s: also without launches and fixed costs.
-        migration_s: what of ``healthy_s`` moving experts cost.
+        seconds: of all steps together, without faults (``healthy``), also without experts that move
+            (``settled``), also with even ``homes``, ``experts`` and ``traffic``, also without ``network``,
+            also without ``overhead``; and with even traffic after the best possible ``router``.
+        drawn: for each profile of ``draws``, the same from ``settled`` on, without ``router``.
     """
 
-    def __init__(self, deployment: Deployment) -> None:
-        scenario = deployment.scenario
-        self._profile, self._ranks = scenario.profile, scenario.parallelism.ep
-        self._costs = Costs(deployment)
-        self._healthy = Conditions([deployment.pricing.network(scenario.profile)])
-        self._overlaps = bool(scenario.overlap)
-        # Where every GPU has the same at home, levelling would change nothing. In prefill ranks stand at
-        # different positions of their requests, however many tokens each has.
-        workload = scenario.workload
-        amounts = workload.amounts.values()
-        self._uneven = workload.phase != "decode" or any(each.each is None for each in amounts)
-        self.healthy_s = self.data_parallel_s = self.balanced_s = 0.0
-        self.no_network_s = self.no_overhead_s = self.migration_s = 0.0
+    def __init__(self, deployment: Deployment, draws: Sequence[Profile] = ()) -> None:
+        scenario, placement = deployment.scenario, deployment.placement
+        self._model = scenario.model
+        ranks, record = scenario.parallelism.ep, scenario.dispatch.record
+        self._pairs = Pairs(ranks, deployment.pricing.gpus_per_node, record.relayed)
+        # A router may choose any expert, so what counts is which kinds of slots there are.
+        kind_LS = self._model.kind_LS(placement.slot_expert_LS)
+        kind_LS = np.zeros(placement.slot_expert_LS.shape, np.int16) if kind_LS is None else kind_LS
+        kind_LS = np.where(placement.slot_expert_LS >= 0, kind_LS, np.int16(-1))
+        kinds_C = np.arange(len(self._model.kinds))
+        self._slots_LC = (kind_LS[:, :, None] == kinds_C).sum(axis=1) / ranks
+        self._asked = _Priced(deployment, scenario.profile)
+        self._drawn = [_Priced(deployment, profile) for profile in draws]
+        self.seconds = Seconds(float)
+        self.drawn = [Seconds(float) for _ in draws]
+
+    @property
+    def migration_s(self) -> float:
+        """What moving experts cost, of all steps."""
+        return self.seconds["healthy"] - self.seconds["settled"]
 
     def observe(self, step: Step, clock: StepClock) -> None:
         """Add a step that has run."""
-        disturbed = step.program is not step.healthy
-        whole_s = self._seconds(step.healthy) if disturbed else clock.end_s - clock.start_s
-        self.healthy_s += whole_s
-        if step.settled is not step.healthy:
-            self.migration_s += whole_s - self._seconds(step.settled)
-        if self._uneven:
-            self.data_parallel_s += whole_s - self._seconds(step.healthy.change(level))
-        alone = (
-            [self._costs.busy(part, self._profile, transfers=False) for part in step.parts]
-            if self._overlaps
-            else []
+        asked, seconds = self._asked, self.seconds
+        as_run_s = clock.end_s - clock.start_s
+        healthy_s = as_run_s if step.program is step.healthy else asked.seconds(step.healthy)
+        settled_s = healthy_s if step.settled is step.healthy else asked.seconds(step.settled)
+        seconds["healthy"] += healthy_s
+        seconds["settled"] += settled_s
+        homes, spread, even = self._evened(step.parts)
+        seconds["homes"] += (homes_s := settled_s if homes is None else asked.seconds(asked.program(homes)))
+        balanced = asked.add(seconds, spread, even)
+        by_routers = (
+            [even_routing(part, self._slots_LC) for part in even],
+            [fewest_slots(part) for part in even],
         )
-        self._add_even(step.healthy, alone)
+        seconds["router"] += asked.best_s(balanced, by_routers)
+        for priced, drawn in zip(self._drawn, self.drawn, strict=True):
+            drawn["settled"] += (settled_s := priced.seconds(priced.program(step.parts)))
+            homes_s = settled_s if homes is None else priced.seconds(priced.program(homes))
+            drawn["homes"] += homes_s
+            priced.add(drawn, spread, even)
 
     def terms(self, step_s: float, steps: int) -> Attribution:
-        """Seconds of a step by cause; they sum to ``step_s``.
+        """Seconds of a step by cause; but for the parts of imbalance they sum to ``step_s``.
 
-        T0 is the run as asked; T1 with healthy hardware; T2 with, in each
-        phase, every GPU given the mean over GPUs of that phase's duration; T3 also with a free
-        network; T4 also without launches and fixed costs. A term may be negative, and is shown as it is.
+        A term may be negative, and is shown as it is.
 
         Args:
             step_s: T0, mean seconds of a step.
             steps: how many steps ran.
         """
-        t1, t2, t3, t4 = (
-            total / steps
-            for total in (self.healthy_s, self.balanced_s, self.no_network_s, self.no_overhead_s)
-        )
-        return Attribution(
-            hardware_s=step_s - t1, imbalance_s=t1 - t2, network_s=t2 - t3, overhead_s=t3 - t4, ideal_s=t4
-        )
+        at = {name: seconds / steps for name, seconds in self.seconds.items()}
+        return _attribution(at, hardware_s=step_s - at["healthy"], migration_s=at["healthy"] - at["settled"])
 
-    def _add_even(self, program: Program, alone: Sequence[Busy]) -> None:
-        """Add the seconds of an evened step, then without network, then without fixed costs too.
+    def drawn_terms(self, step_s: float, steps: int) -> list[Attribution]:
+        """The same with each of the profiles that were drawn.
 
-        ``alone``: of each micro-batch, what its kernels take where no transfers run beside them; empty
-        without overlap.
+        Faults and experts that move are not drawn anew: they cost the same part of a step as asked.
         """
-        network = self._healthy.network(0.0)
-        if len(program.lanes) == 1:
-            # Equal ranks on one lane never wait: the simulations that follow would only add up.
-            kernels_s, transfers_s, fixed_s = even_seconds(program.operations, network)
-            self.balanced_s += kernels_s + transfers_s + fixed_s
-            self.no_network_s += kernels_s + fixed_s
-            self.no_overhead_s += kernels_s
-            return
-        balanced = program.change(lambda operations: even(operations, network))
-        no_network = program.change(partial(undisturbed, alone))
-        no_network = no_network.change(lambda operations: even(operations, network)).change(without_network)
-        self.balanced_s += self._seconds(balanced, 1)
-        self.no_network_s += self._seconds(no_network, 1)
-        self.no_overhead_s += self._seconds(no_network.change(without_overhead), 1)
+        asked, found = self.terms(step_s, steps), []
+        for seconds in self.drawn:
+            at = {name: each / steps for name, each in seconds.items()}
+            longer = seconds["settled"] / self.seconds["settled"]
+            disturbed = {"hardware_s": asked.hardware_s, "migration_s": asked.migration_s}
+            found.append(_attribution(at, **{name: cost_s * longer for name, cost_s in disturbed.items()}))
+        return found
 
-    def _seconds(self, program: Program, ranks: int | None = None) -> float:
-        """Length of one step; one rank stands for all where all are equal."""
-        (clock,) = simulate([program], ranks or self._ranks, self._healthy)
+    def ceilings(self, steps: int) -> Ceilings:
+        """The most that placements and routers can win of a step."""
+        settled_s, even_s, routed_s = (
+            self.seconds[name] / steps for name in ("settled", "traffic", "router")
+        )
+        return Ceilings(placements_s=settled_s - even_s, routers_s=settled_s - routed_s)
+
+    def _evened(
+        self, parts: Sequence[Part]
+    ) -> tuple[Sequence[Part] | None, Sequence[EvenExperts], Sequence[EvenExperts]]:
+        """The parts with even homes, also with even experts, also with even traffic.
+
+        The first is None where every GPU has the same at home anyway.
+        """
+        homes = [even_homes(part, self._pairs) for part in parts]
+        spread = [even_experts(part, len(self._model.kinds)) for part in homes]
+        even = [even_traffic(part, self._pairs) for part in spread]
+        return homes if self._uneven(parts) else None, spread, even
+
+    def _uneven(self, parts: Sequence[Part]) -> bool:
+        """Whether any GPU has other work at home than the others."""
+        homes = [part.tokens for part in parts]
+        windows = {self._model.attention_context(layer, np.inf) for layer in range(self._model.layers)}
+        values = [each for home in homes for each in (home.tokens_G, home.last_G)]
+        values += [
+            home.keys_G(size, prefill=prefill)
+            for home in homes
+            for size in windows
+            for prefill in (False, True)
+        ]
+        return any(np.ptp(values_G) > 0 for values_G in values)
+
+
+class _Priced:
+    """Seconds of steps at the prices of one profile, on healthy hardware."""
+
+    def __init__(self, deployment: Deployment, profile: Profile) -> None:
+        self._profile, self._costs = profile, Costs(deployment)
+        self._network = deployment.pricing.network(profile)
+        self._overlaps = bool(deployment.scenario.overlap)
+
+    def program(self, parts: Sequence[Part]) -> Program:
+        """What the parts of a step run."""
+        return self._costs.program(parts, self._profile)
+
+    def seconds(self, program: Program) -> float:
+        """Length of one step."""
+        if len(program.lanes) == 1:
+            return lane_s(program, self._network)
+        (clock,) = simulate([program], len(program.operations[0].busy_G), Conditions([self._network]))
         return clock.end_s - clock.start_s
+
+    def add(self, seconds: Seconds, spread: Sequence[EvenExperts], even: Sequence[EvenExperts]) -> Program:
+        """Add a step with even experts, then traffic, then without network, then without fixed costs.
+
+        Returns:
+            the step with even traffic.
+        """
+        seconds["experts"] += self.seconds(self.program(spread))
+        balanced = as_one(self.program(even), self._network)
+        seconds["traffic"] += self.seconds(balanced)
+        # Transfers that take no time take no multiprocessors from kernels beside them either.
+        alone = [self._costs.busy(part, self._profile, transfers=False) for part in even if self._overlaps]
+        free = balanced.change(partial(without_network, alone))
+        seconds["network"] += self.seconds(free)
+        seconds["overhead"] += self.seconds(free.change(without_overhead))
+        return balanced
+
+    def best_s(self, balanced: Program, routed: Sequence[Sequence[EvenExperts]]) -> float:
+        """Seconds of a step with even work, or with the experts that another router chooses: the fewest."""
+        programs = [balanced]
+        for parts in routed:
+            busy = [self._costs.busy(part, self._profile) for part in parts]
+            programs.append(balanced.change(partial(with_experts, busy)))
+        return min(self.seconds(program) for program in programs)
+
+
+def _attribution(at: dict[str, float], **disturbed: float) -> Attribution:
+    """From seconds of a mean step."""
+    return Attribution(
+        **disturbed,
+        imbalance_s=at["settled"] - at["traffic"],
+        homes_s=at["settled"] - at["homes"],
+        experts_s=at["homes"] - at["experts"],
+        traffic_s=at["experts"] - at["traffic"],
+        network_s=at["traffic"] - at["network"],
+        overhead_s=at["network"] - at["overhead"],
+        ideal_s=at["overhead"],
+    )

@@ -1,7 +1,4 @@
-"""A step without one cause of its time: unevenness, unequal homes, the network, launches.
-
-O operations, G ranks. A counterfactual is a function from the operations of a step to others.
-"""
+"""A step without one cause of its time: the network, launches; and a step of equals as one of them."""
 
 from __future__ import annotations
 
@@ -9,66 +6,27 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from moesim.hardware.network import Network
-from moesim.simulation.busy import Busy
+from moesim.simulation.busy import Busy, FloatArray
 from moesim.simulation.operations import Operation
+from moesim.simulation.program import Program
 
-FloatArray = NDArray[np.float64]
+# Equals that were added up in another order.
+_ALIKE = 1e-12
 
 
-def even(operations: Sequence[Operation], network: Network) -> list[Operation]:
-    """The same step with each phase evened out, as one GPU that stands for all of them.
+def without_network(alone: Sequence[Busy], operations: Sequence[Operation]) -> list[Operation]:
+    """The same step with transfers that take no time.
 
-    Each operation takes every GPU the mean over GPUs of its own duration; a collective's own duration is
-    what it takes when all GPUs enter together. GPUs that are always equal never wait, so one serves for
-    all.
+    Args:
+        alone: of each micro-batch, what its kernels take with no transfers beside them; empty where none
+            run beside them anyway.
     """
-    evened = []
-    for operation in operations:
-        busy_1 = np.array([operation.busy_G.mean()])
-        wire_1 = np.array([_own_wire_G(operation, network).mean()])
-        evened.append(replace(operation, busy_G=busy_1, wire_G=wire_1, transfer=None))
-    return evened
-
-
-def even_seconds(operations: Sequence[Operation], network: Network) -> tuple[float, float, float]:
-    """Seconds of kernels, of transfers and of fixed costs in an evened step, each added up."""
-    busy_s = float(np.mean([operation.busy_G for operation in operations], axis=1).sum())
-    wire_s = sum(
-        float(_own_wire_G(operation, network).mean())
+    return [
+        replace(operation, busy_G=_busy_G(alone, operation), wire_G=operation.wire_G * 0.0, transfer=None)
         for operation in operations
-        if operation.transfer is not None or operation.wire_G.any()
-    )
-    return busy_s, wire_s, sum(operation.overhead_s for operation in operations)
-
-
-def _own_wire_G(operation: Operation, network: Network) -> FloatArray:
-    """Seconds on links, of a collective when all GPUs enter it together."""
-    transfer = operation.transfer
-    if transfer is None:
-        return operation.wire_G
-    ended_G = network.collective(np.zeros(len(operation.wire_G)), transfer.first_GG, transfer.second_GG)
-    return ended_G + operation.wire_G
-
-
-def level(operations: Sequence[Operation]) -> list[Operation]:
-    """The same step with tokens and contexts spread evenly: what runs at home takes every GPU the mean."""
-
-    def levelled(operation: Operation) -> Operation:
-        ones_G = np.ones(len(operation.busy_G))
-        return replace(
-            operation, busy_G=operation.busy_G.mean() * ones_G, wire_G=operation.wire_G.mean() * ones_G
-        )
-
-    moe = ("dispatch", "experts", "combine")
-    return [operation if operation.phase in moe else levelled(operation) for operation in operations]
-
-
-def without_network(operations: Sequence[Operation]) -> list[Operation]:
-    """An evened step whose transfers take no time."""
-    return [replace(operation, wire_G=np.zeros(1)) for operation in operations]
+    ]
 
 
 def without_overhead(operations: Sequence[Operation]) -> list[Operation]:
@@ -76,15 +34,38 @@ def without_overhead(operations: Sequence[Operation]) -> list[Operation]:
     return [replace(operation, overhead_s=0.0) for operation in operations]
 
 
-def undisturbed(alone: Sequence[Busy], operations: Sequence[Operation]) -> list[Operation]:
-    """The same step with kernels that take what they take with no transfers beside them.
+def with_experts(busy: Sequence[Busy], operations: Sequence[Operation]) -> list[Operation]:
+    """The same step with other seconds of the experts' kernels.
 
     Args:
-        alone: these seconds, of each micro-batch.
+        busy: these seconds, of each micro-batch.
     """
     return [
-        replace(operation, busy_G=alone[operation.micro_batch][operation.phase, operation.layer])
-        if operation.transfer is None
-        else operation
+        replace(operation, busy_G=_busy_G(busy, operation)) if operation.phase == "experts" else operation
         for operation in operations
     ]
+
+
+def as_one(program: Program, network: Network) -> Program:
+    """The same step on one GPU, where all do the same: equals never wait for each other.
+
+    Where any GPU differs from the others, the program itself.
+    """
+    alike: list[Operation] = []
+    for operation in program.operations:
+        wire_G, transfer = operation.wire_G, operation.transfer
+        if transfer is not None:
+            own_G = network.collective(np.zeros(len(wire_G)), transfer.first_GG, transfer.second_GG)
+            wire_G = wire_G + own_G
+        if any(each_G.max() - each_G.min() > _ALIKE * each_G[0] for each_G in (operation.busy_G, wire_G)):
+            return program
+        alike.append(replace(operation, busy_G=operation.busy_G[:1], wire_G=wire_G[:1], transfer=None))
+    return program.change(lambda _: alike)
+
+
+def _busy_G(busy: Sequence[Busy], operation: Operation) -> FloatArray:
+    """An operation's seconds, of the first GPU where it stands for all; its own by default."""
+    own_G = operation.busy_G
+    if not busy:
+        return own_G
+    return busy[operation.micro_batch].get((operation.phase, operation.layer), own_G)[: len(own_G)]

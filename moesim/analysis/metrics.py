@@ -160,6 +160,17 @@ def _stages(done: Explained) -> list[dict[str, Any]]:
     return stages if len(stages) > 1 else []
 
 
+def _slots(done: Explained) -> dict[str, float]:
+    deployment, count_N = done.run.deployment, done.run.slots.count_N
+    layers = deployment.scenario.workload.steps * len(deployment.scenario.model.moe_layers)
+    align = deployment.pricing.links(deployment.scenario.profile).align
+    return {
+        "held": int((deployment.placement.slot_expert_LS >= 0).sum(axis=1).max()),
+        "active": len(count_N) / layers,
+        "rows": float((-(-count_N // align) * align).sum()) / layers,
+    }
+
+
 def _memory(done: Explained) -> dict[str, float]:
     total_G = done.run.deployment.memory.total_G
     return {"max": float(total_G.max()), "mean": float(total_G.mean())}
@@ -245,6 +256,11 @@ METRICS: tuple[Metric, ...] = (
             "between nodes", "B", lambda m: m.cross_node_bytes or None, _note("a step, all GPUs together")
         ),
     ),
+    Metric(
+        "in_node_bytes",
+        of_run=lambda done: done.run.in_node_bytes / done.run.deployment.scenario.workload.steps,
+    ),
+    Metric("slots", of_run=_slots),
     Metric(
         "gpu_memory_bytes",
         of_run=_memory,

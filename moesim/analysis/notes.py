@@ -27,6 +27,7 @@ def notes(
         *_rebalances(deployment, moves),
         *_extrapolated(deployment, tokens_per_step / scenario.parallelism.ep),
         *_host(deployment),
+        *_certain(deployment),
         *_moving(deployment),
         *_prompts(deployment),
         *_fitted_requests(deployment),
@@ -102,6 +103,16 @@ def _host(deployment: Deployment) -> list[str]:
         f"Of each step, {format_seconds(dispatches * each_s)} pass while the host waits for the counts of "
         f"{dispatches} dispatches, {format_seconds(each_s)} each: no CUDA graph holds these kernels (phase "
         f"other; host of {scenario.dispatch.mode} in the profile)."
+    ]
+
+
+def _certain(deployment: Deployment) -> list[str]:
+    profile = deployment.scenario.profile
+    if profile.uncertainty:
+        return []
+    return [
+        f"The profile {profile.name} does not say how far its figures may be off, so nothing here has an "
+        "interval, and --samples is refused."
     ]
 
 

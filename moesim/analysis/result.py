@@ -10,6 +10,7 @@ import numpy as np
 from moesim import __version__
 from moesim.analysis.attribution import Counterfactuals
 from moesim.analysis.bounds import Bounds
+from moesim.analysis.intervals import drawn_profiles, intervals
 from moesim.analysis.metrics import Explained, run_metrics
 from moesim.analysis.notes import notes, unseen
 from moesim.analysis.rebalancing import rebalance_rows
@@ -23,16 +24,21 @@ from moesim.spec.scenario import Scenario
 from traces.statistics import expert_loads
 
 
-def simulate_scenario(scenario: Scenario) -> tuple[Run, Result]:
-    """Run a scenario and say what it showed."""
+def simulate_scenario(scenario: Scenario, samples: int = 0) -> tuple[Run, Result]:
+    """Run a scenario and say what it showed.
+
+    Args:
+        samples: profiles to draw for intervals; 0 asks for none.
+    """
     began = time.perf_counter()
-    done, found = simulate_deployment(deploy(scenario))
+    done, found = simulate_deployment(deploy(scenario), samples)
     return done, found.made(wall_s=time.perf_counter() - began)
 
 
-def simulate_deployment(deployment: Deployment) -> tuple[Run, Result]:
+def simulate_deployment(deployment: Deployment, samples: int = 0) -> tuple[Run, Result]:
     """The same of what is deployed already; ``provenance.wall_s`` is left at 0."""
-    without, bounds = Counterfactuals(deployment), Bounds(deployment)
+    draws = drawn_profiles(deployment.scenario.profile, samples)
+    without, bounds = Counterfactuals(deployment, draws), Bounds(deployment)
     done = run(deployment, without.observe, bounds.observe)
     return done, result(done, without, bounds)
 
@@ -43,12 +49,15 @@ def result(done: Run, without: Counterfactuals, bounds: Bounds) -> Result:
     scenario, steps = deployment.scenario, deployment.scenario.workload.steps
     metrics = run_metrics(Explained(done, without))
     step_s = metrics.step_time_s.mean
+    drawn = without.drawn_terms(step_s, steps)
+    asked = {"intervals": intervals(drawn, done.tokens / steps)} if drawn else {}
     return Result(
         format="moesim.result/1",
         scenario=scenario.resolved(),
         metrics=metrics,
         attribution=without.terms(step_s, steps),
-        data_parallel_imbalance_s=without.data_parallel_s / steps,
+        ceilings=without.ceilings(steps),
+        **asked,
         rebalances=rebalance_rows(done.moves, deployment.placement),
         notes=notes(deployment, step_s * steps, done.tokens / steps, done.moves),
         unseen=unseen(deployment, done.tokens / steps / scenario.parallelism.ep),

@@ -57,6 +57,20 @@ class Rebalancing(Record):
     solver_s: Fraction = 0.0
 
 
+class Slots(Record):
+    """Places for experts, all GPUs together; of a mean layer, micro-batches added up.
+
+    Attributes:
+        held: how many there are.
+        active: those with tokens, whose weights are read.
+        rows: of their GEMMs, each slot's padded as the dispatch lays them out.
+    """
+
+    held: Count
+    active: Fraction
+    rows: Fraction
+
+
 class Stage(Record):
     """What became of the router's choice after one of several policies.
 
@@ -96,6 +110,8 @@ class Metrics(Record):
     effective_capacity_factor: float | None = None
     stages: list[Stage] = Field(default_factory=list)
     cross_node_bytes: Fraction
+    in_node_bytes: Fraction = 0.0
+    slots: Slots | None = None
     gpu_memory_bytes: Memory
     rebalancing: Rebalancing = Rebalancing()
 
@@ -106,18 +122,65 @@ class Metrics(Record):
 
 
 class Attribution(Record):
-    """Seconds of a mean step by cause; they sum to it."""
+    """Seconds of a mean step by cause; but for the three parts of imbalance they sum to it.
+
+    T0 is the run as asked; T1 with healthy hardware; then without experts that move; T2 with even work:
+    homes (tokens and keys, with the copies that leave there), experts (distinct tokens, assignments, active
+    slots) and traffic (bytes of pairs of GPUs that are alike), in this order; T3 also with a free network; T4
+    also without launches and fixed costs. A term may be negative, and is shown as it is.
+    """
 
     hardware_s: float
+    migration_s: float = 0.0
     imbalance_s: float
+    homes_s: float | None = None
+    experts_s: float | None = None
+    traffic_s: float | None = None
     network_s: float
     overhead_s: float
     ideal_s: float
+
+    @property
+    def step_s(self) -> float:
+        """All of them together."""
+        whole_s = self.hardware_s + self.migration_s + self.imbalance_s
+        return whole_s + self.network_s + self.overhead_s + self.ideal_s
 
     def seconds(self, term: str) -> float:
         """Of a cause, named without its unit."""
         found: float = getattr(self, f"{term}_s")
         return found
+
+
+class Ceilings(Record):
+    """The most seconds of a mean step that can be won, by whom.
+
+    Attributes:
+        placements_s: the routing kept, every GPU with the same work (T1 - T2 of the attribution).
+        routers_s: also with the routing changed, to even loads of all experts or to the fewest experts that
+            hold the assignments, whichever is faster: few experts stream few weights.
+    """
+
+    placements_s: float
+    routers_s: float
+
+
+_Ends = Annotated[list[float], Field(min_length=2, max_length=2)]
+
+
+class Intervals(Record):
+    """Between which ends nine of ten draws of the profile's figures lie.
+
+    Attributes:
+        attribution: by term, with its unit.
+        drawn_step_s: seconds of a mean step of each draw; runs that are compared have the same draws.
+    """
+
+    samples: Count
+    step_time_s: _Ends
+    tokens_per_s: _Ends
+    attribution: dict[str, _Ends]
+    drawn_step_s: list[_Positive]
 
 
 class Rebalance(Record):
@@ -143,7 +206,8 @@ class Result(FileRecord):
     scenario: ScenarioFacts
     metrics: Metrics
     attribution: Attribution
-    data_parallel_imbalance_s: float = 0.0
+    ceilings: Ceilings | None = None
+    intervals: Intervals | None = None
     rebalances: list[Rebalance] = Field(default_factory=list)
     notes: list[str] = Field(default_factory=list)
     unseen: str = ""
@@ -186,6 +250,7 @@ class Outcome(Record):
     culprit: Culprit | None = None
     gpus: Size | None = None
     speedup: _Positive
+    speedup_interval: _Ends | None = None
     payback_steps: Fraction | None = None
     as_asked: bool = False
     notes: list[str] = Field(default_factory=list)
@@ -198,13 +263,19 @@ Compared = Result | Outcome
 
 
 class Comparison(FileRecord):
-    """``whatif.json``: a scenario and points that differ from it."""
+    """``whatif.json``: a scenario and points that differ from it.
+
+    Attributes:
+        faster: of each pair, the scenario first, then the points in order, the share of draws in which the
+            one of the row serves more tokens a second than the one of the column.
+    """
 
     THING: ClassVar = "whatif"
 
     format: Literal["moesim.whatif/1"] = "moesim.whatif/1"
     baseline: Result
     points: list[Outcome]
+    faster: list[list[Fraction]] | None = None
 
     def made(self, **facts: Any) -> Self:
         """With more, or other, entries of the baseline's provenance."""

@@ -10,8 +10,10 @@ import typer
 from moesim.commands.terminal import (
     AsJson,
     Out,
+    Samples,
     ScenarioName,
     Set,
+    asked_samples,
     command_line,
     faults_of,
     overrides,
@@ -20,7 +22,13 @@ from moesim.commands.terminal import (
 )
 
 
-def run(scenario: ScenarioName, set_: Set = None, out: Out = None, as_json: AsJson = False) -> None:
+def run(
+    scenario: ScenarioName,
+    set_: Set = None,
+    samples: Samples = 0,
+    out: Out = None,
+    as_json: AsJson = False,
+) -> None:
     """Simulate one scenario."""
     from moesim.analysis.result import simulate_scenario
     from moesim.output import check_folder
@@ -32,8 +40,8 @@ def run(scenario: ScenarioName, set_: Set = None, out: Out = None, as_json: AsJs
     if out is not None:
         check_folder(out)
     with progress("simulating", 1), faults_of(scenario):
-        done, result = simulate_scenario(asked)
-    result = result.made(command=command_line("run", scenario, set_))
+        done, result = simulate_scenario(asked, samples)
+    result = result.made(command=command_line("run", scenario, set_, None, *asked_samples(samples)))
     if out is not None:
         write_run(out, done, result)
     show(result.plain(), lambda: run_tables(result), as_json, out)
@@ -45,6 +53,7 @@ def whatif(
         list[str], typer.Option("--vary", metavar="KEY=[V1,V2,…]", help="Values of a field; may be repeated.")
     ],
     set_: Set = None,
+    samples: Samples = 0,
     out: Out = None,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Worker processes.")] = 1,
     scheduler: Annotated[
@@ -72,10 +81,14 @@ def whatif(
     store = None
     if out is not None:
         check_folder(out)
-        store = Store(out / "points")
+        store = Store(out / "points", samples)
     with progress("simulating", 1 + len(points)) as advance, faults_of(scenario):
-        comparison = compare(base, points, jobs=jobs, scheduler=scheduler, store=store, progress=advance)
-    comparison = comparison.made(command=command_line("whatif", scenario, set_, vary))
+        comparison = compare(
+            base, points, samples=samples, jobs=jobs, scheduler=scheduler, store=store, progress=advance
+        )
+    comparison = comparison.made(
+        command=command_line("whatif", scenario, set_, vary, *asked_samples(samples))
+    )
     if out is not None:
         write_comparison(out, comparison)
     show(comparison.plain(), lambda: whatif_tables(comparison), as_json, out)

@@ -21,6 +21,14 @@ ScenarioName = Annotated[str, typer.Argument(metavar="SCENARIO", help="A YAML fi
 Set = Annotated[
     list[str] | None, typer.Option("-s", metavar="KEY=VALUE", help="Set a field, in YAML; may be repeated.")
 ]
+Samples = Annotated[
+    int,
+    typer.Option(
+        "--samples",
+        metavar="N",
+        help="Draw N profiles within their uncertainties, for 90 % intervals; 0, the default, draws none.",
+    ),
+]
 Out = Annotated[Path | None, typer.Option("-o", metavar="OUT", help="Write the files to this folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 
@@ -46,6 +54,11 @@ def command_line(
     options = [part for text in set_ or [] for part in ("-s", text)]
     options += [part for text in vary or [] for part in ("--vary", text)]
     return shlex.join(["moesim", name, scenario, *options, *others])
+
+
+def asked_samples(samples: int) -> list[str]:
+    """The option as it was given, if it was."""
+    return ["--samples", str(samples)] if samples else []
 
 
 @contextlib.contextmanager

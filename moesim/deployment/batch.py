@@ -44,6 +44,11 @@ class StepTokens:
         """Tokens at home on each rank."""
         return np.diff(self.offsets_G)
 
+    @property
+    def last_G(self) -> NDArray[np.float64]:
+        """Tokens of each rank whose logits are asked for."""
+        return self.per_rank(self.last_T)
+
     def halves(self) -> tuple[StepTokens, StepTokens]:
         """Two micro-batches: of each rank the first half of its tokens, rounded up, and the rest."""
         first_T = first_half_T(self.offsets_G)

@@ -92,6 +92,7 @@ def _synthesized(model: Model, synth: Synthesis, seed: int) -> RoutingTrace:
             persistence=PERSISTENCE if synth.persistence is None else synth.persistence,
             groups=experts.groups,
             top_groups=experts.top_groups,
+            candidates=synth.candidates,
             seed=seed,
         )
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -45,7 +47,12 @@ def count_work(
     work = Work.zeros(L, len(gpu_S), G, returned=moves)
     record.count(Routed(slots, offsets_G, gpu_S, gpus_per_node, record.relayed, path), work)
     np.add.at(work.served_LG.T, gpu_S, work.tokens_LS.T)
-    if pad:
-        most_L11 = work.sent_LGG.max(axis=(1, 2), keepdims=True)
-        work.sent_LGG[:] = most_L11 * (1 - np.eye(G, dtype=np.int32))
-    return work
+    return padded(work) if pad else work
+
+
+def padded(work: Work) -> Work:
+    """The same work where each pair of GPUs sends as many copies as the pair of its layer that needs most."""
+    asked_LGG = work.sent_LGG if work.asked_LGG is None else work.asked_LGG
+    most_L11 = asked_LGG.max(axis=(1, 2), keepdims=True)
+    apart_GG = 1 - np.eye(asked_LGG.shape[1], dtype=asked_LGG.dtype)
+    return replace(work, sent_LGG=most_L11 * apart_GG, asked_LGG=asked_LGG)

@@ -20,10 +20,13 @@ from numpy.typing import NDArray
 
 from traces.base.jit import jit
 
+# Int32 where they were counted; what if they were even is asked in float64.
+Counts = NDArray[np.int32] | NDArray[np.float64]
+
 
 @dataclass(frozen=True)
 class Work:
-    """What one step asks of slots, GPUs and wires. All counts are int32.
+    """What one step asks of slots, GPUs and wires.
 
     Attributes:
         tokens_LS: assignments served by each slot.
@@ -33,14 +36,16 @@ class Work:
         relayed_LGG: copies from an entry GPU (row) on to a GPU of its node (column).
         returned_LGG: copies from the GPU of a slot (row) to where its token goes (column), where that is not
             where the token came from; None where combine is dispatch backwards.
+        asked_LGG: ``sent_LGG`` before pairs of GPUs were padded; None where they are not.
     """
 
     tokens_LS: NDArray[np.int32]
-    served_LG: NDArray[np.int32]
-    unique_LG: NDArray[np.int32]
-    sent_LGG: NDArray[np.int32]
-    relayed_LGG: NDArray[np.int32]
-    returned_LGG: NDArray[np.int32] | None = None
+    served_LG: Counts
+    unique_LG: Counts
+    sent_LGG: Counts
+    relayed_LGG: Counts
+    returned_LGG: Counts | None = None
+    asked_LGG: Counts | None = None
 
     @classmethod
     def zeros(cls, L: int, S: int, G: int, *, returned: bool) -> Self:
@@ -54,7 +59,7 @@ class Work:
         if len(blocks) == 1:
             return blocks[0]
         names = [field.name for field in fields(cls) if getattr(blocks[0], field.name) is not None]
-        return cls(*(np.concatenate([getattr(block, name) for block in blocks]) for name in names))
+        return cls(**{name: np.concatenate([getattr(block, name) for block in blocks]) for name in names})
 
 
 @dataclass(frozen=True)

@@ -156,6 +156,29 @@ class Kernels:
             seconds_LG += self._of_kind(kind, own_LS, slot_gpu_S, gpus)
         return seconds_LG
 
+    def even_experts(self, rows_LC: FloatArray, active_LC: FloatArray) -> FloatArray:
+        """[L]: the same on a GPU whose active slots have equal rows; both may be fractions.
+
+        Args:
+            rows_LC: rows of all slots with experts of each kind.
+            active_LC: these slots.
+        """
+        seconds_L = np.zeros(len(rows_LC))
+        for kind, rows_L, active_L in zip(self.model.kinds, rows_LC.T, active_LC.T, strict=True):
+            each_L = rows_L / np.where(active_L, active_L, 1.0)
+            if self.profile.loop:
+                rows = Rows.of(each_L, self.profile)
+                slot_s_L = self._feed_forward(rows, kind.width, kind.dtype, self.profile.grouped_gemm)
+                seconds_L += active_L * slot_s_L
+                continue
+            aligned_L = np.ceil(each_L / self.links.align) * self.links.align
+            padded_ML = np.array(
+                [active_L * np.ceil(aligned_L / tile.rows) * tile.rows for tile in self.profile.tiles]
+            )
+            rows = Rows.padded(padded_ML, active_L, rows_L, self.profile)
+            seconds_L += self._feed_forward(rows, kind.width, kind.dtype, self.profile.grouped_gemm)
+        return seconds_L
+
     def _of_kind(
         self, kind: Kind, tokens_LS: NDArray[np.int32], slot_gpu_S: NDArray[np.int32], gpus: int
     ) -> FloatArray:

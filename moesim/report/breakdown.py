@@ -51,7 +51,7 @@ def breakdown(result: Result) -> Markup:
             "after the other; on the path a phase can be shorter than that, where it overlaps with others, "
             "where bytes travel before the last GPU is there, or where the path runs over GPUs that have "
             "less of it. "
-            "Attribution: what the step loses to each cause, from five simulations of the same steps."
+            "Attribution: what the step loses to each cause, from simulations of the same steps without it."
         ),
     )
 

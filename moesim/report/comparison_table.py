@@ -112,10 +112,19 @@ def comparison_table(comparison: Comparison) -> Table:
     shown = [(column, [metric.cell(run) for run in runs]) for column, metric in columns if column is not None]
     varied, (factor,) = _varied(comparison), numbers("speedup")
     factors = ["1.00×", *(speedup(point) for _, point in order)]
-    told = [*varied, (factor, factors), *_give_way(varied, shown)]
+    told = [*varied, (factor, factors), *_drawn(comparison, order), *_give_way(varied, shown)]
     marks = {row: "best" for row, (index, _) in enumerate(order, 1) if index == best}
     rows = list(zip(*(cells for _, cells in told), strict=True))
     return Table([column for column, _ in told], rows, marks={0: "base", **marks}, gap=1)
+
+
+def _drawn(comparison: Comparison, order: Sequence[tuple[int, Outcome]]) -> list[_Told]:
+    """The column of the speedups' intervals, where draws were asked for."""
+    if comparison.faster is None:
+        return []
+    ends = (point.speedup_interval for _, point in order)
+    cells = ["", *(UNKNOWN if each is None else f"{each[0]:.2f}–{each[1]:.2f}×" for each in ends)]
+    return [(Column("9 of 10 draws", number=True, whole=True, short="9 of 10"), cells)]
 
 
 def by_speedup(comparison: Comparison) -> list[tuple[int, Outcome]]:

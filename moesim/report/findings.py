@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from moesim.analysis.culprit import Straggler, culprit, lost_by_cause
-from moesim.analysis.result_file import Compared, Comparison, Outcome, Result
+from moesim.analysis.result_file import Compared, Comparison, Metrics, Outcome, Result
 from moesim.spec.question import brief, plural
-from moesim.units import format_seconds, format_share
+from moesim.units import format_bytes, format_count, format_seconds, format_share
 
 # Below this share of a step a cost is not worth acting on.
 SMALL: Final = 0.02
@@ -21,14 +21,17 @@ SMALL: Final = 0.02
 LARGE: Final = 0.15
 # So few more assignments dropped are none to speak of.
 NEGLIGIBLE: Final = 0.001
+# Whichever is faster in all but so few of the draws is faster.
+DOUBT: Final = 0.05
 # What reroutes a larger share of the assignments is another router.
 MOST: Final = 0.5
 
 TERMS: Final = {
-    "imbalance": "slower than if, in each phase, every GPU took the mean over GPUs",
+    "imbalance": "slower than if every GPU had the same work",
     "network": "what remains of transfers between GPUs once they are balanced",
     "overhead": "kernel launches and other fixed costs",
     "hardware": "GPUs or links that are slower than they should be",
+    "migration": "experts that move, and the solver that says where to",
     "ideal": "the work itself: balanced, on a free network, without fixed costs",
 }
 # Where a faster point won its time.
@@ -38,10 +41,14 @@ WON: Final = {
     "overhead": "from fewer fixed costs",
     "hardware": "from healthier hardware",
     "ideal": "from less work",
-    "moving": "from moving fewer experts",
+    "migration": "from moving fewer experts",
 }
-# Shown below imbalance where ranks have unequal work at home.
-DATA_PARALLEL: Final = ("of it, ranks", "unequal tokens and contexts of the ranks, whatever the routing")
+# What imbalance consists of.
+PARTS: Final = {
+    "homes": "unequal tokens and contexts of the ranks, with the copies that leave them",
+    "experts": "unequal assignments, and experts with tokens, of the GPUs",
+    "traffic": "bytes that are unequal between pairs of GPUs",
+}
 CAUSES: Final = {
     "tokens": "gets more tokens than the others",
     "weights": "has more experts with tokens, so it streams more weights from memory",
@@ -51,12 +58,16 @@ CAUSES: Final = {
     "none": "no more than chance: the last GPU changes from step to step",
 }
 
+_ONE_EACH: Final = (
+    "Each GPU holds one expert, so no rearrangement spreads the hot ones: give them replicas (more slots "
+    "than experts) or cap them (`routing.policy=drop`)."
+)
 _BALANCE_ADVICE: Final = {
     "tokens": "The time follows the tokens, so a placement that spreads the hot experts helps: "
     "`--vary 'placement=[linear, greedy]'`.",
     "weights": "The time follows the number of experts that get tokens, since their weights come from "
     "memory: moving tokens helps little, fewer experts on each GPU (a larger EP) helps.",
-    "attention": "The attention differs between GPUs: even out tokens and contexts over the ranks.",
+    "attention": "The experts differ less between GPUs than what comes before them.",
     "network": "The transfers differ between GPUs, since a GPU with more tokens receives more bytes: compare "
     "placements, and dispatch modes: `--vary 'placement=[linear, greedy]'`.",
     "hardware": "A slow GPU or link sets the pace: repair or replace it before anything else.",
@@ -82,7 +93,7 @@ def answer(result: Result) -> str:
         costs = {term: share[term] for term in ("network", "overhead", "hardware")}
         largest = max(costs, key=lambda term: costs[term])
         return (
-            f"Imbalance costs {format_share(max(share['imbalance'], 0.0))} of a {step} step, so balancing "
+            f"Imbalance costs {format_share(share['imbalance'])} of a {step} step, so balancing "
             f"experts wins next to nothing here; {largest} costs {format_share(costs[largest])}."
         )
     sentence = f"Imbalance costs {format_share(share['imbalance'])} of a {step} step"
@@ -118,24 +129,7 @@ def advice(result: Result) -> list[str]:
     most = {term: f"at most {format_seconds(share[term] * step_s)} a step" for term in TERMS}
     lines: dict[str, list[str]] = {}
     if share["imbalance"] >= SMALL:
-        cause = next(iter(lost_by_cause(result.stragglers)), "none")
-        parts = {cause: share["imbalance"]}
-        if cause != "attention":
-            # What unequal ranks cost stays, wherever experts are.
-            ranks = min(max(result.data_parallel_imbalance_s / step_s, 0.0), share["imbalance"])
-            parts = {cause: share["imbalance"] - ranks, "attention": ranks}
-        lines["imbalance"] = [
-            f"Balance: at most {format_seconds(part * step_s)} a step. {_BALANCE_ADVICE[why]}"
-            for why, part in parts.items()
-            if part >= SMALL
-        ]
-        alone = sum(row.cause == "tokens" and row.expert_load > 1 for row in result.stragglers)
-        if alone:
-            lines["imbalance"].append(
-                f"In {alone} of {plural(len(result.stragglers), 'layer')} the straggler's hottest expert "
-                "alone has more assignments than the mean GPU. No rearrangement mends that: give it replicas "
-                "(more slots than experts) or cap it (`routing.policy=drop`)."
-            )
+        lines["imbalance"] = _balance(result)
     if share["network"] >= LARGE:
         modes = "`--vary 'dispatch.mode=[per_expert, per_gpu, per_node]'`"
         lines["network"] = [f"Network: {most['network']}. Compare dispatch modes: {modes}."]
@@ -145,6 +139,39 @@ def advice(result: Result) -> list[str]:
     if share["hardware"] >= SMALL:
         lines["hardware"] = [f"Hardware: healthy GPUs and links win {most['hardware']}."]
     return [line for term in sorted(lines, key=lambda term: -share[term]) for line in lines[term]]
+
+
+def _balance(result: Result) -> list[str]:
+    """Who can win what of the imbalance: placements, whoever gives requests to ranks, routers."""
+    least_s = SMALL * result.metrics.step_time_s.mean
+    homes_s = max(result.attribution.homes_s or 0.0, 0.0)
+    # What unequal ranks cost stays, wherever experts are.
+    placements_s = result.attribution.imbalance_s - homes_s
+    lines = []
+    if placements_s >= least_s:
+        cause = next(iter(lost_by_cause(result.stragglers)), "none")
+        slots = result.metrics.slots
+        one_each = slots is not None and slots.held == result.gpus
+        alone = sum(row.cause == "tokens" and row.expert_load > 1 for row in result.stragglers)
+        why = _ONE_EACH if one_each and cause == "tokens" else _BALANCE_ADVICE[cause]
+        lines.append(f"Placements: at most {format_seconds(placements_s)} a step. {why}")
+        if alone and not one_each:
+            lines.append(
+                f"In {alone} of {plural(len(result.stragglers), 'layer')} the straggler's hottest expert "
+                "alone has more assignments than the mean GPU. No rearrangement mends that: give it replicas "
+                "(more slots than experts) or cap it (`routing.policy=drop`)."
+            )
+    if homes_s >= least_s:
+        lines.append(
+            f"Homes: {format_seconds(homes_s)} a step, since ranks have unequal tokens or contexts. No "
+            "placement changes that: the scheduler has to even them out."
+        )
+    if result.ceilings is not None and result.ceilings.routers_s - result.ceilings.placements_s >= least_s:
+        lines.append(
+            f"Routers: at most {format_seconds(result.ceilings.routers_s - homes_s)} a step, since fewer "
+            "experts with tokens stream fewer weights, which no placement changes."
+        )
+    return lines
 
 
 def tried(comparison: Comparison) -> list[tuple[int, Outcome]]:
@@ -166,9 +193,72 @@ def best_point(comparison: Comparison) -> int | None:
 
 def whatif_answer(comparison: Comparison) -> str:
     """Which point is best, at which price; whether rebalancing pays, and who is on slow hardware."""
-    return (
-        (unranked(comparison) or _fastest(comparison)) + _rebalancing(comparison) + _slow_hardware(comparison)
+    ranked = unranked(comparison) or "".join(
+        sentence(comparison) for sentence in (_fastest, _alike, _beyond, _weights_read)
     )
+    return ranked + _rebalancing(comparison) + _slow_hardware(comparison)
+
+
+def _alike(comparison: Comparison) -> str:
+    """Which runs the draws do not tell from the best point; empty where there are no draws, or none such."""
+    best, drawn = best_point(comparison), comparison.baseline.intervals
+    if best is None or comparison.faster is None or drawn is None:
+        return ""
+    # The scenario comes first in the table of pairs.
+    others = [(at + 1, vary(point)) for at, point in tried(comparison) if at != best]
+    faster = {name: comparison.faster[best + 1][at] for at, name in [(0, "the scenario itself"), *others]}
+    name, *more = [name for name, share in faster.items() if DOUBT < share < 1 - DOUBT] or [""]
+    if not name:
+        return ""
+    also = f", nor from {plural(len(more), 'other point')}" if more else ""
+    share = f"{format_share(faster[name])} of {drawn.samples} draws of the profile's figures"
+    return f" It cannot be told from {name}{also}: it is faster in {share}."
+
+
+def _beyond(comparison: Comparison) -> str:
+    """What a placement won that even work would not have: not by balance but by less work."""
+    base, best = comparison.baseline, best_point(comparison)
+    if best is None or base.ceilings is None or not _places(comparison.points[best]):
+        return ""
+    before, after = base.metrics, comparison.points[best].metrics
+    won_s, most_s = before.step_time_s.mean - after.step_time_s.mean, base.ceilings.placements_s
+    if won_s - most_s < SMALL * won_s:
+        return ""
+    fewer, most = ", ".join(fewer_of(before, after)), format_seconds(most_s)
+    return f" Even work would have won {most}; the rest comes from {fewer}." if fewer else ""
+
+
+def fewer_of(before: Metrics, after: Metrics) -> list[str]:
+    """What a run has less of than another, of all that balance does not change."""
+    rows: list[tuple[str, float, float, Callable[[float], str]]] = [
+        ("bytes between nodes", before.cross_node_bytes, after.cross_node_bytes, format_bytes),
+        ("bytes inside nodes", before.in_node_bytes, after.in_node_bytes, format_bytes),
+    ]
+    if before.slots is not None and after.slots is not None:
+        rows += [
+            ("experts with tokens in a layer", before.slots.active, after.slots.active, format_count),
+            ("rows of experts in a layer", before.slots.rows, after.slots.rows, format_count),
+        ]
+    return [f"fewer {name} ({show(new)} for {show(old)})" for name, old, new, show in rows if new < old]
+
+
+def _weights_read(comparison: Comparison) -> str:
+    """Whose copies balance better and are slower, since more experts are read; the fastest such point."""
+    before = comparison.baseline.metrics
+    for _, point in sorted(tried(comparison), key=lambda item: -item[1].speedup):
+        after = point.metrics
+        if before.slots is None or after.slots is None or not _places(point):
+            continue
+        read = after.slots.active - before.slots.active
+        if point.speedup < 1 and after.balancedness > before.balancedness and read >= 1:
+            more = plural(round(read), "more expert")
+            return f" {vary(point)} balances better and is slower: {more} read in a layer."
+    return ""
+
+
+def _places(point: Outcome) -> bool:
+    """Whether a point differs in nothing but where experts are."""
+    return all(key.split(".")[0] in ("placement", "replicas") for key in point.vary)
 
 
 def unranked(comparison: Comparison) -> str:
@@ -261,13 +351,6 @@ def _fastest(comparison: Comparison) -> str:
 def _won(base: Result, point: Outcome) -> str:
     """Where most of what a point saves comes from, and what of that it loses elsewhere."""
     saved = {term: base.attribution.seconds(term) - point.attribution.seconds(term) for term in TERMS}
-    # Copies of experts travel on the network, but not because of the traffic of tokens; their solver is a
-    # fixed cost.
-    moved, moves = base.metrics.rebalancing, point.metrics.rebalancing
-    saved["moving"] = moved.migration_s - moves.migration_s
-    solver_s = moved.solver_s - moves.solver_s
-    saved["network"] -= saved["moving"] - solver_s
-    saved["overhead"] -= solver_s
     term = max(saved, key=lambda name: saved[name])
     won_s = saved[term]
     lost_s = won_s - (base.metrics.step_time_s.mean - point.metrics.step_time_s.mean)

@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from moesim.analysis.culprit import Straggler
 from moesim.analysis.result_file import Result, Stage
 from moesim.report.figures import key_figures
-from moesim.report.findings import CAUSES, DATA_PARALLEL, TERMS
+from moesim.report.findings import CAUSES, PARTS, TERMS
 from moesim.report.table import Column, Table, numbers, words
-from moesim.units import format_number, format_seconds, format_share
+from moesim.units import UNKNOWN, format_number, format_range, format_seconds, format_share
 from traces.timeline import PHASES
+
+OF_IT = "of it, "
+"""Before the parts of a cause."""
 
 
 def figure_table(result: Result) -> Table:
@@ -19,6 +22,10 @@ def figure_table(result: Result) -> Table:
     kind = "generated" if trace.generated else "recorded"
     skew = f"{trace.name}, hottest expert at {trace.skew:.2f} times the mean load"
     rows = [*key_figures(result.metrics), ("routing", kind, skew)]
+    drawn = result.intervals
+    if drawn is not None:
+        note = f"step time in 9 of 10 of {drawn.samples} draws of the profile's figures"
+        rows.insert(1, ("between", format_range(drawn.step_time_s, format_seconds), note))
     return Table([*words(""), *numbers(""), Column(soft=True)], rows)
 
 
@@ -69,16 +76,28 @@ def _step_at_peak(result: Result) -> float:
 
 def attribution_table(result: Result, terms: Sequence[str] = tuple(TERMS)) -> Table:
     """What a step loses to each cause, with what each means."""
-    step_s, ranks_s = result.metrics.step_time_s.mean, result.data_parallel_imbalance_s
+    step_s, found = result.metrics.step_time_s.mean, result.attribution
     causes = []
     for term in terms:
-        causes.append((term, result.attribution.seconds(term), TERMS[term]))
-        if term == "imbalance" and format_share(ranks_s / step_s) != format_share(0.0):
-            causes.append((DATA_PARALLEL[0], ranks_s, DATA_PARALLEL[1]))
-    return Table(
-        [*words("cause"), *numbers("a step", "of the step"), Column(soft=True)],
-        [(name, format_seconds(cost_s), format_share(cost_s / step_s), why) for name, cost_s, why in causes],
-    )
+        if term != "migration" or found.migration_s:
+            causes.append((term, found.seconds(term), TERMS[term]))
+        if term == "imbalance":
+            parts = {part: getattr(found, f"{part}_s") for part in PARTS}
+            causes += [
+                (f"{OF_IT}{part}", cost_s, PARTS[part])
+                for part, cost_s in parts.items()
+                if cost_s is not None and format_share(cost_s / step_s) != format_share(0.0)
+            ]
+    columns = [*words("cause"), *numbers("a step", "of the step")]
+    rows = [
+        [name, format_seconds(cost_s), format_share(cost_s / step_s), why] for name, cost_s, why in causes
+    ]
+    if result.intervals is not None:
+        columns += numbers("9 of 10 draws")
+        for row in rows:
+            ends = result.intervals.attribution.get(f"{row[0].removeprefix(OF_IT)}_s")
+            row.insert(-1, UNKNOWN if ends is None else format_range(ends, format_seconds))
+    return Table([*columns, Column(soft=True)], rows)
 
 
 def straggler_table(stragglers: Sequence[Straggler]) -> Table:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moesim.deployment.batch import StepTokens
-from moesim.dispatch.work import Work
 from moesim.hardware.kernels import Kernels
+from moesim.simulation.part import Part
 from moesim.spec.profile import Phase
 
 FloatArray = NDArray[np.float64]
@@ -29,10 +29,8 @@ class Overlapped:
 
 def busy_seconds(
     kernels: Kernels,
-    work: Work,
+    part: Part,
     slot_gpu_S: NDArray[np.int32],
-    kind_LS: NDArray[np.int16] | None,
-    tokens: StepTokens,
     graph_sizes: Sequence[int] | None,
     overlapped: Overlapped,
 ) -> Busy:
@@ -40,14 +38,12 @@ def busy_seconds(
 
     Args:
         kernels: the cost model.
-        work: what was counted, one row for each MoE layer of the model.
+        part: what they work on.
         slot_gpu_S: the GPU of each slot.
-        kind_LS: the kind of the expert in each slot; None where there is one kind.
-        tokens: what was asked, where it is at home and what it attends to.
         graph_sizes: batch sizes to which all that runs at home is padded.
         overlapped: which phases compute beside transfers.
     """
-    model = kernels.model
+    model, tokens = kernels.model, part.tokens
     # Where a transfer may run at the same time, its kernels take their multiprocessors.
     beside = kernels.beside(overlapped.sms)
 
@@ -66,7 +62,7 @@ def busy_seconds(
     router_G = during("router").router(padded_G)
     shared_G = during("shared_expert").shared_expert(padded_G)
     dense_G = during("dense").dense(padded_G)
-    experts_LG = during("experts").experts(work.tokens_LS, slot_gpu_S, len(padded_G), kind_LS)
+    experts_LG = part.experts_s(during("experts"), slot_gpu_S)
     row = {layer: i for i, layer in enumerate(model.moe_layers)}
     busy: Busy = {}
     for layer in range(model.layers):
@@ -82,11 +78,11 @@ def busy_seconds(
         if model.experts.shared_width:
             busy["shared_expert", layer] = shared_G
         busy["experts", layer] = experts_LG[row[layer]]
-    busy["other", -1] = kernels.head(tokens.per_rank(tokens.last_T))
+    busy["other", -1] = kernels.head(tokens.last_G)
     return busy
 
 
-def padded(tokens_G: NDArray[np.int64], graph_sizes: Sequence[int] | None) -> FloatArray:
+def padded(tokens_G: NDArray[Any], graph_sizes: Sequence[int] | None) -> FloatArray:
     """Tokens that each GPU computes: those of the smallest graph that holds the fullest GPU's batch.
 
     All ranks replay a graph of the same size, or none does (SGLang 0.5, vLLM 0.33: the largest batch of the
@@ -95,6 +91,6 @@ def padded(tokens_G: NDArray[np.int64], graph_sizes: Sequence[int] | None) -> Fl
     >>> padded(np.array([3, 5]), [1, 2, 4, 8]).tolist(), padded(np.array([3, 9]), [1, 2, 4, 8]).tolist()
     ([8.0, 8.0], [3.0, 9.0])
     """
-    most = int(tokens_G.max())
+    most = tokens_G.max()
     fitting = [size for size in graph_sizes or () if size >= most]
     return np.full(len(tokens_G), min(fitting), np.float64) if fitting else tokens_G.astype(np.float64)

@@ -3,38 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moesim.deployment.batch import StepTokens
 from moesim.deployment.deployment import Deployment
-from moesim.dispatch.work import Work
 from moesim.hardware.groups import attention_group_s
 from moesim.hardware.health import Health
 from moesim.hardware.policy_time import exchange_seconds, pass_seconds
 from moesim.simulation.busy import Busy, Overlapped, busy_seconds, padded
 from moesim.simulation.operations import step_operations
+from moesim.simulation.part import Part
 from moesim.simulation.program import Program, beside_shared_expert, in_sequence, two_batches
 from moesim.spec.profile import Phase, Profile
 
 # What `workload.part: moe` leaves of the kernels.
 _MOE = ("router", "other", "shared_expert", "experts")
-
-
-@dataclass(frozen=True)
-class Part:
-    """A micro-batch of a step, or all of it: its tokens and the work they make.
-
-    Attributes:
-        kind_LS: the kind of the expert in each slot; None where all are of one kind.
-    """
-
-    tokens: StepTokens
-    work: Work
-    kind_LS: NDArray[np.int16] | None = None
 
 
 class Costs:
@@ -57,10 +42,8 @@ class Costs:
         kernels, graph_sizes = pricing.kernels(profile, health), deployment.scenario.workload.graph_sizes
         busy = busy_seconds(
             kernels,
-            part.work,
+            part,
             deployment.placement.slot_gpu_S,
-            part.kind_LS,
-            part.tokens,
             graph_sizes,
             Overlapped(phases, pricing.links(profile).sms if transfers else 0),
         )
@@ -109,8 +92,7 @@ class Costs:
                 kernels,
                 fabric,
                 self.busy(part, profile),
-                part.work,
-                part.tokens,
+                part,
                 pricing.copy_bytes(),
                 exchange_s=exchange_s,
                 reduces_to_all=scenario.dispatch.record.returns == "everywhere",

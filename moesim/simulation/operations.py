@@ -8,13 +8,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from moesim.deployment.batch import StepTokens
-from moesim.dispatch.work import Work
 from moesim.hardware.groups import attention_group_s
 from moesim.hardware.kernels import Kernels
 from moesim.hardware.network import Fabric
 from moesim.hardware.transfer import Bytes, Transfer, busiest_s, combine_transfer, dispatch_transfer
 from moesim.simulation.busy import Busy
+from moesim.simulation.part import Part
 from moesim.spec.profile import Phase
 
 FloatArray = NDArray[np.float64]
@@ -77,8 +76,7 @@ def step_operations(
     kernels: Kernels,
     fabric: Fabric,
     busy: Busy,
-    work: Work,
-    tokens: StepTokens,
+    part: Part,
     copy: Bytes,
     *,
     exchange_s: float = 0.0,
@@ -90,14 +88,13 @@ def step_operations(
     Args:
         kernels, fabric: the cost models.
         busy: seconds of the kernels.
-        work: what was counted, one row for each MoE layer of the model.
-        tokens: what was asked and where it is at home.
+        part: what runs.
         copy: bytes of a token on a wire.
         exchange_s: seconds on links in which a policy's ranks tell each other their counts, in each router.
         reduces_to_all: whether the combine leaves the sums on every GPU.
         ends_step: whether the fixed cost of a step comes at the end.
     """
-    tokens_G, links = tokens.tokens_G, kernels.links
+    work, tokens_G, links = part.work, part.tokens.tokens_G, kernels.links
     none_G, no_assignments_G = np.zeros(len(tokens_G)), np.zeros(len(tokens_G), np.int64)
     wires = {
         "attention": attention_group_s(kernels, tokens_G),
@@ -114,7 +111,7 @@ def step_operations(
             operations.append(Operation(phase, layer, busy_G, wire_G, overhead_s, no_assignments_G, tokens_G))
             continue
         i = row[layer]
-        served_G, unique_G = work.served_LG[i].astype(np.int64), work.unique_LG[i].astype(np.int64)
+        served_G, unique_G = work.served_LG[i], work.unique_LG[i]
         sent_GG, relayed_GG = work.sent_LGG[i].astype(np.float64), work.relayed_LGG[i].astype(np.float64)
         there = dispatch_transfer(sent_GG, relayed_GG, copy.dispatch)
         if work.returned_LGG is None:

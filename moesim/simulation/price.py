@@ -10,9 +10,10 @@ import numpy as np
 from moesim.deployment.batch import Seeds, StepTokens, batches
 from moesim.deployment.deployment import Deployment
 from moesim.hardware.health import epochs, jitter_G
-from moesim.simulation.costs import Costs, Part
+from moesim.simulation.costs import Costs
 from moesim.simulation.counting import Counter
 from moesim.simulation.jitter import jittered
+from moesim.simulation.part import Part
 from moesim.simulation.program import Program
 from moesim.simulation.rebalancing import Rebalancing
 

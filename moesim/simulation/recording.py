@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moesim.dispatch.work import Work
+from moesim.dispatch.work import Counts, Work
 from moesim.hardware.transfer import Bytes
 from moesim.simulation.event import StepClock
 from moesim.simulation.operations import Operation
@@ -130,7 +130,7 @@ class Recording:
         step: int,
         phase: str,
         hop: str,
-        copies_LGG: NDArray[np.int32],
+        copies_LGG: Counts,
         copy_bytes: float,
         *,
         back: bool = False,

@@ -28,7 +28,7 @@ class Run:
         slots: tokens of each slot; ``work()`` has the copies too.
         tokens: of all ranks and steps together.
         tallies: what became of the router's choice after each policy.
-        cross_node_bytes: bytes of tokens over NICs, all steps together.
+        cross_node_bytes, in_node_bytes: of tokens over NICs and inside nodes, all steps together.
         moves: the rebalances, in order.
     """
 
@@ -39,6 +39,7 @@ class Run:
     tokens: int
     tallies: Sequence[Tally]
     cross_node_bytes: float
+    in_node_bytes: float
     moves: Sequence[Move]
 
     def work(self) -> WorkTable:
@@ -53,20 +54,18 @@ def run(deployment: Deployment, *observers: Observer) -> Run:
     changes_s, states = epochs(scenario.faults, scenario.parallelism.ep)
     conditions = Conditions([pricing.network(scenario.profile, state) for state in states], changes_s)
     pricer, recording = Pricer(deployment), Recording(scenario.name, scenario.model.moe_layers)
-    crossed, tokens = 0.0, 0
+    crossed, moved, tokens = 0.0, 0.0, 0
 
     def record(step: Step, clock: StepClock) -> None:
-        nonlocal crossed, tokens
+        nonlocal crossed, moved, tokens
         settled = step.settled.operations
         # Bytes of spans are those of tokens: experts that move beside a collective are left out.
         recording.add_step(step.number, clock, [*settled, *step.program.operations[len(settled) :]])
         recording.add_work([part.work for part in step.parts])
-        tokens += sum(len(part.tokens.row_T) for part in step.parts)
-        crossed += sum(
-            operation.transfer.cross_node_bytes(pricing.gpus_per_node)
-            for operation in settled
-            if operation.transfer is not None
-        )
+        tokens += sum(int(part.tokens.tokens_G.sum()) for part in step.parts)
+        transfers = [operation.transfer for operation in settled if operation.transfer is not None]
+        crossed += sum(each.cross_node_bytes(pricing.gpus_per_node) for each in transfers)
+        moved += sum(float(each.received_G.sum()) for each in transfers)
         for observe in observers:
             observe(step, clock)
 
@@ -79,5 +78,6 @@ def run(deployment: Deployment, *observers: Observer) -> Run:
         tokens,
         pricer.counter.tallies,
         crossed,
+        moved - crossed,
         pricer.rebalancing.moves,
     )

@@ -8,9 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from moesim.spec.base import Count, Index, Strict, fault
-from moesim.units import BytesPerSecond, Seconds
-
-Share = Annotated[float, Field(gt=0, le=1)]
+from moesim.spec.uncertainty import Rate, Seconds, Share
 
 _NEAR = 4
 """Where one number says what was fitted: so many times more or fewer tokens are near enough."""
@@ -47,7 +45,7 @@ class Links(Strict):
 
     nvlink: Share
     nic: Share
-    rate: BytesPerSecond | None = None
+    rate: Rate | None = None
     spread: Annotated[float, Field(ge=0)] = 0.0
     fixed: Seconds = 0.0
     fixed_combine: Seconds | None = None

@@ -15,10 +15,10 @@ from moesim.errors import SpecError
 from moesim.spec.base import Count, DispatchMode, Flag, Strict, fault, validate
 from moesim.spec.cluster import Cluster
 from moesim.spec.dtypes import DTYPE_BYTES, Dtype
-from moesim.spec.links import Links, Share
+from moesim.spec.links import Links
 from moesim.spec.presets import on_base, preset_names, preset_source
+from moesim.spec.uncertainty import Part, Seconds, Share, covering, draws, figures
 from moesim.spec.yaml_source import Loc, Source, read_yaml
-from moesim.units import Seconds
 from traces.base.files import check_format
 
 _MAX_SHAPES = 64
@@ -52,7 +52,7 @@ class Tile(Strict):
     """
 
     rows: Count
-    efficiency: Share
+    efficiency: Part
     start: Annotated[float, Field(ge=0)] = 0.0
 
 
@@ -108,6 +108,9 @@ class Profile(Strict):
         machine: the cluster that was measured, where a calibration wrote the profile; a scenario that names
             no cluster runs on it.
         residuals: relative errors of the fit, by quantity; empty where nothing was fitted.
+        uncertainty: how far its figures may be off: by key, such as ``launch`` or ``dispatch.per_node``, the
+            standard deviation of the logarithm of the time that the figures below it give. Empty where
+            nobody knows.
         sources: for each figure, where it comes from.
     """
 
@@ -134,10 +137,11 @@ class Profile(Strict):
     dispatch: dict[DispatchMode, Links] = Field(default_factory=dict)
     plain: Links | None = None
     step: Seconds
-    memory: Share
+    memory: Part
     jitter: dict[Phase, Jitter] = Field(default_factory=dict)
     machine: Cluster | None = None
     residuals: dict[str, float] = Field(default_factory=dict)
+    uncertainty: dict[str, Annotated[float, Field(gt=0, le=2)]] = Field(default_factory=dict)
     sources: dict[str, str]
 
     @model_validator(mode="after")
@@ -152,6 +156,17 @@ class Profile(Strict):
             if DTYPE_BYTES[inputs] < DTYPE_BYTES[weights]:
                 raise fault("must not be narrower than the weights", "inputs", weights, got=inputs)
         return self
+
+    @model_validator(mode="after")
+    def _is_uncertain_of_its_own_figures(self) -> Self:
+        for key in self.uncertainty:
+            if not any(covering(figure, [key]) for figure in figures(self)):
+                raise fault("names no figure of the profile", "uncertainty", key)
+        return self
+
+    def draws(self, count: int) -> list[Profile]:
+        """Profiles that are as likely as this one, as far as its uncertainties say."""
+        return draws(self, self.uncertainty, count)
 
     def links(self, mode: str, nodes: int) -> Links:
         """What a group that dispatches by ``mode`` over ``nodes`` nodes reaches."""

@@ -266,11 +266,25 @@ def _expand_placement(value: Any, source: Source, at: Loc) -> PlacementChoice:
     return validate(PlacementChoice, value, source=source, at=at)
 
 
+def _expand_trace(value: Any, source: Source, at: Loc) -> TraceSource:
+    """A generator's name, or ``base``, becomes the fields of the preset."""
+    synth = value.get("synth") if isinstance(value, dict) else None
+    if isinstance(synth, str) and synth in preset_names("generators"):
+        synth = {"base": synth}
+    if isinstance(synth, dict) and "base" in synth:
+        named = preset_source("generators", synth["base"], (*at, "synth", "base"), source).value
+        fields = {key: given for key, given in named.items() if key != "source"}
+        own = {key: given for key, given in synth.items() if key != "base"}
+        value = value | {"synth": fields | own}
+    return validate(TraceSource, value, source=source, at=at)
+
+
 # How the fields that may be a name become values, and what stands for those that may be left out.
 _EXPAND: dict[str, _Expand] = {
     "model": load_model,
     "cluster": load_cluster,
     "profile": load_profile,
+    "trace": _expand_trace,
     "placement": _expand_placement,
 }
 _DEFAULTS: Mapping[str, str | None] = {"profile": None, "placement": "linear"}

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
 from moesim.dispatch.modes import DEFAULT, MODES, Mode
 from moesim.spec.amount import Amount
-from moesim.spec.base import Count, DispatchMode, Flag, Number, Strict, fault
+from moesim.spec.base import Count, DispatchMode, Flag, Index, Number, Strict, fault
 
 Dtype = Literal["fp32", "bf16", "fp16", "fp8"]
 
@@ -84,11 +84,15 @@ PERSISTENCE = 0.5
 class Synthesis(Strict):
     """A generated trace of the model's shape; expert groups are the model's.
 
+    A preset's name stands for its fields; ``base`` names one whose fields others replace.
+
     Attributes:
         file: a generator that was fitted to a trace (``moesim trace fit``); without it:
         skew: standard deviation of the logarithm of expert popularity; 0 is uniform.
         persistence: how much of a token's affinity to experts its successor keeps, 0 to below 1;
             by default ``PERSISTENCE``.
+        candidates: the best experts of each token whose scores are there too, for policies that need them;
+            0 for none.
     """
 
     file: str | None = None
@@ -96,6 +100,7 @@ class Synthesis(Strict):
     tokens_per_request: Count = 64
     skew: Annotated[Number, Field(ge=0, le=10)] | None = None
     persistence: Annotated[Number, Field(ge=0, lt=1)] | None = None
+    candidates: Index = 0
 
     @model_validator(mode="before")
     @classmethod
@@ -106,8 +111,8 @@ class Synthesis(Strict):
     def _one_model(self) -> Synthesis:
         if self.file is None and self.skew is None:
             raise fault("is missing; or name a fitted generator as file", "skew", got=None)
-        for name in ("skew", "persistence"):
-            if self.file is not None and getattr(self, name) is not None:
+        for name in ("skew", "persistence", "candidates"):
+            if self.file is not None and getattr(self, name) not in (None, 0):
                 raise fault("does not belong beside a fitted generator", name, got=getattr(self, name))
         return self
 

@@ -125,6 +125,15 @@ def _profiles() -> list[Row]:
     return rows
 
 
+def _generators() -> list[Row]:
+    rows = []
+    for name in preset_names("generators"):
+        fields = preset_source("generators", name).value
+        given = ", ".join(f"{key} {value}" for key, value in fields.items() if key != "source")
+        rows.append({"name": name, "is": f"trace: {{synth: {name}}}: {given}", "source": fields["source"]})
+    return rows
+
+
 def _traces() -> list[Row]:
     with TraceFile(SAMPLE_TRACE) as trace:
         meta = trace.meta
@@ -214,6 +223,7 @@ _KINDS: dict[str, Callable[[], list[Row]]] = {
     "clusters": _clusters,
     "scenarios": _scenarios,
     "traces": _traces,
+    "generators": _generators,
     "routing": _policies,
     "replicas": _replicas,
     "networks": lambda: _described(NETWORKS),

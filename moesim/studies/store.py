@@ -23,8 +23,9 @@ class Store:
     The folder is made with the first result, so that refused input leaves nothing behind.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, samples: int = 0) -> None:
+        """``samples``: how many profiles are drawn for the intervals of each result."""
+        self._folder, self._samples = folder, samples
         self._trace: RoutingTrace | None = None
         self._digest = ""
 
@@ -59,6 +60,8 @@ class Store:
             "placement": _content(scenario.placement.file),
             "policies": _modules(scenario),
             "version": __version__,
+            # Older points, without intervals, are still found where none are asked for.
+            **({"samples": self._samples} if self._samples else {}),
         }
         key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
         return self._folder / f"{key}.json"

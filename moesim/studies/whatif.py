@@ -13,6 +13,7 @@ from typing import Any
 
 from joblib import Parallel, delayed, parallel_config
 
+from moesim.analysis.intervals import drawn_profiles, drawn_tokens_per_s, ends, faster_shares
 from moesim.analysis.rebalancing import payback_steps
 from moesim.analysis.result import simulate_scenario
 from moesim.analysis.result_file import Comparison, Outcome, Result
@@ -85,6 +86,7 @@ def compare(
     base: Scenario,
     points: Sequence[Point],
     *,
+    samples: int = 0,
     jobs: int = 1,
     scheduler: str | None = None,
     store: Store | None = None,
@@ -94,6 +96,7 @@ def compare(
     """Simulate the base and all points; format ``moesim.whatif/1``.
 
     Args:
+        samples: profiles to draw for intervals, the same for all points; 0 asks for none.
         jobs: worker processes; the result does not depend on it.
         scheduler: address of a dask scheduler whose workers simulate instead; they must reach the files
             that the scenario names.
@@ -104,11 +107,13 @@ def compare(
     Raises:
         MoesimError: a point cannot be simulated; the message names it.
     """
+    for each in (base, *(point.scenario for point in points)):
+        drawn_profiles(each.profile, samples)
     # The base runs here and first: it compiles, and the workers find everything in the cache.
     if baseline is None:
-        baseline = _stored(base, store) or _kept(base, simulate_scenario(base)[1], store)
+        baseline = _stored(base, store) or _kept(base, simulate_scenario(base, samples)[1], store)
     progress()
-    results = _results(base, baseline, points, store, _workers(jobs, scheduler), progress)
+    results = _results(base, baseline, points, samples, store, _workers(jobs, scheduler), progress)
     tokens_per_s = baseline.metrics.tokens_per_s
     scenarios = [point.scenario for point in points]
     _, *paybacks = _paybacks([base, *scenarios], [baseline, *results])
@@ -122,6 +127,7 @@ def compare(
             gpus=point.scenario.parallelism.ep,
             # Points may differ in tokens a step, so what counts is tokens a second.
             speedup=result.metrics.tokens_per_s / tokens_per_s,
+            **_interval(baseline, result),
             payback_steps=payback,
             # Combinations of values that the scenario has anyway.
             as_asked=_name(point.scenario) == asked,
@@ -131,13 +137,22 @@ def compare(
         )
         for point, result, payback in zip(points, results, paybacks, strict=True)
     ]
-    return Comparison(format="moesim.whatif/1", baseline=baseline, points=rows)
+    pairs = {"faster": faster_shares([baseline, *results])} if samples else {}
+    return Comparison(format="moesim.whatif/1", baseline=baseline, points=rows, **pairs)
+
+
+def _interval(baseline: Result, result: Result) -> dict[str, list[float]]:
+    """The interval of a point's speedup, where draws were asked for."""
+    if result.intervals is None:
+        return {}
+    return {"speedup_interval": ends((drawn_tokens_per_s(result) / drawn_tokens_per_s(baseline)).tolist())}
 
 
 def _results(
     base: Scenario,
     baseline: Result,
     points: Sequence[Point],
+    samples: int,
     store: Store | None,
     workers: AbstractContextManager[Any],
     progress: Callable[[], None],
@@ -154,7 +169,7 @@ def _results(
             progress()
         else:
             missing[name] = point
-    work = (delayed(_simulate)(name, point) for name, point in missing.items())
+    work = (delayed(_simulate)(name, point, samples) for name, point in missing.items())
     with workers:
         for name, result in Parallel(return_as="generator_unordered")(work):
             known[name] = _kept(missing[name].scenario, result, store)
@@ -190,10 +205,10 @@ def _name(scenario: Scenario) -> str:
     return json.dumps(scenario.resolved(), sort_keys=True)
 
 
-def _simulate(name: str, point: Point) -> tuple[str, Result]:
+def _simulate(name: str, point: Point, samples: int) -> tuple[str, Result]:
     """In a worker: one point, with the name it was sent under."""
     try:
-        return name, simulate_scenario(point.scenario)[1]
+        return name, simulate_scenario(point.scenario, samples)[1]
     except MoesimError as error:
         # Which of many points it was, where no file is at fault.
         error.file = error.file or f"--vary {label(point.vary)}"

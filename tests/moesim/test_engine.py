@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moesim.analysis.counterfactuals import even, even_seconds, without_network, without_overhead
+from moesim.analysis.counterfactuals import as_one, without_network, without_overhead
 from moesim.hardware.network import Fabric, Ports
+from moesim.hardware.transfer import Transfer
 from moesim.simulation.conditions import Conditions
+from moesim.simulation.lane import lane_s
 from moesim.simulation.loop import simulate
 from moesim.simulation.operations import Operation
 from moesim.simulation.program import in_sequence
@@ -128,24 +132,37 @@ def test_more_work_never_ends_earlier(operations: list[Operation], seed: int) ->
 
 
 @given(operations=chains())
-def test_evened_steps_only_lose_time_as_causes_are_removed(operations: list[Operation]) -> None:
-    whole = run(operations, 4).end_s
-    balanced = even(operations, Ports(SLOW))
-    free = without_network(balanced)
-    lengths = [run(each, 1).end_s for each in (balanced, free, without_overhead(free))]
-    # Without faults, overlap or shared links each removal helps; the mean over ranks never exceeds the run.
-    assert whole >= max(sum(operation.busy_G[rank] for operation in operations) for rank in range(4)) - 1e-12
+def test_one_lane_takes_as_long_without_the_event_clock(operations: list[Operation]) -> None:
+    program, network = in_sequence(operations), Ports(SLOW)
+    assert lane_s(program, network) == pytest.approx(run(operations, 4).end_s, rel=rounding(1000))
+
+
+@given(operations=chains())
+def test_steps_only_lose_time_as_causes_are_removed(operations: list[Operation]) -> None:
+    free = without_network([], operations)
+    lengths = [run(each, 4).end_s for each in (operations, free, without_overhead(free))]
+    # Without faults, overlap or shared links each removal helps.
     assert lengths[0] >= lengths[1] >= lengths[2] >= 0
-    by_hand = sum(operation.busy_G.mean() for operation in operations)
+    by_hand = max(sum(operation.busy_G[rank] for operation in operations) for rank in range(4))
     assert lengths[2] == pytest.approx(by_hand, rel=rounding(1000))
 
 
 @given(operations=chains())
-def test_evened_seconds_are_what_the_evened_step_takes(operations: list[Operation]) -> None:
-    """The sums that stand for three simulations, against those simulations."""
-    kernels_s, transfers_s, fixed_s = even_seconds(operations, Ports(SLOW))
-    balanced = even(operations, Ports(SLOW))
-    free = without_network(balanced)
-    assert kernels_s + transfers_s + fixed_s == pytest.approx(run(balanced, 1).end_s, rel=rounding(1000))
-    assert kernels_s + fixed_s == pytest.approx(run(free, 1).end_s, rel=rounding(1000))
-    assert kernels_s == pytest.approx(run(without_overhead(free), 1).end_s, rel=rounding(1000))
+def test_equals_are_as_fast_as_one_of_them(operations: list[Operation]) -> None:
+    """A step of GPUs that all do the same, made from one that they do not do the same in."""
+    same = [
+        replace(
+            operation,
+            busy_G=np.full(4, operation.busy_G[0]),
+            transfer=None
+            if operation.transfer is None
+            else Transfer(operation.transfer.first_GG.mean() * (1 - np.eye(4)), np.zeros((4, 4))),
+        )
+        for operation in operations
+    ]
+    network = Ports(SLOW)
+    one = as_one(in_sequence(same), network)
+    assert len(one.operations[0].busy_G) == 1
+    assert run(list(one.operations), 1).end_s == pytest.approx(run(same, 4).end_s, rel=rounding(1000))
+    uneven = in_sequence([*same, compute("other", -1, *range(1, 5))])
+    assert as_one(uneven, network) is uneven

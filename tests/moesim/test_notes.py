@@ -75,3 +75,10 @@ def test_a_bandwidth_that_lost_its_unit_is_refused(tmp_path: Path) -> None:
     path = write_scenario(tmp_path, tiny_scenario(cluster=cluster))
     with pytest.raises(SpecError, match=r"cluster\.nic\.bandwidth: has lost its unit.*400 bytes per second"):
         load_scenario(str(path))
+
+
+def test_a_profile_that_is_certain_of_itself_says_why_there_are_no_intervals(tmp_path: Path) -> None:
+    certain = on_generic(uncertainty={})
+    assert "does not say how far its figures may be off" in notes(tmp_path, profile=certain)
+    unsure = on_generic(uncertainty={"launch": 0.2})
+    assert "does not say how far" not in notes(tmp_path, profile=unsure)

@@ -13,6 +13,8 @@ from moesim.spec.cluster import Gpu, Nic
 from moesim.spec.model import Model
 from moesim.spec.presets import load_model, preset_names, preset_source
 from moesim.spec.yaml_source import Source
+from traces.statistics import expert_loads
+from traces.synthesis import SynthSpec, synthesize
 
 NOWHERE = Source(None, None, {})
 
@@ -193,3 +195,25 @@ def test_every_model_and_gpu_reads_back_from_its_fields() -> None:
     for name in preset_names("gpus"):
         gpu = validate(Gpu, preset_source("gpus", name).value)
         assert validate(Gpu, gpu.model_dump(mode="json")) == gpu
+
+
+def test_deepseek_r1_is_as_skewed_as_it_was_measured() -> None:
+    """TensorRT-LLM's EPLB blog, EP32 with 8 experts a GPU: (max - mean) / mean of tokens is 1.56."""
+    fields = preset_source("generators", "deepseek-r1").value
+    model = load_model("deepseek-v3", NOWHERE)
+    made = synthesize(
+        SynthSpec(
+            model.name,
+            model.moe_layers,
+            model.experts.count,
+            model.experts.top_k,
+            requests=64,
+            tokens_per_request=32,
+            skew=fields["skew"],
+            persistence=fields["persistence"],
+            groups=model.experts.groups,
+            top_groups=model.experts.top_groups,
+        )
+    )
+    load_LG = expert_loads(made).reshape(len(model.moe_layers), 32, 8).sum(axis=2)
+    assert (load_LG.max(axis=1) / load_LG.mean(axis=1) - 1).mean() == pytest.approx(1.56, rel=0.05)

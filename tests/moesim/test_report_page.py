@@ -301,9 +301,9 @@ def test_the_bound_of_a_step_leaves_out_what_overlap_hides(run: Run, overlap: An
     assert re.findall(r"([\d.]+ ms)<", last)[1] == step
 
 
-@pytest.mark.parametrize(("data_s", "rows"), [(0.0, 5), (4e-19, 5), (1e-5, 6)])
-def test_what_rounding_leaves_is_no_imbalance(run: Run, data_s: float, rows: int) -> None:
-    table = join([attribution_table(run[0] | {"data_parallel_imbalance_s": data_s})])
+@pytest.mark.parametrize(("homes_s", "rows"), [(None, 5), (0.0, 5), (4e-19, 5), (-1e-5, 6), (1e-5, 6)])
+def test_what_rounding_leaves_is_no_imbalance(run: Run, homes_s: float | None, rows: int) -> None:
+    table = join([attribution_table(run[0] | {"attribution": run[0]["attribution"] | {"homes_s": homes_s}})])
     assert table.count("<tr>") == 1 + rows
 
 

@@ -219,6 +219,8 @@ def test_an_option_that_breaks_a_rule_elsewhere_is_told_where(tmp_path: Path) ->
         (["dispatch.mode=pigeon"], "must be one of"),
         (["trace={synth: {skew: 11}}"], "must be at most 10"),
         (["trace={synth: {skew: .nan}}"], "must be finite"),
+        (["trace={synth: {base: deepseek}}"], "no such generator preset"),
+        (["trace={synth: {file: gen.yaml, candidates: 3}}"], "does not belong beside a fitted generator"),
         (["trace={synth: {skew: 1, persistence: 1}}"], "must be less than 1"),
     ],
 )
@@ -320,3 +322,15 @@ def test_what_resolves_loads_to_itself(
     assert second == first
     assert second.to_yaml() == first.to_yaml()
     assert json.loads(json.dumps(first.resolved(), allow_nan=False)) == first.resolved()
+
+
+def test_a_generator_of_a_name_is_its_fields() -> None:
+    named = load_scenario("demo", [Override(("trace",), {"synth": "deepseek-r1"})]).trace.synth
+    assert named is not None
+    more = {"synth": {"base": "deepseek-r1", "requests": 7}}
+    assert load_scenario("demo", [Override(("trace",), more)]).trace.synth == named.model_copy(
+        update={"requests": 7}
+    )
+    inside = [Override(("trace",), {"synth": "deepseek-r1"}), Override(("trace", "synth", "requests"), 7)]
+    assert load_scenario("demo", inside).trace.synth == named.model_copy(update={"requests": 7})
+    assert (named.skew, named.candidates) == (1.2, 16)

@@ -33,9 +33,9 @@ def simulated(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The seeds of the scenarios that have been simulated in this process."""
     seeds: list[int] = []
 
-    def counted(scenario: Scenario) -> Any:
+    def counted(scenario: Scenario, samples: int) -> Any:
         seeds.append(scenario.seed)
-        return simulate_scenario(scenario)
+        return simulate_scenario(scenario, samples)
 
     monkeypatch.setattr(whatif, "simulate_scenario", counted)
     return seeds

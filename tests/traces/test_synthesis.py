@@ -184,3 +184,23 @@ def test_a_bad_parameter_is_named(change: dict[str, Any], message: str) -> None:
 def test_more_than_memory_is_refused() -> None:
     with pytest.raises(TraceError, match=r"needs .* GiB of memory"):
         synthesize(SynthSpec(**{**asdict(spec()), "requests": 10**9, "tokens_per_request": 10**6}))
+
+
+def test_candidates_are_the_best_experts_of_which_the_first_are_chosen() -> None:
+    plain, wide = synthesize(spec()), synthesize(spec(candidates=7))
+    np.testing.assert_array_equal(wide.ids_TLK, plain.ids_TLK)
+    assert wide.weights_TLK is not None
+    assert plain.weights_TLK is not None
+    np.testing.assert_allclose(
+        wide.weights_TLK, plain.weights_TLK, atol=2 * rounding(1, "float16"), rtol=rounding(4, "float16")
+    )
+    ids_TLC, scores_TLC = wide.candidate_ids_TLC, wide.candidate_scores_TLC
+    assert ids_TLC is not None
+    assert scores_TLC is not None
+    assert ids_TLC.shape[-1] == wide.meta.candidates == 7
+    np.testing.assert_array_equal(ids_TLC[..., :4], wide.ids_TLK)
+    assert (np.diff(scores_TLC.astype(np.float64), axis=-1) <= 0).all()
+    assert (np.diff(np.sort(ids_TLC, axis=-1), axis=-1) > 0).all()
+    wide.validate()
+    with pytest.raises(TraceError, match="candidates: must be at most 8, the experts in reach"):
+        spec(candidates=9, groups=4, top_groups=2)

@@ -1,0 +1,1 @@
+"""What imbalance is said to cost, against what-ifs that remove it."""
