@@ -82,7 +82,7 @@ def busy_seconds(
     busy["other", -1] = kernels.head(tokens.last_G)
     if kernels.small:
         _add_small(busy, kernels, part, padded_G)
-    if kernels.links.host or _launched_by_the_host(tokens, graph_sizes):
+    if _launched_by_the_host(tokens, graph_sizes):
         for phase, layer in busy:
             busy[phase, layer] = np.maximum(busy[phase, layer], kernels.hosted_s(phase, layer))
     return busy
@@ -115,10 +115,7 @@ def _add_small(busy: Busy, kernels: Kernels, part: Part, padded_G: FloatArray) -
 
 
 def _launched_by_the_host(tokens: Home, graph_sizes: Sequence[int] | None) -> bool:
-    """Whether a step replays no graph: one with prefill, and one for whose batch none was captured.
-
-    Nor is there one where the host has to wait for counts in the midst of a step.
-    """
+    """Whether a step replays no graph: one with prefill, and one for whose batch none was captured."""
     largest = max(graph_sizes) if graph_sizes else None
     return bool(tokens.prefilling_G.any()) or (largest is not None and float(tokens.tokens_G.max()) > largest)
 
