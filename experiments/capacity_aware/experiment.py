@@ -95,7 +95,11 @@ def capacity_aware() -> Comparison:
             skew = fitted_skew(setting, (FITTED[1],), other)
             checks += [_row(setting, method, GAMMAS[-1], skew, other, f", {how}") for method in METHODS]
     return Comparison(
-        "capacity_aware", SOURCE, rows=tuple(with_ends(rows)), checks=tuple(checks), parameters=tuple(parameters)
+        "capacity_aware",
+        SOURCE,
+        rows=tuple(with_ends(rows)),
+        checks=tuple(checks),
+        parameters=tuple(parameters),
     )
 
 

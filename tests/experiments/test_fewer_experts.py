@@ -82,7 +82,7 @@ def test_unpublished_settings_hardly_matter(result: Comparison, assumed: str) ->
 
 def test_throughput_was_not_fitted_and_follows(result: Comparison) -> None:
     """Published as output tokens: of all tokens there would be twice as many in each of the three regimes."""
-    for concurrency, bound in ((2, 0.05), (32, 0.06), (512, 0.15)):
+    for concurrency, bound in ((2, 0.10), (32, 0.07), (512, 0.15)):
         found = [row for row in checks(result, f"concurrency {concurrency}, k") if row.unit == "tokens/s"]
         assert len(found) == len(TOP_K)
         assert max(abs(row.error) for row in found) <= bound
