@@ -113,21 +113,20 @@ def with_ends(family: Sequence[Row]) -> list[Row]:
     >>> [round(end, 2) for end in with_ends(rows)[2].ends]
     [1.51, 2.64]
     """
-    wrong_R = np.log1p([row.left_out_error for row in family])
     found = []
     for at, row in enumerate(family):
-        half = t.ppf(_TWO_SIDED, len(family) - 1) * spread(np.delete(wrong_R, at))
-        predicted = row.measured * np.exp(wrong_R[at])
+        half = t.ppf(_TWO_SIDED, len(family) - 1) * spread([*family[:at], *family[at + 1 :]])
+        predicted = row.measured * (1.0 + row.left_out_error)
         found.append(replace(row, ends=(float(predicted * np.exp(-half)), float(predicted * np.exp(half)))))
     return found
 
 
-def spread(wrong_R: np.typing.NDArray[np.float64]) -> float:
-    """Root mean square: what a profile states as the uncertainty of a family with these errors.
+def spread(family: Sequence[Row]) -> float:
+    """Root mean square of the logarithms of left-out predictions over measurements.
 
-    Args:
-        wrong_R: logarithms of left-out predictions over measurements.
+    It is what a profile states as the uncertainty of a family with these errors.
     """
+    wrong_R = np.log1p([row.left_out_error for row in family])
     return float(np.sqrt(np.mean(np.square(wrong_R))))
 
 

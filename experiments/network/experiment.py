@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from experiments.comparison import Comparison, Parameter, Row, summary
+from experiments.comparison import Comparison, Parameter, Row, spread, summary, with_ends
 from experiments.network import h100, h800
 from experiments.network.cases import Case
 from experiments.network.fits import Fitted, cluster, fit_links, predicted, profile_links, seconds
@@ -50,11 +50,11 @@ def network() -> Comparison:
     return Comparison(
         "network",
         f"{h800.SOURCE}; {h100.SOURCE if measured else 'H100: no data'}; {h100.PLAIN_SOURCE}",
-        rows=tuple(row for each in fitted for row in _rows(each)),
+        rows=tuple(row for each in fitted for row in with_ends(_rows(each))),
         checks=tuple(_row(case, predicted(case, links[case.kind])) for case in beside),
         parameters=tuple(parameter for each in fitted for parameter in _parameters(each)),
         remarks=(
-            *(_errors(each.kind, _rows(each)) for each in fitted),
+            *(f"{_errors(each.kind, _rows(each))}, uncertainty {spread(_rows(each)):.3f}" for each in fitted),
             *_multiprocessors(others, lambda case: predicted(case, links[case.kind])),
             *_each_way(fitted),
             *(_orders(measured) if measured else [f"H100 skipped: no {h100.folder()}, set MOESIM_SHARED"]),
