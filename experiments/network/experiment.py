@@ -19,6 +19,9 @@ SERVED_SMS = {8: (20,), 16: (20, 24)}
 FITTED_GPUS = 64
 """Largest group of DeepEP's low-latency table that the fit sees."""
 
+_NOTHING_S = 1e-12
+"""What a fit leaves of a floor that its bound holds at 0."""
+
 ORDERS = ((8, 8), (8, 32), (8, 64), (16, 8), (16, 32), (16, 64), (16, 256))
 """GPUs and tokens at which the order of both kinds of kernels is looked at."""
 
@@ -53,6 +56,7 @@ def network() -> Comparison:
         remarks=(
             *(f"{_errors(each.kind, _rows(each))}, uncertainty {spread(_rows(each)):.3f}" for each in fitted),
             *_multiprocessors(others, lambda case: predicted(case, links[case.kind])),
+            *_each_way(fitted),
             *(_orders(measured) if measured else [f"H100 skipped: no {h100.folder()}, set MOESIM_SHARED"]),
         ),
     )
@@ -108,10 +112,22 @@ def name_of(case: Case) -> str:
 
 def _errors(kind: str, rows: Sequence[Row]) -> str:
     totals = summary(rows)
+    left_out = f", left out {totals['loo_mean_abs_error']:.1%}" if rows[0].left_out is not None else ""
     return (
         f"{kind}: {len(rows)} rows, mean error {totals['mean_abs_error']:.1%}, largest "
-        f"{totals['max_abs_error']:.1%}, left out {totals['loo_mean_abs_error']:.1%}"
+        f"{totals['max_abs_error']:.1%}{left_out}"
     )
+
+
+def _each_way(fitted: Sequence[Fitted]) -> list[str]:
+    """What a rate of multiprocessors for each way would reach, of the kind that has more than one number."""
+    found = []
+    for each in (each for each in fitted if "rate" in each.names):
+        for phase in ("dispatch", "combine"):
+            alone = fit_links(each.kind, each.names, [case for case in each.cases if case.phase == phase])
+            rate = f"each {phase} alone with {format_rate(alone.links.rate or 0.0)} a multiprocessor"
+            found.append(_errors(f"{each.kind}, {rate}", _rows(alone)))
+    return found
 
 
 def _multiprocessors(cases: Sequence[Case], found: Callable[[Case], float]) -> list[str]:
@@ -161,9 +177,7 @@ def _parameters(fitted: Fitted) -> list[Parameter]:
         elif name == "spread":
             text, bound = f"{value:.2f}", "standard deviations of its copies, at least 0"
         else:
-            text, bound = (
-                format_seconds(value),
-                "at least 0" if name != "grows" else "with each doubling of nodes",
-            )
+            text = format_seconds(value if value > _NOTHING_S else 0.0)
+            bound = "for each doubling of nodes, at least 0" if name == "grows" else "at least 0"
         found.append(Parameter(f"{fitted.kind}: {names.get(name, name)}", text, bound))
     return found

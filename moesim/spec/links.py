@@ -61,9 +61,7 @@ class Links(Strict):
     @model_validator(mode="after")
     def _multiprocessors_carry(self) -> Self:
         if self.rate is not None and not self.sms:
-            raise fault(
-                "needs sms, the number of multiprocessors of which it is one's", "rate", got=self.rate
-            )
+            raise fault("is that of each multiprocessor: needs sms, their number", "rate", got=self.rate)
         if self.spread and self.rate is None:
             raise fault("needs the rate of a multiprocessor", "spread", got=self.spread)
         return self

@@ -74,4 +74,4 @@ def test_experts_of_the_same_tokens_together_gain_where_tokens_go_home() -> None
     assumed = Dependence(together=0.5)
     swap, locality = (times(TWO_NODES, assumed, solver, "per_gpu") for solver in ("swap", "locality at 20 %"))
     assert less(swap.links, locality.links) > 10.0
-    assert faster(swap, locality) > 2.0
+    assert faster(swap, locality) > 1.5
