@@ -121,6 +121,12 @@ def with_ends(family: Sequence[Row]) -> list[Row]:
     return found
 
 
+def ends(drawn_D: Sequence[float]) -> tuple[float, float]:
+    """Of a 90 % interval, from predictions with profiles that were drawn."""
+    low, high = np.percentile(drawn_D, (5, 95)).tolist()
+    return low, high
+
+
 def spread(family: Sequence[Row]) -> float:
     """Root mean square of the logarithms of left-out predictions over measurements.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.comparison import Comparison, Parameter, Row
+from experiments.comparison import Comparison, Parameter, Row, ends
 from experiments.fewer_experts.serving import Serving, serve
 from moesim.calibration.fitting import Problem, fit
 from moesim.spec.profile import Profile, load_profile
@@ -28,6 +28,9 @@ TOKENS_PER_S: Mapping[int, tuple[float, ...]] = MappingProxyType(
     }
 )
 """As published: by concurrency, for each of ``TOP_K``."""
+
+_DRAWS = 20
+"""Of the profile, for intervals."""
 
 _FITTED = (2, 32)
 """Concurrencies at which what fewer experts save is reading weights."""
@@ -68,11 +71,20 @@ def fewer_experts() -> Comparison:
     share = float(fitted.parameters_P[0])
     profile = served_by(generic, share)
     memory = cells[2][0].decode.deployment.scenario.cluster.gpu.memory_bandwidth
+    # Nothing was fitted to levels, and one figure to what is saved: the rest of the profile may be off.
+    draws = profile.draws(_DRAWS)
     rows = [
-        Row(_saved_name(C), "ms", measured_saved_ms(C), float(predicted), float(left_out))
+        Row(
+            _saved_name(C),
+            "ms",
+            measured_saved_ms(C),
+            float(predicted),
+            float(left_out),
+            ends([saved_ms(cells[C], drawn) for drawn in draws]),
+        )
         for C, predicted, left_out in zip(_FITTED, fitted.predicted_R, fitted.left_out_R, strict=True)
     ]
-    levels = _throughput(cells, profile)
+    levels = _throughput(cells, profile, draws)
     rows += [row for row in levels if row.case.startswith(_LEVELS)]
     checks = [
         *_saved(cells, [512], profile, ""),
@@ -138,9 +150,15 @@ def _saved(cells: Cells, concurrencies: Sequence[int], profile: Profile, how: st
     ]
 
 
-def _throughput(cells: Cells, profile: Profile) -> list[Row]:
+def _throughput(cells: Cells, profile: Profile, draws: Sequence[Profile]) -> list[Row]:
     return [
-        Row(f"concurrency {C}, k {k}", "tokens/s", measured, cell.tokens_per_s(profile))
+        Row(
+            f"concurrency {C}, k {k}",
+            "tokens/s",
+            measured,
+            cell.tokens_per_s(profile),
+            ends=ends([cell.tokens_per_s(drawn) for drawn in draws]),
+        )
         for C, tokens_per_s in TOKENS_PER_S.items()
         for k, measured, cell in zip(TOP_K, tokens_per_s, cells[C], strict=True)
     ]

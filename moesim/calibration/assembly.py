@@ -23,6 +23,9 @@ _LAUNCHES = {"attention": 8, "shared_expert": 3, "dense": 3, "other": 4}
 _LIKE = "experts like those of"
 _USUAL = "cpu-ep2"
 
+_DEVIATION = 1.4826
+"""Standard deviation of a normal distribution over its median absolute deviation."""
+
 _NOTHING = 1e-12
 """Of seconds and shares: what a fit leaves of a parameter that its bound holds at 0."""
 
@@ -65,6 +68,7 @@ def assemble(done: Calibration, settings: Settings, *, name: str, command: str, 
         # The experts that every token visits are GEMMs like the others.
         "jitter": done.jitter | {"shared_expert": done.jitter["experts"]},
         "residuals": {what: round(each.left_out[0], 4) for what, each in done.quality.items()},
+        "uncertainty": _uncertainty(done, generic),
         **_links(done, settings),
     }
     measured = f"{len(done.plans)} loads of {_LIKE} {settings.model or _USUAL}"
@@ -114,6 +118,19 @@ def rounded(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.5g}") if abs(value) > _NOTHING else 0.0
     return value
+
+
+def _uncertainty(done: Calibration, generic: Profile) -> dict[str, float]:
+    """What the loads that no fit saw say of each family; for what was assumed, what ``generic`` says."""
+    off = {what: _DEVIATION * each.left_out[0] for what, each in done.quality.items()}
+    measured = dict.fromkeys(("gemm", "grouped_gemm"), off["experts"]) | {"router": off["router"]}
+    if "transfers" in off:
+        measured["dispatch"] = off["transfers"]
+    assumed = {"attention", "launch", "nvlink", "nic", "step", "plain"}
+    if "transfers" not in off:
+        assumed.add("dispatch")
+    unseen = {key: sigma for key, sigma in generic.uncertainty.items() if key.split(".")[0] in assumed}
+    return unseen | measured
 
 
 def _links(done: Calibration, settings: Settings) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from moesim.deployment.deployment import Deployment
 from moesim.errors import CalibrationError, SpecError
 from moesim.simulation.run import run
 from moesim.spec.profile import Profile, load_profile
+from moesim.spec.uncertainty import covering, figures
 from moesim.spec.yaml_source import Source
 from tests.moesim.calibrated_machine import FLOPS, LINK, TRUTH, as_truth, machine, measure
 from tests.tolerance import rounding
@@ -37,6 +39,25 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     done = fit_machine(SETTINGS, deployments, folder / "measured")
     profile = assemble(done, SETTINGS, name="mine", command="moesim calibrate", date="2026-01-01")
     return done, profile, deployments
+
+
+def uncovered(profile: Profile) -> list[str]:
+    """Figures that say nothing of how far they may be off; nothing is off by a factor."""
+    plain = profile.model_dump()
+    values = {
+        figure: reduce(lambda at, key: at[key], figure.split("."), plain) for figure in figures(profile)
+    }
+    return [name for name, value in values.items() if value and covering(name, profile.uncertainty) is None]
+
+
+def test_every_figure_says_how_far_it_may_be_off(made: Made) -> None:
+    done, profile, _ = made
+    assert uncovered(profile) == []
+    # 1.4826 times the median error of what the fit did not see.
+    experts, transfers = (done.quality[what].left_out[0] for what in ("experts", "transfers"))
+    assert profile.uncertainty["grouped_gemm"] == pytest.approx(1.4826 * experts, rel=1e-4)
+    assert profile.uncertainty["dispatch"] == pytest.approx(1.4826 * transfers, rel=1e-4)
+    assert len(profile.draws(10)) == 10
 
 
 def test_the_fits_find_the_profile_that_made_the_timelines(made: Made) -> None:
@@ -121,6 +142,7 @@ def test_a_rank_on_its_own_sends_nothing(tmp_path: Path) -> None:
     assert done.transfers is None
     assert "transfers" not in profile.residuals
     assert "single rank" in profile.sources["dispatch"]
+    assert uncovered(profile) == []
     assert profile.machine is not None
     assert profile.machine.gpus == 1
 

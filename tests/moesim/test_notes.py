@@ -9,6 +9,7 @@ import pytest
 
 from moesim.analysis.result import simulate_scenario
 from moesim.errors import SpecError
+from moesim.spec.presets import preset_source
 from moesim.spec.scenario import load_scenario
 from tests.moesim.tiny import on_generic, tiny_scenario, write_scenario
 
@@ -78,7 +79,7 @@ def test_a_bandwidth_that_lost_its_unit_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_profile_that_is_certain_of_itself_says_why_there_are_no_intervals(tmp_path: Path) -> None:
-    certain = on_generic(uncertainty={})
+    certain = dict(preset_source("profiles", "generic").value)
+    del certain["uncertainty"]
     assert "does not say how far its figures may be off" in notes(tmp_path, profile=certain)
-    unsure = on_generic(uncertainty={"launch": 0.2})
-    assert "does not say how far" not in notes(tmp_path, profile=unsure)
+    assert "does not say how far" not in notes(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from moesim.analysis.result import simulate_scenario
 from moesim.analysis.result_file import Result
 from moesim.errors import SpecError
 from moesim.report.findings import whatif_answer
-from moesim.spec.presets import preset_source
+from moesim.spec.presets import preset_names, preset_source
 from moesim.spec.profile import Profile, load_profile
 from moesim.spec.scenario import Scenario, load_scenario
 from moesim.spec.uncertainty import covering, draws, figures, normal_D
@@ -86,6 +87,15 @@ def test_the_longest_key_counts() -> None:
     assert covering("dispatch.per_gpu_too.nic", UNCERTAIN) is None
     assert {"launch", "gemm.compute", "dispatch.per_node.nvlink"} <= set(figures(profile()))
     assert not {"memory", "gemm.overlap", "tiles"} & set(figures(profile()))
+
+
+@pytest.mark.parametrize("name", preset_names("profiles"))
+def test_every_figure_of_a_preset_says_how_far_it_may_be_off(name: str) -> None:
+    preset = load_profile(name, Source(None, None, {}), ())
+    plain = preset.model_dump()
+    for figure in figures(preset):
+        value: Any = reduce(lambda inside, key: inside[key], figure.split("."), plain)
+        assert not value or covering(figure, preset.uncertainty) is not None, figure
 
 
 def test_an_uncertainty_of_nothing_is_refused() -> None:
