@@ -79,8 +79,8 @@ class Kernels:
 
     def hosted_s(self, phase: Phase, layer: int = -1) -> float:
         """Seconds that a phase takes at least, its launches apart, where the host launches one by one."""
-        eager = self.profile.eager_launch
-        return 0.0 if eager is None else self.launches(phase, layer) * (eager - self.profile.launch)
+        waits_s = (self.profile.eager_launch or 0.0) - self.profile.launch
+        return self.launches(phase, layer) * max(waits_s, 0.0)
 
     def launch_s(self, phase: Phase, layer: int = -1) -> float:
         """Fixed seconds of a phase: launching its kernels, and what else no work explains.

@@ -163,12 +163,6 @@ class Profile(Strict):
         return self
 
     @model_validator(mode="after")
-    def _a_graph_launches_no_slower(self) -> Self:
-        if self.eager_launch is not None and self.eager_launch < self.launch:
-            raise fault("must not be below launch", "eager_launch", got=self.eager_launch)
-        return self
-
-    @model_validator(mode="after")
     def _inputs_are_no_narrower(self) -> Self:
         for weights, inputs in self.inputs.items():
             if DTYPE_BYTES[inputs] < DTYPE_BYTES[weights]:

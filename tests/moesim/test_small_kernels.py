@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moesim.deployment.deployment import deploy
-from moesim.errors import SpecError
 from moesim.hardware.kernels import Kernels
 from moesim.hardware.small_kernels import Form, RowsOf, SmallKernel, small_kernels
 from moesim.simulation.busy import Busy
@@ -164,12 +163,6 @@ def test_the_host_is_waited_for_where_no_graph_is_replayed(tmp_path: Path) -> No
         assert (busy(tmp_path, eager, workload)["experts", 1] >= kernels * 1e-3).all()
     for workload in (DECODE, DECODE | {"graph_sizes": [1, 8]}):
         assert (busy(tmp_path, eager, workload)["experts", 1] < 1e-3).all()
-
-
-def test_a_graph_launches_no_slower_than_the_host() -> None:
-    fields = load_profile(None, NOWHERE, ()).model_dump(mode="json") | {"launch": 1e-5, "eager_launch": 1e-6}
-    with pytest.raises(SpecError, match="eager_launch: must not be below launch"):
-        load_profile(fields, NOWHERE, ())
 
 
 @given(tokens=st.integers(0, 1 << 20), sequences=st.integers(0, 1 << 12))
