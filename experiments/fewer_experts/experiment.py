@@ -32,6 +32,8 @@ TOKENS_PER_S: Mapping[int, tuple[float, ...]] = MappingProxyType(
 _FITTED = (2, 32)
 """Concurrencies at which what fewer experts save is reading weights."""
 
+_LEVELS = tuple(f"concurrency {C}, " for C in _FITTED)
+
 _OTHERWISE: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "skew 1": {"skew": 1.0},
@@ -46,7 +48,7 @@ Cells = Mapping[int, Sequence[Serving]]
 
 
 def fewer_experts() -> Comparison:
-    """One parameter, fitted to what k = 6 to 2 saves at two concurrencies; all else is checked."""
+    """One parameter, fitted to what k = 6 to 2 saves at two concurrencies; levels follow from it."""
     generic = load_profile(None, Source(None, None, {}), ())
     cells: dict[int, list[Serving]] = {C: [] for C in TOKENS_PER_S}
     for k in TOP_K:  # outside, so that each trace is generated once
@@ -70,6 +72,8 @@ def fewer_experts() -> Comparison:
         Row(_saved_name(C), "ms", measured_saved_ms(C), float(predicted), float(left_out))
         for C, predicted, left_out in zip(_FITTED, fitted.predicted_R, fitted.left_out_R, strict=True)
     ]
+    levels = _throughput(cells, profile)
+    rows += [row for row in levels if row.case.startswith(_LEVELS)]
     checks = [
         *_saved(cells, [512], profile, ""),
         *_saved(cells, _FITTED, served_by(generic, generic.grouped_gemm.memory), ", memory as in generic"),
@@ -83,7 +87,7 @@ def fewer_experts() -> Comparison:
         "fewer_experts",
         SOURCE,
         rows=tuple(rows),
-        checks=(*checks, *_throughput(cells, profile)),
+        checks=(*checks, *(row for row in levels if not row.case.startswith(_LEVELS))),
         parameters=(
             Parameter(
                 "memory bandwidth of GEMMs",
@@ -105,7 +109,7 @@ def served_by(generic: Profile, share: float) -> Profile:
         update={
             "gemm": generic.gemm.model_copy(update=roof),
             "grouped_gemm": generic.grouped_gemm.model_copy(update=roof),
-            "step": 0.0,
+            **dict.fromkeys(("step", "step_sequence", "step_token"), 0.0),
         }
     )
 

@@ -56,6 +56,11 @@ class EvenHomes:
         """Tokens of each rank whose logits are asked for."""
         return mean_G(self.uneven.last_G)
 
+    @property
+    def prefilling_G(self) -> FloatArray:
+        """Tokens of each rank that are of chunks."""
+        return mean_G(self.uneven.prefilling_G)
+
     def keys_G(self, window: float, *, prefill: bool) -> FloatArray:
         """Keys that each rank's tokens attend to in a layer with this window."""
         return mean_G(self.uneven.keys_G(window, prefill=prefill))

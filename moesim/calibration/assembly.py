@@ -17,6 +17,9 @@ _NOWHERE = Source(None, None, {})
 
 _ASSUMED = "assumed, as in generic"
 
+# Of all kernels of a layer, small ones too: norms, projections, rotation, scores; gate-up, activation, down.
+_LAUNCHES = {"attention": 8, "shared_expert": 3, "dense": 3, "other": 4}
+
 _LIKE = "experts like those of"
 _USUAL = "cpu-ep2"
 
@@ -49,13 +52,16 @@ def assemble(done: Calibration, settings: Settings, *, name: str, command: str, 
         "inputs": {},
         "fused_activation": False,
         "launch": machine.launch_s,
-        "kernels": generic.kernels
+        "kernels": _LAUNCHES
         | {
             "router": done.router.launches,
             "experts": round(experts.profile.launch / machine.launch_s),
             "dispatch": 0,
             "combine": 0,
         },
+        # Nobody measured these here.
+        **dict.fromkeys(("small_kernels", "eager_launch", "transfers")),
+        **dict.fromkeys(("step_sequence", "step_token"), 0.0),
         # The experts that every token visits are GEMMs like the others.
         "jitter": done.jitter | {"shared_expert": done.jitter["experts"]},
         "residuals": {what: round(each.left_out[0], 4) for what, each in done.quality.items()},
@@ -69,7 +75,7 @@ def assemble(done: Calibration, settings: Settings, *, name: str, command: str, 
         "attention": "assumed: as grouped_gemm",
         "tiles": "fitted with grouped_gemm",
         "launch": "measured: the smallest operation, many in a row",
-        "kernels": "router and experts fitted, transfers as dispatch says, others assumed as in generic",
+        "kernels": "router and experts fitted, transfers as dispatch says, others assumed",
         "dispatch": f"fitted to the same loads; a node has {_ranks(settings.ranks)}",
         "nvlink": "for modes that dispatch does not name",
         "nic": "not measured: one machine",

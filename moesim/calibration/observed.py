@@ -106,7 +106,9 @@ def standard_error(seconds_RX: FloatArray) -> FloatArray:
     """
     median_X = np.median(seconds_RX, axis=0)
     deviation_X = _DEVIATION * np.median(np.abs(seconds_RX - median_X), axis=0)
-    error_X: FloatArray = _MEDIAN * deviation_X / np.sqrt(len(seconds_RX)) / median_X
+    # What takes no time, such as transfers of a rank on its own, is certain.
+    relative_X = deviation_X / np.where(median_X, median_X, 1.0)
+    error_X: FloatArray = _MEDIAN * relative_X / np.sqrt(len(seconds_RX))
     return error_X
 
 

@@ -49,6 +49,11 @@ class StepTokens:
         """Tokens of each rank whose logits are asked for."""
         return self.per_rank(self.last_T)
 
+    @property
+    def prefilling_G(self) -> NDArray[np.float64]:
+        """Tokens of each rank that are of chunks."""
+        return self.per_rank(self.prefill_T)
+
     def halves(self) -> tuple[StepTokens, StepTokens]:
         """Two micro-batches: of each rank the first half of its tokens, rounded up, and the rest."""
         first_T = first_half_T(self.offsets_G)

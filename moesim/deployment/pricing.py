@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -11,9 +12,11 @@ from moesim.hardware.kernels import Kernels
 from moesim.hardware.network import Fabric, Network
 from moesim.hardware.networks import NETWORKS, network_name, reached
 from moesim.hardware.policy_time import launching, total
+from moesim.hardware.small_kernels import Form, SmallKernel, small_kernels
 from moesim.hardware.transfer import Bytes
 from moesim.routing.policy import Cost, Policy
 from moesim.routing.replicas import AGREED
+from moesim.spec.dtypes import DTYPE_BYTES
 from moesim.spec.links import Links
 from moesim.spec.profile import Profile
 from moesim.spec.scenario import Scenario
@@ -29,7 +32,7 @@ class Pricing:
     def kernels(self, profile: Profile, health: Health | None = None) -> Kernels:
         """The kernel model with this profile, on healthy GPUs unless told otherwise."""
         scenario = self.scenario
-        return Kernels(
+        kernels = Kernels(
             scenario.model,
             scenario.cluster.gpu,
             launching(profile, self.policy_cost),
@@ -38,6 +41,27 @@ class Pricing:
             1.0 if health is None else health.clock_G,
             self.group_share,
         )
+        return replace(kernels, small=self._small(kernels))
+
+    def _small(self, kernels: Kernels) -> Sequence[SmallKernel]:
+        """The kernels between its matrices, those without a row left out."""
+        scenario, model, profile = self.scenario, self.scenario.model, kernels.profile
+        if profile.small_kernels is None:
+            return ()
+        dispatch, travels = scenario.dispatch, scenario.parallelism.ep > 1
+        form = Form(
+            kernels.input_bytes(model.weight_dtype),
+            max(kernels.input_bytes(kind.dtype) for kind in model.kinds),
+            DTYPE_BYTES[dispatch.dtype if travels else model.activation_dtype],
+            self.copy_bytes().dispatch,
+            travels,
+            dispatch.record.by_slot,
+            kernels.links.arrange is not None,
+            profile.fused_activation,
+            kernels.tp,
+        )
+        idle = {"decode": "prefilling", "prefill": "decoding"}.get(scenario.workload.phase)
+        return [each for each in small_kernels(model, form) if each.rows != idle]
 
     @property
     def gpus_per_node(self) -> int:

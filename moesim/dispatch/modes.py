@@ -32,6 +32,7 @@ class Mode:
         returns: where the sums of a token's outputs are in the end. ``home``: they come back by the way that
             the copies took; ``everywhere``: then they go out again, to every GPU that got a copy; ``anchor``:
             they go where the token's heaviest expert was, which gate weights say, and the token stays there.
+        by_slot: whether transfer kernels lay copies out by slot, and sum outputs by their gate weights.
         can_pad: whether pairs of GPUs may all exchange as many copies as the fullest.
         in_one_node: the mode that it is where there is one node.
         links: the mode whose entry of a profile holds where it has none of its own.
@@ -42,6 +43,7 @@ class Mode:
     count: Rule
     relayed: bool = False
     returns: Literal["home", "everywhere", "anchor"] = "home"
+    by_slot: bool = False
     can_pad: bool = False
     in_one_node: str | None = None
     links: str | None = None
@@ -49,7 +51,7 @@ class Mode:
 
 
 MODES = {
-    "per_expert": Mode(each_slot, can_pad=True),
+    "per_expert": Mode(each_slot, by_slot=True, can_pad=True),
     "per_gpu": Mode(each_gpu, can_pad=True, plain_across=True),
     "per_node": Mode(each_gpu, relayed=True, in_one_node="per_gpu"),
     "all_gather": Mode(every_gpu, relayed=True),

@@ -6,6 +6,7 @@ Axes: G GPUs, L MoE layers, S slots. All results are busy seconds without launch
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesim.hardware.gemm import Matrix, Rates, Rows, gemm_seconds, roofline
+from moesim.hardware.small_kernels import RowsOf, SmallKernel
 from moesim.spec.cluster import Gpu
 from moesim.spec.dtypes import DTYPE_BYTES, Dtype
 from moesim.spec.experts import Kind
@@ -38,7 +40,7 @@ class Kernels:
 
     ``links`` is what its dispatch mode reaches. ``clock_G`` is the part of full speed at which each GPU
     computes; its memory is as fast as ever. ``group_share`` is the part of its NVLink bandwidth that a GPU
-    reaches inside its attention group.
+    reaches inside its attention group. ``small`` are the kernels between the matrices.
     """
 
     model: Model
@@ -48,6 +50,7 @@ class Kernels:
     links: Links = _PEAK
     clock_G: FloatArray | float = 1.0
     group_share: float = 1.0
+    small: Sequence[SmallKernel] = ()
 
     def beside(self, sms: int) -> Kernels:
         """The same kernels while transfer kernels occupy ``sms`` of the multiprocessors, not all of them."""
@@ -55,19 +58,53 @@ class Kernels:
         gpu = self.gpu.model_copy(update={"sms": left})
         return replace(self, gpu=gpu, clock_G=self.clock_G * (left / self.gpu.sms))
 
-    def launch_s(self, phase: Phase, layer: int = -1) -> float:
-        """Fixed seconds of a phase: launching its kernels, and what else no work explains.
+    def without_arithmetic(self) -> Kernels:
+        """The same kernels where arithmetic takes no time: their memory traffic is left."""
+        return replace(self, clock_G=np.inf)
+
+    def launches(self, phase: Phase, layer: int = -1) -> int:
+        """Kernels of a phase.
 
         Args:
             layer: true index of the layer, whose kinds of experts are launched one after the other. What is
                 ``other`` in a layer is the host, that waits for the counts of its dispatch.
         """
         if phase == "other" and layer >= 0:
-            return self.links.host
-        launches_s = self.profile.launch * self.profile.kernels.get(phase, 0)
+            return 0
+        count = self.profile.kernels.get(phase, 0)
+        count += sum(each.launches for each in self.small if each.phase == phase)
         if phase == "experts" and not self.profile.loop:
-            launches_s *= self.model.kinds_in(layer)
+            count *= self.model.kinds_in(layer)
+        return count
+
+    def hosted_s(self, phase: Phase, layer: int = -1) -> float:
+        """Seconds that a phase takes at least, its launches apart, where the host launches one by one."""
+        eager = self.profile.eager_launch
+        return 0.0 if eager is None else self.launches(phase, layer) * (eager - self.profile.launch)
+
+    def launch_s(self, phase: Phase, layer: int = -1) -> float:
+        """Fixed seconds of a phase: launching its kernels, and what else no work explains.
+
+        Args:
+            layer: as for ``launches``.
+        """
+        if phase == "other" and layer >= 0:
+            return self.links.host
+        launches_s = self.profile.launch * self.launches(phase, layer)
         return launches_s + self.links.floor_s(phase) if phase in ("dispatch", "combine") else launches_s
+
+    def between(self, phase: Phase, rows: Mapping[RowsOf, FloatArray]) -> FloatArray | float:
+        """The small kernels of a phase: bytes of their rows through memory.
+
+        Args:
+            rows: how many there are on each GPU.
+        """
+        own = [each for each in self.small if each.phase == phase and each.row_bytes]
+        share = self.profile.small_kernels
+        if not own or share is None:
+            return 0.0
+        rate = self.gpu.memory_bandwidth * share
+        return sum(rows[each.rows] * (each.row_bytes / rate) for each in own)
 
     def arrange(self, served_G: FloatArray, copy_bytes: float) -> FloatArray:
         """Putting the rows of served assignments in order around a dispatch or a combine."""
@@ -91,10 +128,10 @@ class Kernels:
         model, attention, tp = self.model, self.model.attention, self.tp
         stored = model.kv_bytes_per_token * attention.kv_share(tp)
         width = model.attention_params / tp / model.hidden
-        seconds_G = self._dense(self._grouped(tokens_G), width, model.hidden, model.weight_dtype)
+        seconds_G = self._dense(self.grouped(tokens_G), width, model.hidden, model.weight_dtype)
         for keys_G, flops_per_key, shared_by in (
-            (self._grouped(decode_keys_G), attention.score_flops_per_key, 1),
-            (self._grouped(prefill_keys_G), attention.expanded_score_flops_per_key, _QUERY_TILE),
+            (self.grouped(decode_keys_G), attention.score_flops_per_key, 1),
+            (self.grouped(prefill_keys_G), attention.expanded_score_flops_per_key, _QUERY_TILE),
         ):
             seconds_G = seconds_G + roofline(
                 keys_G * flops_per_key / tp,
@@ -104,12 +141,12 @@ class Kernels:
             )
         return seconds_G
 
-    def _grouped(self, values_G: FloatArray) -> FloatArray:
+    def grouped(self, values_G: FloatArray) -> FloatArray:
         """The sum over each attention group, on every GPU of it."""
         return np.repeat(values_G.reshape(-1, self.tp).sum(axis=1), self.tp)
 
     def router(self, tokens_G: FloatArray) -> FloatArray:
-        """The gate's GEMM; its top-k and sort are launches."""
+        """The gate's GEMM."""
         model, roof = self.model, self.profile.router
         return self._dense(tokens_G, model.experts.count, model.hidden, model.activation_dtype, roof)
 
@@ -206,7 +243,7 @@ class Kernels:
         gated, hidden = self.model.experts.gated, self.model.hidden
         up = 2 * width if gated else width
         values = DTYPE_BYTES[self.model.activation_dtype]
-        inputs, weights = self._input_bytes(dtype), DTYPE_BYTES[dtype]
+        inputs, weights = self.input_bytes(dtype), DTYPE_BYTES[dtype]
         fused = self.profile.fused_activation
         # A fused activation writes its product, in the dtype that the second GEMM multiplies.
         first = Matrix(up, hidden, inputs, weights, inputs * (0.5 if gated else 1.0) if fused else values)
@@ -222,7 +259,7 @@ class Kernels:
     ) -> FloatArray:
         """A GEMM over all tokens."""
         outputs = DTYPE_BYTES[self.model.activation_dtype]
-        matrix = Matrix(n, k, self._input_bytes(dtype), DTYPE_BYTES[dtype], outputs)
+        matrix = Matrix(n, k, self.input_bytes(dtype), DTYPE_BYTES[dtype], outputs)
         return self._gemm(Rows.of(tokens_G, self.profile), matrix, dtype, roof or self.profile.gemm)
 
     def _gemm(self, rows: Rows, matrix: Matrix, dtype: Dtype, roof: Roof) -> FloatArray:
@@ -239,7 +276,7 @@ class Kernels:
         inputs = self.profile.inputs.get(dtype, dtype if dtype in _MULTIPLIED else widened)
         return inputs if inputs in known and dtype in known else widened
 
-    def _input_bytes(self, dtype: Dtype) -> float:
+    def input_bytes(self, dtype: Dtype) -> float:
         """Bytes of one value that enters a GEMM with weights of this dtype."""
         return DTYPE_BYTES[self._multiplied(dtype)]
 

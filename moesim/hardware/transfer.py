@@ -16,6 +16,8 @@ FloatArray = NDArray[np.float64]
 # One fp32 scale for each 128 values of an fp8 vector (DeepSeek-V3 technical report, section 3.3.2).
 _FP8_BLOCK, _FP8_SCALE_BYTES = 128, 4
 
+_PASSES = 2  # a copy is written to a buffer and read from it, at each end
+
 
 @dataclass(frozen=True)
 class Transfer:
@@ -27,6 +29,15 @@ class Transfer:
     def then(self, other: Transfer) -> Transfer:
         """Both, pipelined: their bytes share the ports."""
         return Transfer(self.first_GG + other.first_GG, self.second_GG + other.second_GG)
+
+    @property
+    def memory_bytes_G(self) -> FloatArray:
+        """Bytes through each GPU's memory: where a copy leaves and where it arrives it passes a buffer.
+
+        So it is read and written once more at each end than it would have to be (DeepEP, ``csrc/kernels``).
+        """
+        bytes_GG = self.first_GG + self.second_GG
+        return _PASSES * (bytes_GG.sum(axis=0) + bytes_GG.sum(axis=1))  # type: ignore[no-any-return]
 
     @property
     def received_G(self) -> FloatArray:

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesim.hardware.kernels import Kernels
-from moesim.simulation.part import Part
+from moesim.hardware.small_kernels import RowsOf
+from moesim.simulation.part import Home, Part
 from moesim.spec.profile import Phase
 
 FloatArray = NDArray[np.float64]
@@ -79,7 +80,44 @@ def busy_seconds(
             busy["shared_expert", layer] = shared_G
         busy["experts", layer] = experts_LG[row[layer]]
     busy["other", -1] = kernels.head(tokens.last_G)
+    if kernels.small:
+        _add_small(busy, kernels, part, padded_G)
+    if _launched_by_the_host(tokens, graph_sizes):
+        for phase, layer in busy:
+            busy[phase, layer] = np.maximum(busy[phase, layer], kernels.hosted_s(phase, layer))
     return busy
+
+
+def _add_small(busy: Busy, kernels: Kernels, part: Part, padded_G: FloatArray) -> None:
+    """Add what runs between the matrices."""
+    work, prefilling_G = part.work, part.tokens.prefilling_G
+    home: dict[RowsOf, FloatArray] = {
+        "tokens": padded_G,
+        "decoding": np.maximum(padded_G - prefilling_G, 0.0),
+        "prefilling": prefilling_G,
+        "sequences": part.tokens.last_G,
+    }
+    grouped: dict[RowsOf, FloatArray] = {rows: kernels.grouped(each_G) for rows, each_G in home.items()}
+    at_home = {
+        phase: kernels.between(phase, grouped if phase == "attention" else home)
+        for phase in ("attention", "router", "shared_expert", "dense", "other")
+    }
+    row = {layer: i for i, layer in enumerate(kernels.model.moe_layers)}
+    for phase, layer in busy:
+        if phase == "experts":
+            served_G, unique_G = work.served_LG[row[layer]], work.unique_LG[row[layer]]
+            added = kernels.between(phase, {"served": served_G, "unique": unique_G})
+        elif phase == "other" and layer >= 0:
+            continue  # the host that waits
+        else:
+            added = at_home[phase]
+        busy[phase, layer] = busy[phase, layer] + added
+
+
+def _launched_by_the_host(tokens: Home, graph_sizes: Sequence[int] | None) -> bool:
+    """Whether a step replays no graph: one with prefill, and one for whose batch none was captured."""
+    largest = max(graph_sizes) if graph_sizes else None
+    return bool(tokens.prefilling_G.any()) or (largest is not None and float(tokens.tokens_G.max()) > largest)
 
 
 def padded(tokens_G: NDArray[Any], graph_sizes: Sequence[int] | None) -> FloatArray:

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from moesim.deployment.deployment import Deployment
 from moesim.hardware.groups import attention_group_s
 from moesim.hardware.health import Health
+from moesim.hardware.network import Ports
 from moesim.hardware.policy_time import exchange_seconds, pass_seconds
 from moesim.simulation.busy import Busy, Overlapped, busy_seconds, padded
+from moesim.simulation.contention import contended
 from moesim.simulation.operations import step_operations
 from moesim.simulation.part import Part
 from moesim.simulation.program import Program, beside_shared_expert, in_sequence, two_batches
@@ -65,8 +67,12 @@ class Costs:
         profile = self._deployment.scenario.profile
         kernels = self._deployment.pricing.kernels(profile)
         busy = [[self.busy(part, profile, state) for part in parts] for state in states]
-        group = [
-            [attention_group_s(kernels, part.tokens.tokens_G, state.nvlink_G) for part in parts]
+        longer = [
+            [
+                attention_group_s(kernels, part.tokens.tokens_G, state.nvlink_G)
+                - attention_group_s(kernels, part.tokens.tokens_G)
+                for part in parts
+            ]
             for state in states
         ]
         changed = []
@@ -75,7 +81,7 @@ class Costs:
                 key, part = (operation.phase, operation.layer), operation.micro_batch
                 busy_EG = [each[part][key] * factor_G for each in busy]
                 attends = operation.phase == "attention"
-                wire_EG = [each[part] if attends else operation.wire_G for each in group]
+                wire_EG = [operation.wire_G + each[part] if attends else operation.wire_G for each in longer]
                 operation = operation.on(busy_EG, wire_EG)
             changed.append(operation)
         return healthy.change(lambda _: changed)
@@ -87,6 +93,10 @@ class Costs:
         exchange_s = exchange_seconds(
             pricing.policy_cost, scenario.model.experts.count, fabric, scenario.parallelism.ep
         )
+        host_s = profile.host_s(
+            float(np.sum([part.tokens.tokens_G for part in parts], axis=0).max()),
+            float(np.sum([part.tokens.last_G for part in parts], axis=0).max()),
+        )
         chains = [
             step_operations(
                 kernels,
@@ -96,11 +106,47 @@ class Costs:
                 pricing.copy_bytes(),
                 exchange_s=exchange_s,
                 reduces_to_all=scenario.dispatch.record.returns == "everywhere",
-                ends_step=part is parts[-1],
+                host_s=host_s if part is parts[-1] else 0.0,
             )
             for part in parts
         ]
         early = "shared_expert" in scenario.overlap
         if "two_batch" in scenario.overlap:
-            return two_batches(*chains, early_dispatch=early)
-        return beside_shared_expert(chains[0]) if early else in_sequence(chains[0])
+            program = two_batches(*chains, early_dispatch=early)
+        elif early:
+            program = beside_shared_expert(chains[0])
+        else:
+            return in_sequence(chains[0])
+        return program if profile.transfers is None else self._contended(program, parts, profile)
+
+    def _contended(self, program: Program, parts: Sequence[Part], profile: Profile) -> Program:
+        """The program with what kernels and transfers beside each other cost each other."""
+        pricing = self._deployment.pricing
+        ports, links = Ports(pricing.fabric(profile)), pricing.links(profile)
+        rate = self._deployment.scenario.cluster.gpu.memory_bandwidth * (profile.transfers or 1.0)
+        traffic = [self._traffic(part, profile) for part in parts]
+        alone_O, memory_OG = [], []
+        for operation in program.operations:
+            alone_s = float(operation.seconds_G.mean())
+            transfer = operation.transfer
+            if transfer is None:
+                memory_G = traffic[operation.micro_batch][operation.phase, operation.layer]
+            else:
+                at_once_G = np.zeros(len(operation.wire_G))
+                alone_s += float(ports.collective(at_once_G, transfer.first_GG, transfer.second_GG).mean())
+                memory_G = transfer.memory_bytes_G / rate
+            alone_O.append(alone_s)
+            memory_OG.append(memory_G)
+        return contended(program, np.array(alone_O), np.array(memory_OG), background=not links.sms)
+
+    def _traffic(self, part: Part, profile: Profile) -> Busy:
+        """Seconds of the memory traffic of a part's kernels."""
+        deployment = self._deployment
+        ungated = profile.model_copy(update={"eager_launch": None})
+        return busy_seconds(
+            deployment.pricing.kernels(ungated).without_arithmetic(),
+            part,
+            deployment.placement.slot_gpu_S,
+            deployment.scenario.workload.graph_sizes,
+            Overlapped(frozenset(), 0),
+        )

@@ -81,7 +81,7 @@ def step_operations(
     *,
     exchange_s: float = 0.0,
     reduces_to_all: bool = False,
-    ends_step: bool = True,
+    host_s: float = 0.0,
 ) -> list[Operation]:
     """The operations of one step, in program order.
 
@@ -92,7 +92,7 @@ def step_operations(
         copy: bytes of a token on a wire.
         exchange_s: seconds on links in which a policy's ranks tell each other their counts, in each router.
         reduces_to_all: whether the combine leaves the sums on every GPU.
-        ends_step: whether the fixed cost of a step comes at the end.
+        host_s: what the host takes at the end.
     """
     work, tokens_G, links = part.work, part.tokens.tokens_G, kernels.links
     none_G, no_assignments_G = np.zeros(len(tokens_G)), np.zeros(len(tokens_G), np.int64)
@@ -104,8 +104,8 @@ def step_operations(
     operations = []
     for (phase, layer), busy_G in busy.items():
         overhead_s = kernels.launch_s(phase, layer)
-        if (phase, layer) == ("other", -1) and ends_step:
-            overhead_s += kernels.profile.step
+        if (phase, layer) == ("other", -1):
+            overhead_s += host_s
         if phase != "experts":
             wire_G = wires.get(phase, none_G)
             operations.append(Operation(phase, layer, busy_G, wire_G, overhead_s, no_assignments_G, tokens_G))

@@ -25,6 +25,10 @@ class Home(Protocol):
     def last_G(self) -> FloatArray:
         """Tokens of each rank whose logits are asked for."""
 
+    @property
+    def prefilling_G(self) -> FloatArray:
+        """Tokens of each rank that are of chunks; all others decode."""
+
     def keys_G(self, window: float, *, prefill: bool) -> FloatArray:
         """Keys that each rank's decoding or prefill tokens attend to in a layer with this window."""
 

@@ -95,7 +95,13 @@ class Profile(Strict):
             the activations.
         fused_activation: whether the experts' first GEMM applies the activation before it writes.
         launch: seconds per kernel launch, replayed from a CUDA graph where the server uses one.
-        kernels: launches in each phase of a layer (``other``: of a step).
+        eager_launch: seconds in which the host launches a kernel without a graph: the GPU waits for it where
+            it is done sooner. None where that is never seen.
+        kernels: launches in each phase of a layer (``other``: of a step) but those of small kernels.
+        small_kernels: share of the memory bandwidth at which norms, quantisation, rotation, top-k and the
+            like read and write (``moesim.hardware.small_kernels`` lists them); None leaves them out.
+        transfers: share of the memory bandwidth at which transfers beside kernels pass through memory, so
+            that each waits for the other's bytes; None where neither is seen to slow the other down.
         nvlink, nic: share of the links' bandwidths that transfer kernels reach, unless ``dispatch`` names
             their mode.
         dispatch: what the transfer kernels of a mode reach; ``moesim.dispatch.modes`` says whose a mode uses
@@ -103,6 +109,7 @@ class Profile(Strict):
         plain: what a collective library's own all-to-all reaches: of modes that ``dispatch`` does not name,
             and over several nodes of those that go straight to each GPU.
         step: seconds of host work per step that no GPU work hides.
+        step_sequence, step_token: further ones for each sequence and each token of the fullest rank.
         memory: share of GPU memory that weights, KV cache and buffers may take.
         jitter: how durations of a phase spread; a phase that is not named always takes its median.
         machine: the cluster that was measured, where a calibration wrote the profile; a scenario that names
@@ -131,12 +138,17 @@ class Profile(Strict):
     inputs: dict[Dtype, Dtype] = Field(default_factory=dict)
     fused_activation: Flag = False
     launch: Seconds
+    eager_launch: Seconds | None = None
     kernels: dict[Phase, Annotated[int, Field(ge=0)]]
+    small_kernels: Share | None = None
+    transfers: Share | None = None
     nvlink: Share
     nic: Share
     dispatch: dict[DispatchMode, Links] = Field(default_factory=dict)
     plain: Links | None = None
     step: Seconds
+    step_sequence: Seconds = 0.0
+    step_token: Seconds = 0.0
     memory: Part
     jitter: dict[Phase, Jitter] = Field(default_factory=dict)
     machine: Cluster | None = None
@@ -148,6 +160,12 @@ class Profile(Strict):
     def _is_of_its_machine(self) -> Self:
         if self.machine is not None and self.machine.gpu.name != self.gpu:
             raise fault(f"must be that of machine.gpu, {self.machine.gpu.name}", "gpu", got=self.gpu)
+        return self
+
+    @model_validator(mode="after")
+    def _a_graph_launches_no_slower(self) -> Self:
+        if self.eager_launch is not None and self.eager_launch < self.launch:
+            raise fault("must not be below launch", "eager_launch", got=self.eager_launch)
         return self
 
     @model_validator(mode="after")
@@ -163,6 +181,10 @@ class Profile(Strict):
             if not any(covering(figure, [key]) for figure in figures(self)):
                 raise fault("names no figure of the profile", "uncertainty", key)
         return self
+
+    def host_s(self, tokens: float, sequences: float) -> float:
+        """Seconds of host work in a step whose fullest rank has so many of each."""
+        return self.step + sequences * self.step_sequence + tokens * self.step_token
 
     def draws(self, count: int) -> list[Profile]:
         """Profiles that are as likely as this one, as far as its uncertainties say."""

@@ -204,6 +204,7 @@ class Home:
 
     def __init__(self, tokens_G: NDArray[np.int64]) -> None:
         self.tokens_G, self.last_G = tokens_G, tokens_G.astype(np.float64)
+        self.prefilling_G = np.zeros(len(tokens_G))
 
     def keys_G(self, window: float, *, prefill: bool) -> FloatArray:
         return np.zeros(len(self.tokens_G))

@@ -167,7 +167,7 @@ def test_a_slow_nvlink_port_is_felt_in_attention_from_its_time_on(tmp_path: Path
     slow = {"nvlink": 3, "bandwidth": 0.1}
     ill_WG, _ = attention_s(slow)
     np.testing.assert_allclose(ill_WG[:, :2], well_WG[:, :2], rtol=rounding(10**6))
-    assert (ill_WG[:, 2:] > well_WG[:, 2:] * 1.01).all()
+    assert (ill_WG[:, 2:] > well_WG[:, 2:] * 1.005).all()
     # From after the first step on: the second step's attention is as slow as with the fault from the start.
     late_WG, _ = attention_s(slow | {"from_s": first_s})
     np.testing.assert_allclose(late_WG[0], well_WG[0], rtol=rounding(10**6))

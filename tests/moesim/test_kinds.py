@@ -12,12 +12,15 @@ from moesim.analysis.result import simulate_deployment
 from moesim.deployment.deployment import Deployment, deploy
 from moesim.simulation.rebalancing import expert_N
 from moesim.simulation.run import run
+from moesim.spec.profile import load_profile
 from moesim.spec.scenario import load_scenario
+from moesim.spec.yaml_source import Source
 from placement.judging.migration import plan_migration
 from tests.moesim.tiny import TINY, tiny_scenario, write_scenario
 from tests.tolerance import rounding
 from traces.timeline import PHASES
 
+NOWHERE = Source(None, None, {})
 STEPS = 7
 # Experts 0 and 5 are wider than the 32 of the others, in layer 2 also expert 3, in half of the bytes.
 WIDE = {"name": "wide", "width": 512, "experts": [0, 5]}
@@ -42,7 +45,8 @@ def test_one_kind_in_a_list_changes_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", ["sync", "layerwise"])
 def test_each_slot_takes_what_its_expert_does_wherever_it_has_moved(tmp_path: Path, mode: str) -> None:
     rebalance = {"every_steps": 2, "mode": mode}
-    deployment = deployed(tmp_path, [WIDE, COARSE], rebalance=rebalance)
+    profile = load_profile(None, NOWHERE, ()).model_dump(mode="json") | {"small_kernels": None}
+    deployment = deployed(tmp_path, [WIDE, COARSE], rebalance=rebalance, profile=profile)
     model, placement = deployment.scenario.model, deployment.placement
     done = run(deployment)
     assert any(move.copies for move in done.moves)
