@@ -150,9 +150,9 @@ def test_without_a_profile_the_cluster_has_that_of_its_gpu(tmp_path: Path, clust
         path = str(write_scenario(tmp_path, mapping))
         assert load_scenario(path).profile.name == name
         # An option that reaches into it changes that one, and another cluster asks for its own.
-        changed = load_scenario(path, [Override.parse("profile.launch=7 us")]).profile
+        changed = load_scenario(path, [Override.parse("profile.launch=3 us")]).profile
         assert changed.name == name
-        assert changed.launch == pytest.approx(7e-6)
+        assert changed.launch == pytest.approx(3e-6)
         moved = load_scenario(path, [Override.parse("cluster=h800-1x8")])
         assert moved.profile.name == "h800"
     named = load_scenario(path, [Override.parse("profile=generic")])
