@@ -258,6 +258,13 @@ class Outcome(Record):
     mode: str = ""
 
 
+class Infeasible(Record):
+    """A point of a comparison that cannot be, and why: it needs more memory than there is, say."""
+
+    vary: dict[str, Any]
+    infeasible: str
+
+
 Compared = Result | Outcome
 """What stands in a comparison: the scenario itself, or a point."""
 
@@ -266,16 +273,26 @@ class Comparison(FileRecord):
     """``whatif.json``: a scenario and points that differ from it.
 
     Attributes:
-        faster: of each pair, the scenario first, then the points in order, the share of draws in which the
-            one of the row serves more tokens a second than the one of the column.
+        faster: of each pair, the scenario first, then the points that ran, in order: the share of draws in
+            which the one of the row serves more tokens a second than the one of the column.
     """
 
     THING: ClassVar = "whatif"
 
     format: Literal["moesim.whatif/1"] = "moesim.whatif/1"
     baseline: Result
-    points: list[Outcome]
+    points: list[Outcome | Infeasible]
     faster: list[list[Fraction]] | None = None
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        """The points that ran."""
+        return [point for point in self.points if isinstance(point, Outcome)]
+
+    @property
+    def infeasible(self) -> list[Infeasible]:
+        """The points that cannot be."""
+        return [point for point in self.points if isinstance(point, Infeasible)]
 
     def made(self, **facts: Any) -> Self:
         """With more, or other, entries of the baseline's provenance."""

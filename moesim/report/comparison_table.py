@@ -108,7 +108,7 @@ def comparison_table(comparison: Comparison) -> Table:
     """The scenario itself and every point, fastest first, the best marked."""
     order, best = by_speedup(comparison), best_point(comparison)
     runs: list[Compared] = [comparison.baseline, *(point for _, point in order)]
-    columns = ((metric.column([*runs, *comparison.points]), metric) for metric in METRICS)
+    columns = ((metric.column([*runs, *comparison.outcomes]), metric) for metric in METRICS)
     shown = [(column, [metric.cell(run) for run in runs]) for column, metric in columns if column is not None]
     varied, (factor,) = _varied(comparison), numbers("speedup")
     factors = ["1.00×", *(speedup(point) for _, point in order)]
@@ -135,7 +135,7 @@ def by_speedup(comparison: Comparison) -> list[tuple[int, Outcome]]:
 def names(comparison: Comparison) -> list[str]:
     """What to call the scenario itself, and each point, fastest first: ``key=value`` after another."""
     keys = varied_keys(comparison)
-    return [name for (name,) in _rows(comparison, [[vary(point, keys)] for point in comparison.points])]
+    return [name for (name,) in _rows(comparison, [[vary(point, keys)] for point in comparison.outcomes])]
 
 
 def _rows(comparison: Comparison, cells: Sequence[Sequence[str]]) -> list[Sequence[str]]:
@@ -145,7 +145,7 @@ def _rows(comparison: Comparison, cells: Sequence[Sequence[str]]) -> list[Sequen
         cells: what each point varies.
     """
     asked = ["as asked", *[""] * (len(cells[0]) - 1)] if cells else ["as asked"]
-    for point, (first, *others) in zip(comparison.points, cells, strict=True):
+    for point, (first, *others) in zip(comparison.outcomes, cells, strict=True):
         if point.as_asked:
             asked = [f"as asked: {first}", *others]
             break
@@ -158,7 +158,7 @@ def _varied(comparison: Comparison) -> list[_Told]:
     heads = list(keys.values()) or [""]
     cells = [
         [brief(point.vary[key]) if key in point.vary else "" for key in keys] or [""]
-        for point in comparison.points
+        for point in comparison.outcomes
     ]
     wide = sum(max(map(len, column)) + 1 for column in zip(heads, *cells, strict=True))
     together = not keys or wide > _VARIED_WIDTH

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 from moesim.analysis.culprit import Straggler, culprit, lost_by_cause
 from moesim.analysis.result_file import Compared, Comparison, Metrics, Outcome, Result
@@ -176,7 +176,7 @@ def _balance(result: Result) -> list[str]:
 
 def tried(comparison: Comparison) -> list[tuple[int, Outcome]]:
     """The points with their indices, but for those that are the scenario itself."""
-    return [item for item in enumerate(comparison.points) if not item[1].as_asked]
+    return [item for item in enumerate(comparison.outcomes) if not item[1].as_asked]
 
 
 def named_runs(comparison: Comparison) -> list[tuple[str, Compared]]:
@@ -218,9 +218,9 @@ def _alike(comparison: Comparison) -> str:
 def _beyond(comparison: Comparison) -> str:
     """What a placement won that even work would not have: not by balance but by less work."""
     base, best = comparison.baseline, best_point(comparison)
-    if best is None or base.ceilings is None or not _places(comparison.points[best]):
+    if best is None or base.ceilings is None or not _places(comparison.outcomes[best]):
         return ""
-    before, after = base.metrics, comparison.points[best].metrics
+    before, after = base.metrics, comparison.outcomes[best].metrics
     won_s, most_s = before.step_time_s.mean - after.step_time_s.mean, base.ceilings.placements_s
     if won_s - most_s < SMALL * won_s:
         return ""
@@ -279,7 +279,7 @@ def _rebalancing(comparison: Comparison) -> str:
     """Empty where nothing rebalances, or nothing beside it tells whether that pays."""
     runs: list[tuple[float, Compared]] = [
         (1.0, comparison.baseline),
-        *((point.speedup, point) for point in comparison.points),
+        *((point.speedup, point) for point in comparison.outcomes),
     ]
     moving = [factor for factor, run in runs if rebalances(run)]
     still = [factor for factor, run in runs if not rebalances(run)]
@@ -290,7 +290,7 @@ def _rebalancing(comparison: Comparison) -> str:
             " Rebalancing does not pay here: nothing that rebalances is faster than the best that does not."
         )
     best = best_point(comparison)
-    payback = None if best is None else comparison.points[best].payback_steps
+    payback = None if best is None else comparison.outcomes[best].payback_steps
     if payback is None or max(moving) <= 1:
         return ""
     return f" There a rebalance has paid for itself after {steps(payback)}."
@@ -333,7 +333,7 @@ def _fastest(comparison: Comparison) -> str:
     best = best_point(comparison)
     if best is None:
         return "Nothing but the scenario itself was tried." if comparison.points else "Nothing was varied."
-    point, base = comparison.points[best], comparison.baseline
+    point, base = comparison.outcomes[best], comparison.baseline
     base_s, point_s = base.metrics.step_time_s.mean, point.metrics.step_time_s.mean
     if point.speedup < 1 + SMALL / 2:
         return f"Nothing tried here is faster: the best point, {vary(point)}, runs {speedup(point)}."
@@ -394,12 +394,17 @@ def _tokens_per_step(run: Compared) -> float:
 
 def vary(point: Outcome, names: Mapping[str, str] | None = None) -> str:
     """A point's varied keys, or their ``names``, and values, ``key=value`` after another."""
-    return ", ".join(f"{(names or {}).get(key, key)}={brief(value)}" for key, value in point.vary.items())
+    return named_vary(point.vary, names)
+
+
+def named_vary(values: Mapping[str, Any], names: Mapping[str, str] | None = None) -> str:
+    """Varied keys and their values."""
+    return ", ".join(f"{(names or {}).get(key, key)}={brief(value)}" for key, value in values.items())
 
 
 def varied_keys(comparison: Comparison) -> dict[str, str]:
     """Every varied key in order of appearance, and its short name: the last part where that is unique."""
-    keys = list(dict.fromkeys(key for point in comparison.points for key in point.vary))
+    keys = list(dict.fromkeys(key for point in comparison.outcomes for key in point.vary))
     last = Counter(key.rsplit(".", 1)[-1] for key in keys)
     return {key: short if last[short := key.rsplit(".", 1)[-1]] == 1 else key for key in keys}
 
@@ -412,10 +417,10 @@ def speedup(point: Outcome) -> str:
 def _best_free(comparison: Comparison) -> str:
     """The fastest point that leaves the router's choice as the scenario does, or that there is none."""
     base = comparison.baseline
-    free = [point for point in comparison.points if _is_free(point, base)]
+    free = [point for point in comparison.outcomes if _is_free(point, base)]
     best = max(free, key=lambda point: point.speedup, default=None)
     if best is None or best.speedup < 1 + SMALL / 2:
-        faster = [point for point in comparison.points if point.speedup >= 1 + SMALL / 2]
+        faster = [point for point in comparison.outcomes if point.speedup >= 1 + SMALL / 2]
         most = any(point.metrics.rerouted > MOST for point in faster)
         also = " and reroutes less than half" if most else ""
         return f"No point that drops no more than the scenario{also} is faster."

@@ -6,7 +6,7 @@ import itertools
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,7 @@ from joblib import Parallel, delayed, parallel_config
 from moesim.analysis.intervals import drawn_profiles, drawn_tokens_per_s, ends, faster_shares
 from moesim.analysis.rebalancing import payback_steps
 from moesim.analysis.result import simulate_scenario
-from moesim.analysis.result_file import Comparison, Outcome, Result
+from moesim.analysis.result_file import Comparison, Infeasible, Outcome, Result
 from moesim.errors import MoesimError, SpecError
 from moesim.spec.override import Override
 from moesim.spec.scenario import Scenario, load_scenario
@@ -104,8 +104,10 @@ def compare(
         baseline: the result of the base, where it is known already.
         progress: called once for the base and for each point, when its result is there.
 
+    A point that cannot be, for lack of memory say, is a row that says why.
+
     Raises:
-        MoesimError: a point cannot be simulated; the message names it.
+        MoesimError: the base cannot be simulated.
     """
     for each in (base, *(point.scenario for point in points)):
         drawn_profiles(each.profile, samples)
@@ -114,31 +116,39 @@ def compare(
         baseline = _stored(base, store) or _kept(base, simulate_scenario(base, samples)[1], store)
     progress()
     results = _results(base, baseline, points, samples, store, _workers(jobs, scheduler), progress)
-    tokens_per_s = baseline.metrics.tokens_per_s
-    scenarios = [point.scenario for point in points]
-    _, *paybacks = _paybacks([base, *scenarios], [baseline, *results])
-    asked = _name(base)
+    ran = [each for each in zip(points, results, strict=True) if isinstance(each[1], Result)]
+    found = [result for _, result in ran if isinstance(result, Result)]
+    _, *paybacks = _paybacks([base, *(point.scenario for point, _ in ran)], [baseline, *found])
+    payback = iter(paybacks)
     rows = [
-        Outcome(
-            vary=point.vary,
-            metrics=result.metrics,
-            attribution=result.attribution,
-            culprit=result.culprit,
-            gpus=point.scenario.parallelism.ep,
-            # Points may differ in tokens a step, so what counts is tokens a second.
-            speedup=result.metrics.tokens_per_s / tokens_per_s,
-            **_interval(baseline, result),
-            payback_steps=payback,
-            # Combinations of values that the scenario has anyway.
-            as_asked=_name(point.scenario) == asked,
-            notes=result.notes,
-            unseen=result.unseen,
-            mode=result.mode,
-        )
-        for point, result, payback in zip(points, results, paybacks, strict=True)
+        Infeasible(vary=point.vary, infeasible=result)
+        if isinstance(result, str)
+        else _outcome(point, result, base, baseline, next(payback))
+        for point, result in zip(points, results, strict=True)
     ]
-    pairs = {"faster": faster_shares([baseline, *results])} if samples else {}
+    pairs = {"faster": faster_shares([baseline, *found])} if samples else {}
     return Comparison(format="moesim.whatif/1", baseline=baseline, points=rows, **pairs)
+
+
+def _outcome(
+    point: Point, result: Result, base: Scenario, baseline: Result, payback: float | None
+) -> Outcome:
+    return Outcome(
+        vary=point.vary,
+        metrics=result.metrics,
+        attribution=result.attribution,
+        culprit=result.culprit,
+        gpus=point.scenario.parallelism.ep,
+        # Points may differ in tokens a step, so what counts is tokens a second.
+        speedup=result.metrics.tokens_per_s / baseline.metrics.tokens_per_s,
+        **_interval(baseline, result),
+        payback_steps=payback,
+        # Combinations of values that the scenario has anyway.
+        as_asked=_name(point.scenario) == _name(base),
+        notes=result.notes,
+        unseen=result.unseen,
+        mode=result.mode,
+    )
 
 
 def _interval(baseline: Result, result: Result) -> dict[str, list[float]]:
@@ -156,11 +166,11 @@ def _results(
     store: Store | None,
     workers: AbstractContextManager[Any],
     progress: Callable[[], None],
-) -> list[Result]:
-    """The result of each point. Points that are equal, or equal to the base, are simulated once."""
+) -> list[Result | str]:
+    """The result of each point, or why it cannot be. Equal ones, or equal to the base, are simulated once."""
     names = [_name(point.scenario) for point in points]
     copies = Counter(names)
-    known = {_name(base): baseline}
+    known: dict[str, Result | str] = {_name(base): baseline}
     missing: dict[str, Point] = {}
     for name, point in zip(names, points, strict=True):
         if name not in known and (found := _stored(point.scenario, store)) is not None:
@@ -172,7 +182,8 @@ def _results(
     work = (delayed(_simulate)(name, point, samples) for name, point in missing.items())
     with workers:
         for name, result in Parallel(return_as="generator_unordered")(work):
-            known[name] = _kept(missing[name].scenario, result, store)
+            kept = isinstance(result, Result)
+            known[name] = _kept(missing[name].scenario, result, store) if kept else result
             for _ in range(copies[name]):
                 progress()
     return [known[name] for name in names]
@@ -205,14 +216,12 @@ def _name(scenario: Scenario) -> str:
     return json.dumps(scenario.resolved(), sort_keys=True)
 
 
-def _simulate(name: str, point: Point, samples: int) -> tuple[str, Result]:
-    """In a worker: one point, with the name it was sent under."""
+def _simulate(name: str, point: Point, samples: int) -> tuple[str, Result | str]:
+    """In a worker: one point, or why it cannot be, with the name it was sent under."""
     try:
         return name, simulate_scenario(point.scenario, samples)[1]
     except MoesimError as error:
-        # Which of many points it was, where no file is at fault.
-        error.file = error.file or f"--vary {label(point.vary)}"
-        raise
+        return name, str(error)
 
 
 def _workers(jobs: int, scheduler: str | None) -> AbstractContextManager[Any]:
@@ -257,22 +266,16 @@ def _kept(scenario: Scenario, result: Result, store: Store | None) -> Result:
     return result
 
 
-def label(vary: Mapping[str, Any]) -> str:
-    """A combination as text: ``placement greedy, routing.capacity_factor 1.5``."""
-    return ", ".join(f"{show_loc(tuple(key.split('.')))} {value}" for key, value in vary.items())
-
-
 def demo_points() -> list[Point]:
-    """What the demo lays beside its scenario: drop, reroute, placements within and across nodes, copies."""
-    drop, reroute = ({"policy": policy, "capacity_factor": 1.5} for policy in ("drop", "reroute"))
-    hierarchical = {"solver": "eplb", "hierarchical": True}
+    """What the demo lays beside its scenario: drop, reroute, placements without and with copies, together."""
+    drop, reroute = ({"policy": policy, "capacity_factor": 2.0} for policy in ("drop", "reroute"))
+    copies = {"solver": "eplb", "slots": 288}
     varies: list[dict[str, Any]] = [
         {"routing": drop},
         {"routing": reroute},
         {"placement": "eplb"},
-        {"placement": {"solver": "eplb", "slots": 288}},
-        {"placement": hierarchical},
-        {"placement": hierarchical, "routing": reroute},
+        {"placement": copies},
+        {"placement": copies, "routing": reroute},
     ]
     return [
         Point(vary, load_scenario("demo", [Override((key,), value) for key, value in vary.items()]))

@@ -251,10 +251,6 @@ BAD: dict[str, tuple[Callable[[], list[str]], list[str]]] = {
         vary("routing.capacity_factor=[1]"),
         ["--vary routing.capacity_factor: ", "policy none"],
     ),
-    "a point beyond the memory": (
-        vary("workload.context=[8, 99999]", "cluster.gpu.memory=[500 KB]"),
-        ["--vary workload.context 99999, cluster.gpu.memory 500 KB: ", "GPUs needs"],
-    ),
     "unknown kind of preset": (
         lambda: ["presets", "model"],
         ["presets: no such kind; did you mean 'models'?"],

@@ -70,7 +70,7 @@ def test_a_metric_is_added_to_one_list(monkeypatch: pytest.MonkeyPatch) -> None:
     text, found = printed(table, 120), Structure(join([table]))
     assert text.splitlines()[0].endswith("tail")
     assert "p99" in found.words
-    runs: list[Compared] = [comparison.baseline, *comparison.points]
+    runs: list[Compared] = [comparison.baseline, *comparison.outcomes]
     for run in runs:
         assert added.cell(run) in text
         assert added.cell(run) in found.words

@@ -129,7 +129,7 @@ def test_points_share_their_draws(folder: Path) -> None:
     """The scenario beside itself: faster in none of the draws, and a speedup of exactly one."""
     base = scenario(folder)
     comparison = compare(base, [Point({"seed": 0}, base)], samples=20)
-    assert comparison.points[0].speedup_interval == [1.0, 1.0]
+    assert comparison.outcomes[0].speedup_interval == [1.0, 1.0]
     assert comparison.faster == [[0.0, 0.0], [0.0, 0.0]]
     slower = scenario(folder, parallelism={"ep": 2}, workload=tiny_scenario()["workload"])
     comparison = compare(base, [Point({"parallelism.ep": 2}, slower)], samples=20)
