@@ -18,7 +18,7 @@ from moesim.live.repeats import join_repeats
 from moesim.simulation.run import run
 from moesim.spec.scenario import load_scenario
 from tests.moesim.moe_timelines import moe_timeline, noisy_seconds
-from tests.moesim.tiny import TINY, tiny_scenario, write_scenario
+from tests.moesim.tiny import TINY, on_generic, tiny_scenario, write_scenario
 from tests.tolerance import rounding
 from traces.timeline import PHASES, Timeline
 
@@ -42,7 +42,8 @@ def columns(timeline: Timeline) -> dict[str, np.ndarray]:
 def test_kernels_that_took_what_was_simulated_change_nothing(tmp_path: Path, mode: str, overlap: str) -> None:
     cluster = TINY["cluster"] | {"gpu": TINY["cluster"]["gpu"] | {"sms": 100}}
     dispatch = {"mode": mode, "dtype": "bf16", "combine_dtype": "bf16"}
-    deployment = deployed(tmp_path, dispatch=dispatch, overlap=overlap, cluster=cluster)
+    profile = on_generic(transfers=None)  # kernels are measured with no transfer beside them
+    deployment = deployed(tmp_path, dispatch=dispatch, overlap=overlap, cluster=cluster, profile=profile)
     simulated = run(deployment).timeline
     kernels = simulated.select(np.isin(simulated.phase_N, KERNELS))
     found = on_simulated_network(deployment, join_repeats([kernels, kernels]))
