@@ -132,7 +132,7 @@ def place(
     loads = read_source(source, named_hints(model, experts), hold_out=hold_out, windows=windows)
     bench = None if simulate is None else trial(simulate, overrides(set_), loads, gpus)
     known = bench.scenario.model if bench is not None else known_model(model, loads)
-    hidden_layers = None if known is None else known.layers
+    hidden_layers = loads.hidden_layers if known is None else known.layers
     target = Target(loads.experts, gpus, loads.layers, hidden_layers)
     question = Question(
         gpus,

@@ -112,6 +112,18 @@ def test_load_tables_have_windows_and_no_tokens() -> None:
     assert worst["max_load"] == load_WLG.max(axis=2).max(axis=0).sum()
 
 
+def test_layers_that_a_file_numbers_are_not_asked_for_again() -> None:
+    """SGLang's counts have a row for every hidden layer; a load table and a trace that came of them remember."""
+    counts = [[0.0] * 8, [8.0, 1, 2, 3, 4, 5, 6, 7.5], [1, 1, 1, 1, 1, 1, 1, 9], [0] * 8]
+    Path("counts.json").write_text(json.dumps({"logical_count": counts}))
+    assert moesim("trace", "convert", "counts.json", "-o", "counts.parquet").code == 0
+    for source in ("counts.json", "counts.parquet"):
+        place(source, "--gpus", 2, "--format", "sglang", "-o", "map.json")
+        rows = json.loads(Path("map.json").read_text())["physical_to_logical_map"]
+        assert len(rows) == 4
+        assert all(sorted(row) == list(range(8)) for row in rows)
+
+
 def test_windows_are_as_large_as_what_is_kept_back() -> None:
     load_WLE = logical_count("load.json", windows=8)
     value = place("load.json", "--gpus", 4, "--solver", "linear")
