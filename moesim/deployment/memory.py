@@ -65,8 +65,8 @@ def check_memory(scenario: Scenario, needed: Memory) -> None:
     if total <= usable:
         return
     raise MemoryFitError(
-        f"{scenario.model.name or 'the model'} on {scenario.parallelism.ep} GPUs needs {format_bytes(total)} on GPU "
-        f"{fullest} ({format_bytes(total - cache)} weights, {format_bytes(cache)} KV cache), "
+        f"{scenario.model.name or 'the model'} on {scenario.parallelism.ep} GPUs needs {format_bytes(total)} "
+        f"on GPU {fullest} ({format_bytes(total - cache)} weights, {format_bytes(cache)} KV cache), "
         f"{format_bytes(total - usable)} more than {gpu.name} offers ({share:.0%} of "
         f"{format_bytes(gpu.memory)}); {_what_fits(scenario, usable, total - cache, cache)}",
         field="cluster.gpu.memory",

@@ -109,7 +109,7 @@ def check_shape(trace: RoutingTrace, model: Model, file: str | None) -> None:
         if want != have:
             raise TraceError(
                 f"the trace is of another shape than {_name(model)}, which has {want} {name}: name the model "
-                f"it was recorded from ({trace.meta.model or 'it does not say'}), or bring a trace of this one",
+                f"it was recorded from ({trace.meta.model or 'not told'}), or bring a trace of this one",
                 file=file,
                 field="trace",
                 got=f"{have} {name}",

@@ -26,8 +26,8 @@ def question(scenario: Mapping[str, Any]) -> str:
         asked[0] += f" (anew every {plural(rebalance['every_steps'], 'step')} by {rebalance['solver']})"
     asked.append(f"{scenario['dispatch']['mode'].replace('_', ' ')} dispatch")
     return (
-        f"What does a {work['phase']} step of {model['name'] or 'an unnamed model'} cost on {machines} ({parallel}) with {load}, "
-        f"{', '.join(asked[:-1])} and {asked[-1]}?"
+        f"What does a {work['phase']} step of {model['name'] or 'an unnamed model'} cost on {machines} "
+        f"({parallel}) with {load}, {', '.join(asked[:-1])} and {asked[-1]}?"
     )
 
 

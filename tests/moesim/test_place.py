@@ -113,7 +113,7 @@ def test_load_tables_have_windows_and_no_tokens() -> None:
 
 
 def test_layers_that_a_file_numbers_are_not_asked_for_again() -> None:
-    """SGLang's counts have a row for every hidden layer; a load table and a trace that came of them remember."""
+    """SGLang's counts have a row for every hidden layer; a load table keeps their number."""
     counts = [[0.0] * 8, [8.0, 1, 2, 3, 4, 5, 6, 7.5], [1, 1, 1, 1, 1, 1, 1, 9], [0] * 8]
     Path("counts.json").write_text(json.dumps({"logical_count": counts}))
     assert moesim("trace", "convert", "counts.json", "-o", "counts.parquet").code == 0
