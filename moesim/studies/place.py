@@ -19,6 +19,7 @@ from placement.judging.judge import judge
 from placement.judging.migration import MigrationPlan, plan_migration
 from placement.problem.placement import Placement
 from placement.problem.problem import Problem
+from placement.solvers.eplb import variant
 from placement.solvers.relabelling import relabelled
 from placement.solvers.solution import NO_CLOCK, Search, Solution
 from placement.solvers.solvers import solver_named
@@ -47,14 +48,15 @@ class Candidates:
 
 
 def candidates(question: Question, source: Source, bench: Trial | None = None) -> Candidates:
-    """The problem, and what every result is compared with. Baselines may move whatever they like.
+    """The problem, and what every result is compared with. Baselines may move whatever they like
+    and hold an expert twice on a GPU.
 
     Raises:
         MoesimError: the problem contradicts itself, the loads do not suffice for it, or a candidate does
             not fit the bench.
     """
     problem = question.problem(source.seen, source.layers)
-    free = replace(problem, previous=None, max_moves=None)
+    free = replace(problem, previous=None, max_moves=None, distinct=False)
     others, notes = {}, []
     for name in BASELINES:
         try:
@@ -136,6 +138,7 @@ def answer(
         "slots": problem.slots,
         "windows": problem.windows,
         "worst_window": question.worst_window,
+        "eplb": {"variant": variant(problem), "groups": question.groups},
         "layers": [
             {
                 "layer": layer,

@@ -246,16 +246,18 @@ def label(vary: Mapping[str, Any]) -> str:
 
 
 def demo_points() -> list[Point]:
-    """What the demo lays beside its scenario: drop, reroute, placements within and across nodes, copies."""
+    """What the demo lays beside its scenario: drop, reroute, placements within and across nodes, copies.
+
+    The groups of its model divide over its nodes, so that ``eplb`` keeps each on one; ``swap`` does not.
+    """
     drop, reroute = ({"policy": policy, "capacity_factor": 1.5} for policy in ("drop", "reroute"))
-    hierarchical = {"solver": "eplb", "hierarchical": True}
     varies: list[dict[str, Any]] = [
         {"routing": drop},
         {"routing": reroute},
         {"placement": "eplb"},
         {"placement": {"solver": "eplb", "slots": 288}},
-        {"placement": hierarchical},
-        {"placement": hierarchical, "routing": reroute},
+        {"placement": "swap"},
+        {"placement": "eplb", "routing": reroute},
     ]
     return [
         Point(vary, load_scenario("demo", [Override((key,), value) for key, value in vary.items()]))
