@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from moesim.deployment.batch import StepTokens
 from moesim.dispatch.work import Work
 from moesim.hardware.kernels import Kernels
+from moesim.spec.attention import Attention
 from moesim.spec.profile import Phase
 
 FloatArray = NDArray[np.float64]
@@ -55,13 +56,9 @@ def busy_seconds(
         return beside if phase in overlapped.phases else kernels
 
     padded_G = padded(tokens.tokens_G, graph_sizes)
-    # Layers differ in routing and, with sliding windows, in attention; the rest is computed once.
-    window = {layer: model.attention_context(layer, np.inf) for layer in range(model.layers)}
+    # Layers differ in routing and, by kinds and windows, in attention; the rest is computed once.
     attention_s = {
-        size: during("attention").attention(
-            padded_G, tokens.keys_G(size, prefill=False), tokens.keys_G(size, prefill=True)
-        )
-        for size in set(window.values())
+        each: _attention(during("attention"), each, tokens, padded_G) for each in model.attention_layers
     }
     router_G = during("router").router(padded_G)
     shared_G = during("shared_expert").shared_expert(padded_G)
@@ -70,7 +67,7 @@ def busy_seconds(
     row = {layer: i for i, layer in enumerate(model.moe_layers)}
     busy: Busy = {}
     for layer in range(model.layers):
-        busy["attention", layer] = attention_s[window[layer]]
+        busy["attention", layer] = attention_s[model.attention_in(layer)]
         if layer not in row:
             busy["dense", layer] = dense_G
             continue
@@ -80,6 +77,20 @@ def busy_seconds(
         busy["experts", layer] = experts_LG[row[layer]]
     busy["other", -1] = kernels.head(tokens.per_rank(tokens.last_T))
     return busy
+
+
+def _attention(
+    kernels: Kernels, attention: Attention, tokens: StepTokens, padded_G: FloatArray
+) -> FloatArray:
+    """The attention of one layer: projections, scores, and what indexers and recurrent states add."""
+    decode_G, prefill_G = (tokens.keys_G(attention.attended, prefill=prefill) for prefill in (False, True))
+    seconds_G = kernels.attention(padded_G, decode_G, prefill_G, attention)
+    if attention.index_heads is not None:
+        seconds_G = seconds_G + kernels.index(tokens.per_rank(attention.scanned(tokens.keys_T)), attention)
+    if attention.kind == "linear":
+        sequences_G = tokens.per_rank(tokens.last_T)
+        seconds_G = seconds_G + kernels.recurrence(padded_G, sequences_G, attention)
+    return seconds_G
 
 
 def padded(tokens_G: NDArray[np.int64], graph_sizes: Sequence[int] | None) -> FloatArray:
