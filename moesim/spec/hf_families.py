@@ -45,7 +45,7 @@ def _every_layer(config: Config, width: str = "intermediate_size") -> Fields:
 
 def _qwen(config: Config) -> Fields:
     layers, step = config.layers, config.count("decoder_sparse_step", default=1)
-    dense = config.numbers("mlp_only_layers")
+    dense = config.indices("mlp_only_layers")
     moe = [layer for layer in range(layers) if layer not in dense and step and (layer + 1) % step == 0]
     if (
         config.flag("use_sliding_window", False)
@@ -66,7 +66,7 @@ def _qwen(config: Config) -> Fields:
 
 def _qwen_hybrid(config: Config) -> Fields:
     """Qwen3-Next and Qwen3.5: of each few layers one has full attention, with a gate as wide as its heads."""
-    kinds = config.by_layer("layer_types")
+    kinds = config.kinds("layer_types")
     every = config.count("full_attention_interval", default=4)
     gated = config.flag("attn_output_gate", True)
     if not kinds:
@@ -134,12 +134,11 @@ def _deepseek_v4(config: Config) -> Fields:
 def _v4_kinds(config: Config) -> list[str]:
     """The attention of each layer: named, by its ratio, or in turn after two heavily compressed ones."""
     ratios = {0: _SLIDING, 4: "compressed_sparse_attention", 128: "heavily_compressed_attention"}
-    named, given = config.by_layer("layer_types"), config.by_layer("compress_ratios")
+    named, given = config.kinds("layer_types"), config.by_layer("compress_ratios")
     if named:
-        return [str(each) for each in named]
-    for ratio in given:
-        if ratio not in ratios:
-            raise config.error("must be of 0, 4 and 128", "compress_ratios")
+        return named
+    if any(ratio not in list(ratios) for ratio in given):
+        raise config.error("must be of 0, 4 and 128", "compress_ratios")
     if given:
         return [ratios[ratio] for ratio in given]
     return [ratios[4 if layer > 1 and layer % 2 else 128] for layer in range(config.layers)]
@@ -152,7 +151,7 @@ def _glm4(config: Config) -> Fields:
 
 def _gpt_oss(config: Config) -> Fields:
     window = config.optional("sliding_window")
-    kinds = config.by_layer("layer_types")
+    kinds = config.kinds("layer_types")
     found = experts(config, "intermediate_size")
     if window is None:
         return {"attention": grouped(config), "experts": found}
@@ -164,7 +163,7 @@ def _gpt_oss(config: Config) -> Fields:
 
 def _windows(config: Config) -> Fields:
     """Grouped attention that slides in some layers."""
-    kinds, window = config.by_layer("layer_types"), config.optional("sliding_window")
+    kinds, window = config.kinds("layer_types"), config.optional("sliding_window")
     if not kinds or window is None:
         return {"attention": grouped(config)}
     known = {_SLIDING: lambda: grouped(config, window=window), _FULL: lambda: grouped(config)}
@@ -172,7 +171,7 @@ def _windows(config: Config) -> Fields:
 
 
 def _minimax_m2(config: Config) -> Fields:
-    if set(config.by_layer("attn_type_list")) - {1}:
+    if any(kind != 1 for kind in config.by_layer("attn_type_list")):
         raise config.error(f"only full attention, 1, is known here; {WAY_OUT}", "attn_type_list")
     config.only("shared_intermediate_size", 0)
     config.get("mlp_intermediate_size")  # of dense layers, of which there are none
@@ -181,7 +180,7 @@ def _minimax_m2(config: Config) -> Fields:
 
 def _minimax(config: Config) -> Fields:
     """MiniMax-Text-01 and M1: lightning attention with a gated output in most layers."""
-    kinds = config.by_layer("layer_types") or [
+    kinds = config.kinds("layer_types") or [
         _FULL if each == 1 else _LINEAR for each in config.by_layer("attn_type_list")
     ]
     if not kinds:
@@ -202,11 +201,11 @@ def _minimax(config: Config) -> Fields:
 def _llama4(config: Config) -> Fields:
     """Chunks of a fixed size in most layers; one shared expert, as wide as the routed ones."""
     layers, step = config.layers, config.count("interleave_moe_layer_step", default=1)
-    moe = config.numbers("moe_layers") or [i for i in range(layers) if step and (i + 1) % step == 0]
+    moe = config.indices("moe_layers") or [i for i in range(layers) if step and (i + 1) % step == 0]
     found = experts(config, "intermediate_size")
     interval = config.count("no_rope_layer_interval", default=4) or 4
     whole = config.by_layer("no_rope_layers")
-    kinds = config.by_layer("layer_types")
+    kinds = config.kinds("layer_types")
     if not kinds:
         rotates = whole or [(layer + 1) % interval for layer in range(layers)]
         kinds = ["chunked_attention" if each else _FULL for each in rotates]
@@ -224,7 +223,7 @@ def _ernie(config: Config) -> Fields:
     first, last = config.count("moe_layer_start_index", default=0), config.get("moe_layer_end_index")
     config.only("moe_use_size_all", False)
     end = layers - 1 if last in (None, -1) else config.count("moe_layer_end_index")
-    kinds = config.by_layer("mlp_layer_types")
+    kinds = config.kinds("mlp_layer_types")
     moe = [i for i in range(layers) if first <= i <= end and (i + 1) % every == 0]
     if kinds:
         moe = [layer for layer, kind in enumerate(kinds) if kind != "dense"]
@@ -257,7 +256,7 @@ def _granite(config: Config) -> Fields:
     """Granite 3 and 4: Mamba 2 where ``layer_types`` says so, a shared expert of its own width."""
     shared = config.count("shared_intermediate_size", default=0)
     found = experts(config, "intermediate_size", shared_width=shared)
-    kinds = config.by_layer("layer_types")
+    kinds = config.kinds("layer_types")
     for key in ("num_attention_heads", "num_key_value_heads", "mamba_expand"):
         config.get(key)  # of kinds of layers that there may not be
     known = dict.fromkeys(("mamba", _LINEAR), lambda: mamba2(config))
@@ -333,10 +332,10 @@ def _delta_and_latent(config: Config, low_rank: bool) -> Fields:
         low_rank: whether decay and output gate are products of two narrow matrices (Kimi Linear) or one wide
             matrix each (Ling 2.5).
     """
-    kinds = config.by_layer("layer_types")
+    kinds = config.kinds("layer_types")
     inside = config.inside("linear_attn_config")
     if inside is not None:  # of the checkpoint's own code, where layers count from 1
-        delta_layers = inside.numbers("kda_layers")
+        delta_layers = inside.indices("kda_layers")
         kinds = [_LINEAR if layer + 1 in delta_layers else _FULL for layer in range(config.layers)]
     if not kinds:
         raise config.error(f"is missing; {WAY_OUT}", "layer_types")

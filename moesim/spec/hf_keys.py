@@ -136,6 +136,22 @@ class Config:
             raise self.error(f"must have {self.layers} entries, one for each layer", key)
         return found[: self.layers]
 
+    def kinds(self, key: str) -> list[str]:
+        """As :meth:`by_layer`, of text."""
+        found = self.by_layer(key)
+        for each in found:
+            if not isinstance(each, str):
+                raise self.error("must be a list of text", key)
+        return found
+
+    def indices(self, key: str) -> list[int]:
+        """A list of whole numbers from 0; empty where the key is absent or null."""
+        found = self.numbers(key)
+        for each in found:
+            if isinstance(each, bool) or not isinstance(each, int) or each < 0:
+                raise self.error("must be a list of whole numbers", key)
+        return found
+
     def only(self, key: str, *known: Any) -> None:
         """Refuse a value of ``key`` that is none of ``known``; absent and null will do.
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from moesim.spec.attention import Attention
 from moesim.spec.hf_keys import WAY_OUT, Config
+from traces.base.errors import named
 
 Fields = dict[str, Any]
 
@@ -61,7 +62,7 @@ def moe_layers(config: Config, layers: Iterable[int], dense_width: str = "interm
 def after_dense(config: Config, key: str = "first_k_dense_replace", default: int = 0) -> list[int]:
     """The layers after ``key`` dense ones; or as ``mlp_layer_types`` or a list ``moe_layer_freq`` say."""
     first = config.count(key, default=default)
-    kinds = config.by_layer("mlp_layer_types")
+    kinds = config.kinds("mlp_layer_types")
     frequency = config.get("moe_layer_freq")
     if isinstance(frequency, list):
         kinds = ["moe" if each else "dense" for each in config.by_layer("moe_layer_freq")]
@@ -135,7 +136,7 @@ def attentions(config: Config, kinds: Sequence[str], known: dict[str, Callable[[
     """
     for layer, kind in enumerate(kinds):
         if kind not in known:
-            rule = f"only {', '.join(known)} are known here (layer {layer} has {kind}); {WAY_OUT}"
+            rule = f"only {', '.join(known)} are known here (layer {layer} has {named([kind])}); {WAY_OUT}"
             raise config.error(rule, "layer_types")
     built = {kind: known[kind]() for kind in dict.fromkeys(kinds)}
     if pattern := _every(kinds, built):

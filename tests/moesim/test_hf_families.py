@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from moesim.errors import SpecError
 from moesim.spec.hf_config import read_hf_config
 from moesim.spec.hf_families import FAMILIES
 from moesim.spec.model import Model
+from tests.examples import examples
 from tests.moesim.published_configs import PUBLISHED
 
 PAGE = Path(__file__).parents[2] / "docs/models.md"
@@ -189,6 +194,44 @@ def test_parameters_are_those_of_the_modules(model_type: str, tmp_path: Path) ->
     # DeepSeek-V4's hyper-connections are left out: 24 rows of 4 · hidden, twice a layer.
     small = 24 * 4 * config.hidden_size * 2 * model.layers if model_type == "deepseek_v4" else 0
     assert model.total_params + small == pytest.approx(matrices, rel=1e-5)
+
+
+ODD: list[Any] = [
+    None,
+    True,
+    -1,
+    0,
+    3,
+    1.5,
+    1 << 40,
+    "",
+    "odd",
+    [],
+    [0],
+    ["odd"],
+    [[1]],
+    [{}],
+    {},
+    {"a": 1},
+    {"a": {}},
+]
+
+
+@settings(max_examples=examples(300), suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(list(PUBLISHED)), st.data())
+def test_whatever_a_key_holds_it_is_read_or_refused(tmp_path: Path, name: str, data: st.DataObject) -> None:
+    config = copy.deepcopy(PUBLISHED[name].config)
+    beside = copy.deepcopy(PUBLISHED[name].beside or {"quantization": {"quant_algo": "NVFP4"}})
+    for whole in (config, beside):
+        part: Any = whole
+        while isinstance(part, dict) and part:
+            key = data.draw(st.sampled_from(sorted(part)))
+            if data.draw(st.booleans()) or not isinstance(part[key], dict) or not part[key]:
+                part[key] = data.draw(st.sampled_from(ODD))
+                break
+            part = part[key]
+    with contextlib.suppress(SpecError):
+        read(tmp_path / "m", config, beside)
 
 
 def test_layers_by_kind(tmp_path: Path) -> None:
