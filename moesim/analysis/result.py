@@ -50,7 +50,7 @@ def result(done: Run, without: Counterfactuals, bounds: Bounds) -> Result:
         attribution=without.terms(step_s, steps),
         data_parallel_imbalance_s=without.data_parallel_s / steps,
         rebalances=rebalance_rows(done.moves, deployment.placement),
-        notes=notes(deployment, step_s * steps, done.tokens / steps, done.moves),
+        notes=notes(deployment, step_s * steps, done.tokens / steps, done.moves, done.tallies),
         bounds=bounds.per_step(),
         stragglers=stragglers(
             done.timeline,

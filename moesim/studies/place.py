@@ -122,6 +122,9 @@ def answer(
     without = question.gpus - len(np.unique(found.placement.slot_gpu_S))
     if without:
         notes.append(f"{without} of {question.gpus} GPUs hold no expert: there are {problem.slots} slots")
+    linear = compared.others.get("linear")
+    if found.solver != "linear" and linear is not None and _same(linear, found.placement):
+        notes.append(f"{found.solver} found nothing to do: the result is the linear placement")
     value: Answer = {
         "format": "moesim.place/1",
         **verdict.to_dict(),
@@ -164,6 +167,13 @@ def answer(
         plan = plan_migration(question.previous, found.placement, problem.node_G)
         value["migration"] = _migration(plan, problem, bench, expert_bytes_LE, value["simulated"])
     return {**value, "notes": notes}
+
+
+def _same(left: Placement, right: Placement) -> bool:
+    """Whether every expert is in the same slot."""
+    return np.array_equal(left.slot_expert_LS, right.slot_expert_LS) and np.array_equal(
+        left.slot_gpu_S, right.slot_gpu_S
+    )
 
 
 def _against(problem: Problem, placement: Placement, bound: float) -> Answer:
