@@ -15,9 +15,17 @@ from traces.base.errors import LoadTableError
 from traces.base.files import check_format, whole_file, write_text
 from traces.base.input_file import MAX_JSON_BYTES, first_bytes, read_json, require_file
 from traces.base.memory import require_memory
-from traces.load_table import HEADER, LoadTable, check_header, drop_idle_layers, to_counts
+from traces.load_table import (
+    HEADER,
+    LoadTable,
+    check_header,
+    drop_idle_layers,
+    to_counts,
+    whole_where_whole,
+)
 
 FORMAT = "moesim.load_table/1"
+_GLANCE, _KEYS = 1 << 16, (b'"format"', b'"logical_count"', b'"load"')  # looked for in so many bytes of JSON
 _BATCH_COUNTS = 1 << 24  # counts decoded at once, 128 MB
 
 
@@ -67,7 +75,8 @@ def is_load_table(path: str | Path) -> bool:
     """Whether the file looks like a load table, sound or not: JSON, or Parquet that says so."""
     source = Path(path)
     if not parquet.is_parquet(source):
-        return first_bytes(source, 64).lstrip()[:1] == b"{"
+        head = first_bytes(source, _GLANCE)
+        return head.lstrip()[:1] == b"{" and any(key in head for key in _KEYS)
     try:
         with parquet.open_parquet(source, LoadTableError) as file:
             meta = parquet.read_metadata(file, source, LoadTableError) or {}
@@ -116,12 +125,13 @@ def _read_parquet(source: Path) -> LoadTable:
             batches = list(file.iter_batches(max(1, _BATCH_COUNTS // experts), columns=names))
             load_NE = np.concatenate([_loads(batch, experts, source) for batch in batches])
             _check_rows(batches, layers, rows, source)
-    return _table(header, load_NE.reshape(-1, len(layers), experts), source)
+    return _table(header, whole_where_whole(load_NE).reshape(-1, len(layers), experts), source)
 
 
 def _loads(batch: pa.RecordBatch, experts: int, source: Path) -> Any:
     cells = parquet.Cells(source, "load", LoadTableError)
-    return parquet.narrow(parquet.from_lists(batch.column("load"), experts, cells), np.dtype(np.int64), cells)
+    load_NE = parquet.from_lists(batch.column("load"), experts, cells)
+    return load_NE if load_NE.dtype.kind == "f" else parquet.narrow(load_NE, np.dtype(np.int64), cells)
 
 
 def _check_rows(batches: list[pa.RecordBatch], layers: tuple[int, ...], rows: int, source: Path) -> None:
@@ -138,11 +148,12 @@ def _check_rows(batches: list[pa.RecordBatch], layers: tuple[int, ...], rows: in
 
 
 def _from_logical_count(found: Any, source: Path) -> LoadTable:
-    load_WLE = to_counts(found, file=source, field="logical_count")
-    layers, load_WLE = drop_idle_layers(load_WLE)
+    count_WLE = to_counts(found, file=source, field="logical_count")
+    layers, load_WLE = drop_idle_layers(count_WLE)
     if not layers:
         raise LoadTableError("has no load in any layer", file=source, field="logical_count")
     header = {"model": "", "experts": load_WLE.shape[2], "layers": layers, "origin": "SGLang logical_count"}
+    header["hidden_layers"] = count_WLE.shape[1]  # it has a row for each of them
     return _table(header, load_WLE, source)
 
 
@@ -151,7 +162,7 @@ def _header(content: dict[str, Any], source: Path) -> dict[str, Any]:
     for key in HEADER:
         if key not in content:
             raise LoadTableError("is missing", file=source, field=key)
-    header = {key: content[key] for key in HEADER}
+    header = {key: content[key] for key in (*HEADER, "hidden_layers") if key in content}
     if isinstance(header["layers"], list):
         header["layers"] = tuple(header["layers"])
     check_header(header, file=source)

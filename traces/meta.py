@@ -29,6 +29,7 @@ class TraceMeta:
         origin: where the routing comes from, in words or as an address.
         licence: under which terms the trace may be passed on; empty where it is unknown.
         candidates: C, experts stored with a score for each token and layer; 0 = none, else above K.
+        hidden_layers: all layers of the model, dense ones included; None where nothing tells.
 
     Raises:
         TraceError: a value breaks the rules above.
@@ -41,6 +42,7 @@ class TraceMeta:
     origin: str
     licence: str
     candidates: int = 0
+    hidden_layers: int | None = None
 
     def __post_init__(self) -> None:
         _require_text("model", self.model)
@@ -52,6 +54,8 @@ class TraceMeta:
         _require_int("candidates", self.candidates, 0, self.experts)
         if 0 < self.candidates <= self.top_k:
             raise TraceError("must be 0 or above top_k", field="candidates", got=self.candidates)
+        if self.hidden_layers is not None:
+            _require_int("hidden_layers", self.hidden_layers, self.layers[-1] + 1, 2**31)
 
     @property
     def ids_dtype(self) -> np.dtype[Any]:
@@ -60,7 +64,10 @@ class TraceMeta:
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON can hold them, in a fixed order."""
-        return {**asdict(self), "layers": list(self.layers)}
+        fields = {**asdict(self), "layers": list(self.layers)}
+        if self.hidden_layers is None:
+            del fields["hidden_layers"]
+        return fields
 
     @classmethod
     def from_dict(cls, found: Mapping[str, Any], *, file: str | Path) -> TraceMeta:
@@ -82,6 +89,7 @@ class TraceMeta:
                 origin=found.get("origin", ""),
                 licence=found.get("licence", ""),
                 candidates=found.get("candidates", 0),
+                hidden_layers=found.get("hidden_layers"),
             )
         except TraceError as error:
             raise in_file(error, file) from error

@@ -116,7 +116,7 @@ class TableStatistics:
     model: str
     experts: int
     windows: int
-    assignments: int
+    assignments: int | float  # whole where the loads are
     max_over_mean_median: float
     max_over_mean_worst: float
     gpus: GpuStatistics | None
@@ -187,7 +187,7 @@ def table_statistics(table: LoadTable, *, ep: int | None = None) -> TableStatist
         model=table.model,
         experts=table.experts,
         windows=table.windows,
-        assignments=int(load_LE.sum()),
+        assignments=load_LE.sum().item(),
         max_over_mean_median=float(np.median(ratios)),
         max_over_mean_worst=max(ratios),
         gpus=None if ep is None else gpu_statistics(load_LE, ep),

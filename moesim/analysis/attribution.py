@@ -133,12 +133,12 @@ class Counterfactuals:
     def _uneven(self, parts: Sequence[Part]) -> bool:
         """Whether any GPU has other work at home than the others."""
         homes = [part.tokens for part in parts]
-        windows = {self._model.attention_context(layer, np.inf) for layer in range(self._model.layers)}
         values = [each for home in homes for each in (home.tokens_G, home.last_G)]
         values += [
-            home.keys_G(size, prefill=prefill)
+            home.keys_G(counted, prefill=prefill)
             for home in homes
-            for size in windows
+            for attention in self._model.attention_layers
+            for counted in (attention.attended, attention.scanned)
             for prefill in (False, True)
         ]
         return any(np.ptp(values_G) > 0 for values_G in values)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from moesim.dispatch.count import padded
 from moesim.dispatch.work import Counts
 from moesim.hardware.kernels import Kernels
-from moesim.simulation.part import Home, Part
+from moesim.simulation.part import Attended, Home, Part
 
 FloatArray = NDArray[np.float64]
 
@@ -61,9 +61,9 @@ class EvenHomes:
         """Tokens of each rank that are of chunks."""
         return mean_G(self.uneven.prefilling_G)
 
-    def keys_G(self, window: float, *, prefill: bool) -> FloatArray:
-        """Keys that each rank's tokens attend to in a layer with this window."""
-        return mean_G(self.uneven.keys_G(window, prefill=prefill))
+    def keys_G(self, attended: Attended, *, prefill: bool) -> FloatArray:
+        """Keys that each rank's tokens attend to, summed."""
+        return mean_G(self.uneven.keys_G(attended, prefill=prefill))
 
 
 @dataclass(frozen=True, kw_only=True)

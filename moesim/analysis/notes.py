@@ -7,12 +7,21 @@ from collections.abc import Sequence
 import numpy as np
 
 from moesim.deployment.deployment import Deployment
+from moesim.routing.masks import Listed
+from moesim.routing.none import NoPolicy
 from moesim.simulation.rebalancing import NEVER, Move
+from moesim.simulation.tally import Tally
 from moesim.units import format_seconds
+from placement.solvers.solvers import solve
+from traces.base.errors import named
 
 
 def notes(
-    deployment: Deployment, run_s: float, tokens_per_step: float, moves: Sequence[Move] = ()
+    deployment: Deployment,
+    run_s: float,
+    tokens_per_step: float,
+    moves: Sequence[Move] = (),
+    tallies: Sequence[Tally] = (),
 ) -> list[str]:
     """One sentence for each, in order of weight.
 
@@ -20,10 +29,13 @@ def notes(
         run_s: length of the simulated run.
         tokens_per_step: of all ranks together.
         moves: the rebalances of the run.
+        tallies: what became of the router's choice after each policy.
     """
     scenario = deployment.scenario
     return [
         *_idle_faults(deployment, run_s),
+        *_idle_policies(deployment, tallies),
+        *_idle_solver(deployment),
         *_rebalances(deployment, moves),
         *_extrapolated(deployment, tokens_per_step / scenario.parallelism.ep),
         *_host(deployment),
@@ -49,12 +61,74 @@ def _idle_faults(deployment: Deployment, run_s: float) -> list[str]:
     return found
 
 
+def _idle_policies(deployment: Deployment, tallies: Sequence[Tally]) -> list[str]:
+    """Policies that found nothing to act on, in part or at all."""
+    found = []
+    before: tuple[int, ...] | None = None
+    for policy, tally in zip(deployment.policies, tallies, strict=False):
+        now = (tally.kept, tally.rerouted, tally.dropped, tally.added)
+        idle = now == (before or (tally.wished, 0, 0, 0))
+        before = now
+        if isinstance(policy, NoPolicy):
+            continue
+        why = _unknown_categories(policy, deployment) if isinstance(policy, Listed) else ""
+        if idle:
+            words = f"{why}: it" if why else "it"
+            found.append(f"routing: {policy.name} has no effect: {words} left every assignment as it was.")
+        elif why:
+            found.append(f"routing: {policy.name} acts on a part only: {why}.")
+    return found
+
+
+def _unknown_categories(policy: Listed, deployment: Deployment) -> str:
+    """Which replayed tokens are of categories in which nothing was found to be off; empty where none is."""
+    replayed = deployment.replayed
+    nothing_off = not any(experts for off in policy.off for experts in off)
+    if policy.among != "category" or replayed.category_T is None or nothing_off:
+        return ""
+    kinds = max(len(off) for off in policy.off)
+    on_Q = np.ones(max(kinds, len(replayed.categories) + 1), np.bool_)
+    for off in policy.off:
+        on_Q[: len(off)] &= [not experts for experts in off]
+    kind_T = replayed.category_T + 1
+    strange_T = on_Q[kind_T]
+    if not strange_T.any():
+        return ""
+    names = ("unknown", *replayed.categories)
+    strange = named((names[kind] for kind in np.unique(kind_T[strange_T])), 4)
+    return (
+        f"{strange_T.mean():.0%} of the replayed tokens are of categories that the requests before them do "
+        f"not have ({strange})"
+    )
+
+
+def _idle_solver(deployment: Deployment) -> list[str]:
+    """A solver that left the experts where servers start."""
+    choice, placement = deployment.scenario.placement, deployment.placement
+    if choice.solver in (None, "linear"):
+        return []
+    linear = solve(
+        "linear",
+        None,
+        experts=placement.experts,
+        gpus=placement.gpus,
+        layers=placement.layers,
+        slots=placement.slots,
+    )
+    if not np.array_equal(linear.slot_expert_LS, placement.slot_expert_LS):
+        return []
+    return [f"placement: {choice.solver} has no effect: it left every expert where linear places it."]
+
+
 def _rebalances(deployment: Deployment, moves: Sequence[Move]) -> list[str]:
     rebalance, steps = deployment.scenario.rebalance, deployment.scenario.workload.steps
     if rebalance is None or rebalance.every_steps is None:
         return []
     if not moves:
         return [f"rebalance has no effect: its first is before step {rebalance.every_steps} of {steps}."]
+    idle = "" if any(move.copies for move in moves) else "rebalance has no effect: no expert was moved."
+    if idle:
+        return [idle]
     late = int((moves[-1].from_L == NEVER).sum())
     if not late:
         return []

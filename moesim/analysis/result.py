@@ -59,7 +59,7 @@ def result(done: Run, without: Counterfactuals, bounds: Bounds) -> Result:
         ceilings=without.ceilings(steps),
         **asked,
         rebalances=rebalance_rows(done.moves, deployment.placement),
-        notes=notes(deployment, step_s * steps, done.tokens / steps, done.moves),
+        notes=notes(deployment, step_s * steps, done.tokens / steps, done.moves, done.tallies),
         unseen=unseen(deployment, done.tokens / steps / scenario.parallelism.ep),
         bounds=bounds.per_step(),
         stragglers=stragglers(
@@ -91,10 +91,12 @@ def trace_facts(deployment: Deployment) -> TraceFacts:
     load_LE = expert_loads(replayed)
     source, model = deployment.scenario.trace, deployment.scenario.model
     generated = source.synth is not None or (source.sample and not replays_sample(model))
-    name = meta.model if source.file is None else source.file.rsplit("/", 1)[-1]
+    name = (meta.model or "of an unnamed model") if source.file is None else source.file.rsplit("/", 1)[-1]
     if source.sample:
         name = (
-            f"like the built-in sample, in the shape of {model.name}" if generated else "the built-in sample"
+            f"like the built-in sample, in the shape of {model.name or 'an unnamed model'}"
+            if generated
+            else "the built-in sample"
         )
     return TraceFacts(
         name=name,

@@ -76,6 +76,14 @@ def place(
     worst_window: Annotated[
         bool, typer.Option("--worst-window", help="Make the worst window small, not their mean.")
     ] = False,
+    hierarchical: Annotated[
+        bool,
+        typer.Option(
+            "--hierarchical",
+            help="Keep each of the model's expert groups on one node, whatever the solver; eplb does "
+            "so where groups divide over nodes.",
+        ),
+    ] = False,
     previous: Annotated[
         Path | None,
         typer.Option(
@@ -119,7 +127,7 @@ def place(
     from moesim.studies.trial import trial
     from placement.files.reading import load_placement
     from placement.files.target import Target
-    from placement.files.writing import check_export, check_suffix, export
+    from placement.files.writing import check_export, check_suffix, export, how_to_load, keeps_one_copy
     from placement.solvers.solution import Search
     from placement.solvers.solvers import solver_named
     from traces.base.jit import compilation
@@ -132,7 +140,7 @@ def place(
     loads = read_source(source, named_hints(model, experts), hold_out=hold_out, windows=windows)
     bench = None if simulate is None else trial(simulate, overrides(set_), loads, gpus)
     known = bench.scenario.model if bench is not None else known_model(model, loads)
-    hidden_layers = None if known is None else known.layers
+    hidden_layers = loads.hidden_layers if known is None else known.layers
     target = Target(loads.experts, gpus, loads.layers, hidden_layers)
     question = Question(
         gpus,
@@ -144,9 +152,12 @@ def place(
         None if previous is None else load_placement(previous, target),
         max_moves,
         bench.step_cost() if bench is not None and objective == "time" else None,
+        None if known is None else known.experts.groups,
+        hierarchical or (bench is not None and bench.scenario.placement.hierarchical),
+        keeps_one_copy(format_),
     )
     compared = candidates(question, loads, bench)
-    if out is not None:
+    if out is not None and "linear" in compared.others:  # before the search, what any placement would break
         check_export(compared.others["linear"], format_, hidden_layers=hidden_layers)
     with _searching(solver) as report, compilation(_say_that_it_compiles) as compiled:
         found = search(compared.problem, solver, loads.seen.what, Search(seconds=time_limit, report=report))
@@ -156,6 +167,8 @@ def place(
     if out is not None:  # before anything else can be interrupted
         note = export(found.placement, out, format_, hidden_layers=hidden_layers)
         print(f"placement: {out}" + (f" ({note})" if note else ""), file=sys.stderr)
+        if load_with := how_to_load(found.placement, out, format_):
+            print(f"load it with: {load_with}", file=sys.stderr)
     runs = 0 if bench is None else 1 + len(compared.others)
     with progress("simulating", runs) as advance:
         value = answer(

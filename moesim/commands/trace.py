@@ -95,8 +95,10 @@ def trace_convert(
 
     check_file(out, reads=[file])
     hints = named_hints(model, experts, origin=origin, licence=licence)
-    convert_trace(file, out, hints, layout=from_)
+    note = convert_trace(file, out, hints, layout=from_)
     _say(out)
+    if note:
+        typer.echo(note)
 
 
 @app.command("window")

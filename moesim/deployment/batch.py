@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,9 +68,15 @@ class StepTokens:
             self.last_T[chosen_T],
         )
 
-    def keys_G(self, window: float, *, prefill: bool) -> NDArray[np.float64]:
-        """Keys that each rank's decoding or prefill tokens attend to in a layer with this window."""
-        return self.per_rank(np.where(self.prefill_T == prefill, np.minimum(self.keys_T, window), 0.0))
+    def keys_G(
+        self, attended: Callable[[NDArray[np.float64]], NDArray[np.float64]], *, prefill: bool
+    ) -> NDArray[np.float64]:
+        """Keys that each rank's decoding or prefill tokens attend to, summed.
+
+        Args:
+            attended: how many a token attends to, by the tokens before it.
+        """
+        return self.per_rank(np.where(self.prefill_T == prefill, attended(self.keys_T), 0.0))
 
     def per_rank(self, values_T: NDArray[Any]) -> NDArray[np.float64]:
         """The sum of a value over the tokens of each rank."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +9,9 @@ from numpy.typing import NDArray
 
 from moesim.deployment.batch import StepTokens
 from moesim.errors import MemoryFitError
+from moesim.spec.attention import INDEX_BYTES, STATE_BYTES, Attention
+from moesim.spec.dtypes import DTYPE_BYTES
+from moesim.spec.model import Model
 from moesim.spec.scenario import Scenario
 from moesim.units import format_bytes
 from placement.problem.placement import EMPTY, Placement
@@ -43,13 +45,23 @@ def memory(scenario: Scenario, placement: Placement, tokens: StepTokens) -> Memo
     np.add.at(weights_G, placement.slot_gpu_S, held_S)
     if moe_only:
         return Memory(weights_G, np.zeros(placement.gpus))
-    # A sequence caches all that its last token attends to; a sliding layer keeps its window only.
-    windows = Counter(model.attention_context(layer, np.inf) for layer in range(model.layers))
     cached_G = np.zeros(placement.gpus)
-    for window, layers in windows.items():
-        cached_G += layers * tokens.per_rank(np.where(tokens.last_T, np.minimum(tokens.keys_T, window), 0.0))
-    group_G = np.repeat(cached_G.reshape(-1, tp).sum(axis=1), tp)
-    return Memory(weights_G, group_G * model.kv_bytes_per_token * model.attention.kv_share(tp))
+    for attention, layers in model.attention_layers.items():
+        cached_G += layers * tokens.per_rank(
+            np.where(tokens.last_T, _cached(model, attention, tokens, tp), 0.0)
+        )
+    return Memory(weights_G, np.repeat(cached_G.reshape(-1, tp).sum(axis=1), tp))
+
+
+def _cached(model: Model, attention: Attention, tokens: StepTokens, tp: int) -> NDArray[np.float64]:
+    """[T], bytes in one layer that each of ``tp`` ranks caches of a sequence that ends with the token.
+
+    It is all that the token may attend to: a sliding layer keeps its window only, a linear one its state.
+    """
+    keys = attention.cached(tokens.keys_T) * attention.kv_values_per_token * attention.kv_share(tp)
+    index = attention.scanned(tokens.keys_T) * (attention.index_dim or 0)
+    state = (attention.state or 0) * STATE_BYTES / tp
+    return keys * DTYPE_BYTES[model.kv_dtype] + index * INDEX_BYTES + state
 
 
 def check_memory(scenario: Scenario, needed: Memory) -> None:
@@ -65,8 +77,8 @@ def check_memory(scenario: Scenario, needed: Memory) -> None:
     if total <= usable:
         return
     raise MemoryFitError(
-        f"{scenario.model.name} on {scenario.parallelism.ep} GPUs needs {format_bytes(total)} on GPU "
-        f"{fullest} ({format_bytes(total - cache)} weights, {format_bytes(cache)} KV cache), "
+        f"{scenario.model.name or 'the model'} on {scenario.parallelism.ep} GPUs needs {format_bytes(total)} "
+        f"on GPU {fullest} ({format_bytes(total - cache)} weights, {format_bytes(cache)} KV cache), "
         f"{format_bytes(total - usable)} more than {gpu.name} offers ({share:.0%} of "
         f"{format_bytes(gpu.memory)}); {_what_fits(scenario, usable, total - cache, cache)}",
         field="cluster.gpu.memory",

@@ -41,6 +41,7 @@ def place(scenario: Scenario, trace: RoutingTrace) -> tuple[Placement, RoutingTr
         slots=choice.slots,
         gpus_per_node=min(scenario.cluster.gpus_per_node, ep),
         groups=scenario.kept_groups,
+        model_groups=scenario.model.experts.groups,
         # Evenly spread, so that every request has its part.
         sample_TLK=seen.ids_TLK[:: -(-seen.tokens // _SAMPLE)],
         fitted_on=f"requests 0 to {fitted - 1}",

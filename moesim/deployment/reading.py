@@ -109,16 +109,20 @@ def check_shape(trace: RoutingTrace, model: Model, file: str | None) -> None:
     for name, want, have in zip(("MoE layers", "experts", "experts per token"), wanted, found, strict=True):
         if want != have:
             raise TraceError(
-                f"the trace is of another shape than {model.name}, which has {want} {name}: name the model "
-                f"it was recorded from ({trace.meta.model}), or bring a trace of this one",
+                f"the trace is of another shape than {_name(model)}, which has {want} {name}: name the model "
+                f"it was recorded from ({trace.meta.model or 'not told'}), or bring a trace of this one",
                 file=file,
                 field="trace",
                 got=f"{have} {name}",
             )
     if trace.meta.layers != model.moe_layers:
         raise TraceError(
-            f"the trace is of other layers than {model.name}, whose MoE layers are {model.moe_layers}",
+            f"the trace is of other layers than {_name(model)}, whose MoE layers are {model.moe_layers}",
             file=file,
             field="trace",
             got=trace.meta.layers,
         )
+
+
+def _name(model: Model) -> str:
+    return model.name or "the model"

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from moesim.hardware.gemm import Matrix, Rates, Rows, gemm_seconds, roofline
 from moesim.hardware.small_kernels import RowsOf, SmallKernel
+from moesim.spec.attention import INDEX_BYTES, STATE_BYTES, Attention
 from moesim.spec.cluster import Gpu
 from moesim.spec.dtypes import DTYPE_BYTES, Dtype
 from moesim.spec.experts import Kind
@@ -32,6 +33,10 @@ _PEAK = Links(nvlink=1, nic=1)
 
 # Queries of a prefill tile, which stream a key once together (FlashAttention-2, arXiv 2307.08691: 128 rows).
 _QUERY_TILE = 128
+
+# FLOP of a token for each value of a state: a multiplication and an addition to decay and update it, and to
+# correct and to read it (gated delta rule, arXiv 2412.06464, eq. 10).
+_STATE_FLOPS = 6
 
 
 @dataclass(frozen=True)
@@ -113,7 +118,11 @@ class Kernels:
         return served_G * (2 * copy_bytes / (self.gpu.memory_bandwidth * self.links.arrange))
 
     def attention(
-        self, tokens_G: FloatArray, decode_keys_G: FloatArray, prefill_keys_G: FloatArray
+        self,
+        tokens_G: FloatArray,
+        decode_keys_G: FloatArray,
+        prefill_keys_G: FloatArray,
+        attention: Attention | None = None,
     ) -> FloatArray:
         """Projections of all tokens; scores and values of decoding and of prefill, each its own kernel.
 
@@ -124,10 +133,12 @@ class Kernels:
             tokens_G: tokens at home on each GPU.
             decode_keys_G: keys that their decoding tokens attend to, summed; each is streamed once.
             prefill_keys_G: the same for tokens of chunks, of which a tile shares what it streams.
+            attention: of the layer; by default that of layers of no other kind.
         """
-        model, attention, tp = self.model, self.model.attention, self.tp
-        stored = model.kv_bytes_per_token * attention.kv_share(tp)
-        width = model.attention_params / tp / model.hidden
+        model, tp = self.model, self.tp
+        attention = attention or model.attention
+        stored = attention.kv_values_per_token * DTYPE_BYTES[model.kv_dtype] * attention.kv_share(tp)
+        width = attention.params(model.hidden) / tp / model.hidden
         seconds_G = self._dense(self.grouped(tokens_G), width, model.hidden, model.weight_dtype)
         for keys_G, flops_per_key, shared_by in (
             (self.grouped(decode_keys_G), attention.score_flops_per_key, 1),
@@ -140,6 +151,33 @@ class Kernels:
                 self._rates(model.activation_dtype),
             )
         return seconds_G
+
+    def index(self, keys_G: FloatArray, attention: Attention) -> FloatArray:
+        """An indexer's scores, whole on each GPU of an attention group.
+
+        Args:
+            keys_G: keys that it scores for the tokens of each GPU, summed.
+        """
+        heads, width = attention.index_heads or 0, attention.index_dim or 0
+        keys_G = self.grouped(keys_G)
+        rates = self._rates(self.model.activation_dtype)
+        return roofline(
+            keys_G * (2 * heads * width), keys_G * (width * INDEX_BYTES), self.profile.attention, rates
+        )
+
+    def recurrence(self, tokens_G: FloatArray, sequences_G: FloatArray, attention: Attention) -> FloatArray:
+        """The states of a linear attention: decayed, updated and read for each token, streamed once.
+
+        Args:
+            sequences_G: sequences of each GPU, each with a state that is read and written.
+        """
+        state = (attention.state or 0) / self.tp
+        return roofline(
+            self.grouped(tokens_G) * (_STATE_FLOPS * state),
+            self.grouped(sequences_G) * (2 * STATE_BYTES * state),
+            self.profile.attention,
+            self._rates(self.model.activation_dtype),
+        )
 
     def grouped(self, values_G: FloatArray) -> FloatArray:
         """The sum over each attention group, on every GPU of it."""

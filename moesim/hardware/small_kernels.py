@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from moesim.spec.attention import Attention
 from moesim.spec.dtypes import DTYPE_BYTES
-from moesim.spec.model import Attention, Model
+from moesim.spec.model import Model
 from moesim.spec.profile import Phase
 
 RowsOf = Literal["tokens", "decoding", "prefilling", "sequences", "served", "unique"]

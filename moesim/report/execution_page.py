@@ -32,7 +32,7 @@ def execution_page(result: ExecutionResult, timeline: Timeline) -> str:
         sections.append(section("One step as it ran", gantt(timeline, slowest(timeline))))
     sections += listed("Mind", result.notes)
     sections.append(provenance({**result.run, **result.provenance}, result.scenario))
-    return page(f"{result.scenario['name']}: a real run", sections)
+    return page(f"{result.scenario['name'] or 'unnamed'}: a real run", sections)
 
 
 def _check_fit(result: ExecutionResult, timeline: Timeline) -> None:

@@ -68,7 +68,7 @@ def run_page(
         sections.append(_comparison(comparison))
     sections += listed("Mind", result.notes)
     sections.append(_provenance(result))
-    return page(str(result.scenario["name"]), sections)
+    return page(str(result.scenario["name"] or "unnamed"), sections)
 
 
 def _check_fit(timeline: Timeline, gpus: int) -> None:
@@ -93,7 +93,7 @@ def whatif_page(comparison: Comparison) -> str:
         *listed("Mind", comparison_notes(comparison)),
         _provenance(base),
     ]
-    return page(f"{base.scenario['name']}: what if", sections)
+    return page(f"{base.scenario['name'] or 'unnamed'}: what if", sections)
 
 
 def _advice(result: Result) -> Markup:

@@ -60,7 +60,14 @@ def _headline(answer: Answer) -> str:
 
 
 def _rows(answer: Answer) -> dict[str, Answer]:
+    """The candidates by name, the result last."""
     return {**answer["baselines"], answer["solver"]: answer}
+
+
+def _called(name: str, answer: Answer) -> str:
+    """A candidate's name; that of eplb says which of its two ways it went."""
+    variant = answer["eplb"]["variant"]
+    return f"{name} ({variant})" if name == "eplb" and answer["nodes"] > 1 else name
 
 
 def _candidates(answer: Answer) -> Group:
@@ -70,7 +77,7 @@ def _candidates(answer: Answer) -> Group:
     rows = []
     for name, row in _rows(answer).items():
         cells = {
-            "placement": name,
+            "placement": _called(name, answer),
             "balance": format_number(row["balancedness"], 3),
             "fullest GPUs" if tokens else "cost": _cost(row["max_load"] if tokens else row["cost"], answer),
             "above bound": _above(row["gap"]),
@@ -107,9 +114,22 @@ def _legend(answer: Answer, crosses: bool) -> str:
     if answer["held_out"] is not None:
         there = "" if objective == "tokens" else "; cost there: the same cost"
         lines.append(f"kept back: the balance on {answer['held_out']['what']}, which no solver saw{there}")
+    if answer["nodes"] > 1:
+        lines.append(_which_eplb(answer))
     if crosses:
         lines.append("cross-node: copies sent to other nodes, one to each, for each assignment")
     return "\n".join(lines)
+
+
+def _which_eplb(answer: Answer) -> str:
+    groups, nodes = answer["eplb"]["groups"], answer["nodes"]
+    if answer["eplb"]["variant"] == "hierarchical":
+        return (
+            f"eplb: hierarchical, as servers run it: {groups} expert groups stay on one of {nodes} nodes each"
+        )
+    if groups is None:
+        return "eplb: global, since nothing tells the model's expert groups (--model)"
+    return f"eplb: global, as servers run it where expert groups ({groups}) do not divide over {nodes} nodes"
 
 
 def _metrics(answer: Answer) -> Table:

@@ -46,7 +46,7 @@ def _of_load_table(facts: TableStatistics) -> list[Part]:
     head = (
         f"{facts.model or 'load table'}: {plural(facts.windows, 'window')}, "
         f"{plural(len(facts.layers), 'MoE layer')} × {plural(facts.experts, 'expert')}, "
-        f"{plural(facts.assignments, 'assignment')}; no tokens, so nothing that a run could replay"
+        f"{_assignments(facts)}; no tokens, so nothing that a run could replay"
     )
     balance = ""
     if facts.gpus is not None:
@@ -58,11 +58,17 @@ def _of_load_table(facts: TableStatistics) -> list[Part]:
     return [bold(head), balance, _layer_table(facts)]
 
 
+def _assignments(facts: TableStatistics) -> str:
+    if isinstance(facts.assignments, int):
+        return plural(facts.assignments, "assignment")
+    return f"{facts.assignments:,.4g} assignments, averages among them"
+
+
 def _of_trace(facts: TraceStatistics) -> list[Part]:
     """A head with the shape and origin, then skew by batch size and by layer."""
     meta = facts.meta
     head = (
-        f"{meta.model}: {plural(facts.tokens, 'token')} of {plural(facts.requests, 'request')}, "
+        f"{meta.model or 'trace'}: {plural(facts.tokens, 'token')} of {plural(facts.requests, 'request')}, "
         f"{plural(len(meta.layers), 'MoE layer')} × {plural(meta.experts, 'expert')}, top-{meta.top_k}, "
         f"{plural(facts.assignments, 'assignment')}, "
         f"{'with' if facts.weights else 'without'} gate weights"

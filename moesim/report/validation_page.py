@@ -59,7 +59,7 @@ def validation_page(result: ValidationResult, measured: Timeline, simulated: Tim
         *listed("Mind", remarks(result)),
         provenance(result.provenance, result.scenario),
     ]
-    return page(f"{result.scenario['name']}: validation", sections)
+    return page(f"{result.scenario['name'] or 'unnamed'}: validation", sections)
 
 
 def _key_figures(result: ValidationResult) -> Markup:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from moesim.hardware.kernels import Kernels
 from moesim.hardware.small_kernels import RowsOf
 from moesim.simulation.part import Home, Part
+from moesim.spec.attention import Attention
 from moesim.spec.profile import Phase
 
 FloatArray = NDArray[np.float64]
@@ -52,13 +53,9 @@ def busy_seconds(
         return beside if phase in overlapped.phases else kernels
 
     padded_G = padded(tokens.tokens_G, graph_sizes)
-    # Layers differ in routing and, with sliding windows, in attention; the rest is computed once.
-    window = {layer: model.attention_context(layer, np.inf) for layer in range(model.layers)}
+    # Layers differ in routing and, by kinds and windows, in attention; the rest is computed once.
     attention_s = {
-        size: during("attention").attention(
-            padded_G, tokens.keys_G(size, prefill=False), tokens.keys_G(size, prefill=True)
-        )
-        for size in set(window.values())
+        each: _attention(during("attention"), each, tokens, padded_G) for each in model.attention_layers
     }
     router_G = during("router").router(padded_G)
     shared_G = during("shared_expert").shared_expert(padded_G)
@@ -67,7 +64,7 @@ def busy_seconds(
     row = {layer: i for i, layer in enumerate(model.moe_layers)}
     busy: Busy = {}
     for layer in range(model.layers):
-        busy["attention", layer] = attention_s[window[layer]]
+        busy["attention", layer] = attention_s[model.attention_in(layer)]
         if layer not in row:
             busy["dense", layer] = dense_G
             continue
@@ -86,6 +83,18 @@ def busy_seconds(
         for phase, layer in busy:
             busy[phase, layer] = np.maximum(busy[phase, layer], kernels.hosted_s(phase, layer))
     return busy
+
+
+def _attention(kernels: Kernels, attention: Attention, tokens: Home, padded_G: FloatArray) -> FloatArray:
+    """The attention of one layer: projections, scores, and what indexers and recurrent states add."""
+    decode_G, prefill_G = (tokens.keys_G(attention.attended, prefill=prefill) for prefill in (False, True))
+    seconds_G = kernels.attention(padded_G, decode_G, prefill_G, attention)
+    if attention.index_heads is not None:
+        decode_G, prefill_G = (tokens.keys_G(attention.scanned, prefill=prefill) for prefill in (False, True))
+        seconds_G = seconds_G + kernels.index(decode_G + prefill_G, attention)
+    if attention.kind == "linear":
+        seconds_G = seconds_G + kernels.recurrence(padded_G, tokens.last_G, attention)
+    return seconds_G
 
 
 def _add_small(busy: Busy, kernels: Kernels, part: Part, padded_G: FloatArray) -> None:

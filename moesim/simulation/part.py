@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,6 +13,8 @@ from moesim.dispatch.work import Work
 from moesim.hardware.kernels import Kernels
 
 FloatArray = NDArray[np.float64]
+
+Attended = Callable[[FloatArray], FloatArray]
 
 
 class Home(Protocol):
@@ -29,8 +32,12 @@ class Home(Protocol):
     def prefilling_G(self) -> FloatArray:
         """Tokens of each rank that are of chunks; all others decode."""
 
-    def keys_G(self, window: float, *, prefill: bool) -> FloatArray:
-        """Keys that each rank's decoding or prefill tokens attend to in a layer with this window."""
+    def keys_G(self, attended: Attended, *, prefill: bool) -> FloatArray:
+        """Keys that each rank's decoding or prefill tokens attend to, summed.
+
+        Args:
+            attended: how many a token attends to, by the tokens before it.
+        """
 
 
 @dataclass(frozen=True)

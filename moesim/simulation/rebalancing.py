@@ -106,6 +106,7 @@ class Rebalancing:
             layers=self.placement.layers,
             gpus_per_node=fabric.gpus_per_node,
             groups=scenario.kept_groups,
+            model_groups=scenario.model.experts.groups,
             previous=self.placement,
             max_moves=spec.max_moves,
         )

@@ -6,113 +6,23 @@ are left out: below 0.1 % of every preset.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
-from typing import Literal, Self
+from functools import lru_cache
+from itertools import pairwise
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from moesim.spec.attention import Attention, AttentionKind
 from moesim.spec.base import Count, Flag, Index, Strict, Text, fault
 from moesim.spec.dtypes import DTYPE_BYTES, Dtype
-from moesim.spec.experts import REST, Experts, Kind, listed_LE
+from moesim.spec.experts import MAX_KINDS, REST, Experts, Kind, listed_LE
 
 MAX_LAYERS = 4096
 """Far above any model: it keeps a slip of the pen from filling the memory."""
-
-
-class Attention(Strict):
-    """The attention of every layer: grouped-query (``gqa``) or multi-head latent (``mla``).
-
-    ``gqa`` needs ``kv_heads`` and ``head_dim``. ``mla`` (DeepSeek-V2, arXiv 2405.04434, section 2.1)
-    needs ``kv_lora_rank``, ``qk_nope_head_dim``, ``qk_rope_head_dim``, ``v_head_dim``, and has
-    ``q_lora_rank`` where queries are compressed too.
-
-    Of each ``full_every`` layers the last one attends to the whole context and the others slide over
-    the last ``window`` tokens; without ``full_every`` all layers slide, without ``window`` none does.
-    """
-
-    kind: Literal["gqa", "mla"] = "gqa"
-    heads: Count
-    kv_heads: Count | None = None
-    head_dim: Count | None = None
-    q_lora_rank: Count | None = None
-    kv_lora_rank: Count | None = None
-    qk_nope_head_dim: Count | None = None
-    qk_rope_head_dim: Count | None = None
-    v_head_dim: Count | None = None
-    window: Count | None = None
-    full_every: Count | None = None
-
-    @model_validator(mode="after")
-    def _fits_its_kind(self) -> Self:
-        latent = ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
-        grouped = ("kv_heads", "head_dim")
-        needed, foreign = (grouped, (*latent, "q_lora_rank")) if self.kind == "gqa" else (latent, grouped)
-        for name in needed:
-            if getattr(self, name) is None:
-                raise fault(f"is missing: attention of kind {self.kind} needs it", name)
-        for name in foreign:
-            if getattr(self, name) is not None:
-                raise fault(
-                    f"does not belong to attention of kind {self.kind}", name, got=getattr(self, name)
-                )
-        if self.kv_heads is not None and self.heads % self.kv_heads:
-            raise fault(f"must divide heads ({self.heads})", "kv_heads", got=self.kv_heads)
-        if self.full_every is not None and self.window is None:
-            raise fault("needs window", "full_every", got=self.full_every)
-        return self
-
-    def params(self, hidden: int) -> int:
-        """Parameters of one layer's projections, for a model of width ``hidden``."""
-        if self.kind == "gqa":
-            kv_heads, head_dim = _known(self.kv_heads), _known(self.head_dim)
-            return hidden * head_dim * (2 * self.heads + 2 * kv_heads)  # Q and output; K and V
-        nope, rope = _known(self.qk_nope_head_dim), _known(self.qk_rope_head_dim)
-        value, rank = _known(self.v_head_dim), _known(self.kv_lora_rank)
-        queries = self.heads * (nope + rope)
-        query = hidden * queries if self.q_lora_rank is None else self.q_lora_rank * (hidden + queries)
-        down = hidden * (rank + rope)
-        up = rank * self.heads * (nope + value)
-        return query + down + up + self.heads * value * hidden
-
-    @property
-    def score_flops_per_key(self) -> int:
-        """FLOP of one query token against one cached key, QKᵀ and PV, all heads.
-
-        MLA in its absorbed form, which decoding uses: queries are brought into the latent space, so each
-        head works on ``kv_lora_rank + qk_rope_head_dim`` values for QKᵀ and on ``kv_lora_rank`` for PV.
-        """
-        if self.kind == "gqa":
-            return 4 * self.heads * _known(self.head_dim)
-        rank, rope = _known(self.kv_lora_rank), _known(self.qk_rope_head_dim)
-        return 2 * self.heads * (rank + rope) + 2 * self.heads * rank
-
-    @property
-    def expanded_score_flops_per_key(self) -> int:
-        """As :attr:`score_flops_per_key`, for prefill: MLA there works on its expanded heads."""
-        if self.kind == "gqa":
-            return self.score_flops_per_key
-        query_key = _known(self.qk_nope_head_dim) + _known(self.qk_rope_head_dim)
-        return 2 * self.heads * (query_key + _known(self.v_head_dim))
-
-    @property
-    def kv_values_per_token(self) -> int:
-        """Values that one layer caches for one token."""
-        if self.kind == "gqa":
-            return 2 * _known(self.kv_heads) * _known(self.head_dim)
-        return _known(self.kv_lora_rank) + _known(self.qk_rope_head_dim)
-
-    def kv_share(self, tp: int) -> float:
-        """Part of the KV cache that each of ``tp`` ranks holds.
-
-        Whole KV heads are dealt to the ranks, and repeated where ranks outnumber them; the latent of MLA
-        belongs to all heads, so every rank holds it whole.
-        """
-        if self.kind == "mla":
-            return 1.0
-        kv_heads = _known(self.kv_heads)
-        return -(-kv_heads // tp) / kv_heads
 
 
 @dataclass(frozen=True)
@@ -134,11 +44,11 @@ class WeightBytes:
 class Model(Strict):
     """A decoder-only transformer with mixture-of-experts layers.
 
-    Layer ``i`` (from 0) is a MoE layer when ``i >= first_dense`` and ``(i + 1) % moe_every == 0``; the
-    others are dense, of width ``dense_width``. ``weight_dtype`` is that of attention, dense and shared
-    weights; routers, embeddings and the LM head stay in ``activation_dtype``, as released models keep
-    them. ``active_includes`` says which of the two vocabulary matrices the published number of active
-    parameters counts: papers differ.
+    Layer ``i`` (from 0) is a MoE layer when ``i >= first_dense`` and ``(i + 1) % moe_every == 0``, or where
+    it is one of ``moe_at``; the others are dense, of width ``dense_width``. Layers of no ``attention_kinds``
+    have ``attention``. ``weight_dtype`` is that of attention, dense and shared weights; routers, embeddings
+    and the LM head stay in ``activation_dtype``, as released models keep them. ``active_includes`` says which
+    of the two vocabulary matrices the published number of active parameters counts: papers differ.
     """
 
     name: Text
@@ -149,6 +59,8 @@ class Model(Strict):
     experts: Experts
     first_dense: Index = 0
     moe_every: Count = 1
+    moe_at: Annotated[tuple[Index, ...], Field(min_length=1)] | None = None
+    attention_kinds: Annotated[tuple[AttentionKind, ...], Field(max_length=MAX_KINDS)] = ()
     dense_width: Count | None = None
     tied_embeddings: Flag = False
     weight_dtype: Dtype = "bf16"
@@ -162,6 +74,7 @@ class Model(Strict):
     def _has_its_layers(self) -> Self:
         if self.layers > MAX_LAYERS:
             raise fault(f"must be at most {MAX_LAYERS}", "layers", got=self.layers)
+        self._check_named_layers()
         if not self.moe_layers:
             name = "first_dense" if self.first_dense >= self.layers else "moe_every"
             raise fault("leaves no MoE layer", name, got=getattr(self, name))
@@ -171,9 +84,42 @@ class Model(Strict):
             listed_LE(self.experts, self.moe_layers)
         return self
 
+    def _check_named_layers(self) -> None:
+        """Layers that are named one by one exist, once."""
+        if self.moe_at is not None and (self.first_dense or self.moe_every != 1):
+            raise fault("takes the place of first_dense and moe_every: name one", "moe_at")
+        names: set[str] = set()
+        owner: dict[int, str] = {}
+        for at, named in (
+            (("moe_at",), self.moe_at or ()),
+            *((("attention_kinds", i, "layers"), kind.layers) for i, kind in enumerate(self.attention_kinds)),
+        ):
+            if any(a >= b for a, b in pairwise(named)):
+                raise fault("must ascend, each layer once", *at, got=list(named))
+            if named and named[-1] >= self.layers:
+                raise fault(f"must be below layers ({self.layers})", *at, got=named[-1])
+        for i, kind in enumerate(self.attention_kinds):
+            if kind.name in names:
+                raise fault("is the name of another kind", "attention_kinds", i, "name", got=kind.name)
+            names.add(kind.name)
+            for layer in kind.layers:
+                if owner.setdefault(layer, kind.name) != kind.name:
+                    rule = f"names layer {layer}, which is of kind {owner[layer]} already"
+                    raise fault(rule, "attention_kinds", i, "layers", got=kind.name)
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_rare(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = serialize(self)
+        for name in ("moe_at", "attention_kinds"):
+            if not getattr(self, name):
+                fields.pop(name, None)
+        return fields
+
     @property
     def moe_layers(self) -> tuple[int, ...]:
         """Indices of the MoE layers among all ``layers``."""
+        if self.moe_at is not None:
+            return self.moe_at
         every = self.moe_every
         return tuple(layer for layer in range(self.first_dense, self.layers) if (layer + 1) % every == 0)
 
@@ -220,10 +166,24 @@ class Model(Strict):
 
     # Parameters: numbers of weights, not bytes.
 
+    def attention_in(self, layer: int) -> Attention:
+        """The attention of a layer, with its window."""
+        return _attention_in(self.attention, self.attention_kinds, layer)
+
+    @property
+    def attention_layers(self) -> Counter[Attention]:
+        """How many layers have which attention."""
+        return Counter(self.attention_in(layer) for layer in range(self.layers))
+
     @property
     def attention_params(self) -> int:
-        """Projections of one layer's attention."""
+        """Projections of one layer's attention, that of layers of no other kind."""
         return self.attention.params(self.hidden)
+
+    @property
+    def all_attention_params(self) -> int:
+        """Projections of all layers."""
+        return sum(count * each.params(self.hidden) for each, count in self.attention_layers.items())
 
     def kind_params(self, kind: Kind) -> int:
         """One routed expert of one layer."""
@@ -278,7 +238,7 @@ class Model(Strict):
     def _body_params(self) -> int:
         """All layers without their routed experts."""
         return (
-            self.layers * self.attention_params
+            self.all_attention_params
             + len(self.moe_layers) * (self.shared_expert_params + self.router_params)
             + len(self.dense_layers) * self.dense_params
         )
@@ -295,10 +255,7 @@ class Model(Strict):
 
     def attention_context(self, layer: int, context: float) -> float:
         """Keys that a token attends to in ``layer`` when ``context`` tokens precede it, itself included."""
-        window, full_every = self.attention.window, self.attention.full_every
-        if window is None or (full_every is not None and (layer + 1) % full_every == 0):
-            return context
-        return min(context, float(window))
+        return float(self.attention_in(layer).attended(np.array([context]))[0])
 
     @property
     def kv_bytes_per_token(self) -> float:
@@ -328,7 +285,7 @@ class Model(Strict):
         weight, activation = DTYPE_BYTES[self.weight_dtype], DTYPE_BYTES[self.activation_dtype]
         vocabulary = self.embedding_params * (1 if self.tied_embeddings else 2)
         return WeightBytes(
-            attention=self.layers * self.attention_params * weight / tp,
+            attention=self.all_attention_params * weight / tp,
             dense=len(self.dense_layers) * self.dense_params * weight,
             shared=moe * self.shared_expert_params * weight,
             routers=moe * self.router_params * activation,
@@ -337,7 +294,7 @@ class Model(Strict):
         )
 
 
-def _known(value: int | None) -> int:
-    """A field that the kind of attention guarantees."""
-    assert value is not None
-    return value
+@lru_cache(maxsize=4096)
+def _attention_in(attention: Attention, kinds: tuple[AttentionKind, ...], layer: int) -> Attention:
+    own = next((kind.plain() for kind in kinds if layer in kind.layers), attention)
+    return own.in_layer(layer)

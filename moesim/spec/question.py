@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 
@@ -25,21 +26,23 @@ def question(scenario: Mapping[str, Any]) -> str:
         asked[0] += f" (anew every {plural(rebalance['every_steps'], 'step')} by {rebalance['solver']})"
     asked.append(f"{scenario['dispatch']['mode'].replace('_', ' ')} dispatch")
     return (
-        f"What does a {work['phase']} step of {model['name']} cost on {machines} ({parallel}) with {load}, "
-        f"{', '.join(asked[:-1])} and {asked[-1]}?"
+        f"What does a {work['phase']} step of {model['name'] or 'an unnamed model'} cost on {machines} "
+        f"({parallel}) with {load}, {', '.join(asked[:-1])} and {asked[-1]}?"
     )
 
 
 def placement(value: Any) -> str:
     """A placement in words.
 
-    >>> placement({"solver": "greedy", "slots": 288}), placement("linear"), placement({"file": "p.json"})
-    ('greedy placement on 288 slots', 'linear placement', 'the placement of p.json')
+    >>> placement({"solver": "greedy", "slots": 288}), placement("linear")
+    ('greedy placement on 288 slots', 'linear placement')
+    >>> placement({"solver": None, "file": "/tmp/p.json"})
+    'the placement of p.json'
     """
     if not isinstance(value, Mapping):
         return f"{brief(value)} placement"
-    if "solver" not in value:
-        return f"the placement of {brief(value.get('file'))}"
+    if value.get("solver") is None:
+        return f"the placement of {PurePath(str(value.get('file'))).name}"
     return f"{value['solver']} placement" + (f" on {value['slots']} slots" if value.get("slots") else "")
 
 
@@ -76,7 +79,7 @@ def brief(value: Any) -> str:
     """
     if isinstance(value, Mapping):
         for kind in ("solver", "policy"):
-            if kind in value:
+            if value.get(kind) is not None:
                 options = (f"{key}={brief(item)}" for key, item in value.items() if key != kind)
                 return " ".join((brief(value[kind]), *options))
         return "{" + ", ".join(f"{key}: {brief(item)}" for key, item in value.items()) + "}"

@@ -79,7 +79,8 @@ class Scenario(Strict):
             raise fault(f"must divide the cluster's {cluster.gpus} GPUs", "parallelism", "ep", got=ep)
         if ep > P and ep % P:
             raise fault(f"must fill whole nodes of {P} GPUs", "parallelism", "ep", got=ep)
-        if self.model.attention.heads % tp or tp > P or (ep > P and P % tp):
+        kinds = (self.model.attention, *self.model.attention_kinds)
+        if any(attention.heads % tp for attention in kinds) or tp > P or (ep > P and P % tp):
             heads = self.model.attention.heads
             rule = f"must divide {heads} attention heads and fit whole groups into a node of {P}"
             raise fault(rule, "parallelism", "tp", got=tp)

@@ -41,7 +41,7 @@ Seconds = Annotated[units.Seconds, Scaling(1)]
 
 
 def figures(model: BaseModel, above: str = "") -> Iterator[str]:
-    """The keys of all figures that can be drawn, such as ``dispatch.per_node.nvlink``."""
+    """The keys of all figures that can be drawn, unset ones too, such as ``dispatch.per_node.nvlink``."""
     for name, value in model:
         key = f"{above}{name}"
         if isinstance(value, BaseModel):
@@ -50,7 +50,7 @@ def figures(model: BaseModel, above: str = "") -> Iterator[str]:
             for inner, each in value.items():
                 if isinstance(each, BaseModel):
                     yield from figures(each, f"{key}.{inner}.")
-        elif value is not None and _scaling(type(model), name) is not None:
+        elif _scaling(type(model), name) is not None:
             yield key
 
 

@@ -9,7 +9,7 @@ from moesim.deployment.reading import hints_of
 from moesim.errors import MoesimError, TraceError
 from moesim.spec.presets import load_model
 from moesim.spec.yaml_source import Source
-from traces.interop import IMPORTERS, LOAD_IMPORTERS, check_whole, detect, importer
+from traces.interop import IMPORTERS, LOAD_IMPORTERS, check_whole, detect, importer, unknown
 from traces.interop.hints import Hints
 from traces.interop.recording import Recording
 from traces.load_table_file import write_load_table
@@ -46,13 +46,16 @@ def _refuse_trace(file: Path) -> None:
     raise TraceError(rule, file=file)
 
 
-def convert_trace(file: Path, out: Path, hints: Hints, *, layout: str | None = None) -> None:
+def convert_trace(file: Path, out: Path, hints: Hints, *, layout: str | None = None) -> str:
     """Read ``file`` and write it to ``out``: tokens as a routing trace, counts as a load table.
 
     A trace is written piece by piece where its layout can be read so.
 
     Args:
         layout: a key of ``IMPORTERS`` or ``LOAD_IMPORTERS``; None tells it by the content.
+
+    Returns:
+        what was left out; mostly nothing.
 
     Raises:
         MoesimError: no importer knows the layout, something must be named, or a rule is broken.
@@ -62,12 +65,12 @@ def convert_trace(file: Path, out: Path, hints: Hints, *, layout: str | None = N
         check_whole(file)
         _refuse_trace(file)
         known = ", ".join((*IMPORTERS, *LOAD_IMPORTERS))
-        rule = f"is of no layout that can be told by its content; name one with --from: {known}"
-        raise TraceError(rule, file=file)
+        raise unknown(file, f"of no layout that can be told by its content; name one with --from: {known}")
     opened = found.open(file, hints)
     if isinstance(opened, Recording):
         if out.suffix in (".json", ".yaml"):
             raise TraceError("must end in .parquet, as traces do: the recording holds tokens", file=out)
         opened.write(out)
-    else:
-        write_load_table(opened, out)
+        return opened.written.note
+    write_load_table(opened, out)
+    return ""

@@ -56,6 +56,7 @@ class Source:
     Attributes:
         model: its name, empty where the file does not tell.
         layers: true index of each MoE layer.
+        hidden_layers: all layers of the model, None where the file does not tell.
         seen, unseen: what a solver gets, and what is kept back; None where nothing is.
     """
 
@@ -63,6 +64,7 @@ class Source:
     model: str
     experts: int
     layers: tuple[int, ...]
+    hidden_layers: int | None
     seen: Loads
     unseen: Loads | None
 
@@ -125,7 +127,8 @@ def _trace(file: Path, trace: RoutingTrace, hold_out: float | None, windows: int
     cuts, rest = _cuts(file, len(trace.request_offsets) - 1, "requests", hold_out, windows)
     unseen = _of_requests(trace, rest) if rest else None
     meta = trace.meta
-    return Source(file, meta.model, meta.experts, meta.layers, _of_requests(trace, cuts), unseen)
+    seen = _of_requests(trace, cuts)
+    return Source(file, meta.model, meta.experts, meta.layers, meta.hidden_layers, seen, unseen)
 
 
 def _of_requests(trace: RoutingTrace, cuts: list[int]) -> Loads:
@@ -139,7 +142,8 @@ def _of_requests(trace: RoutingTrace, cuts: list[int]) -> Loads:
 def _table(file: Path, table: LoadTable, hold_out: float | None, windows: int | None) -> Source:
     cuts, rest = _cuts(file, table.windows, "windows", hold_out, windows)
     unseen = _of_windows(table, rest) if rest else None
-    return Source(file, table.model, table.experts, table.layers, _of_windows(table, cuts), unseen)
+    seen = _of_windows(table, cuts)
+    return Source(file, table.model, table.experts, table.layers, table.hidden_layers, seen, unseen)
 
 
 def _of_windows(table: LoadTable, cuts: list[int]) -> Loads:

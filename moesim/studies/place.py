@@ -19,6 +19,7 @@ from placement.judging.judge import judge
 from placement.judging.migration import MigrationPlan, plan_migration
 from placement.problem.placement import Placement
 from placement.problem.problem import Problem
+from placement.solvers.eplb import variant
 from placement.solvers.relabelling import relabelled
 from placement.solvers.solution import NO_CLOCK, Search, Solution
 from placement.solvers.solvers import solver_named
@@ -47,14 +48,15 @@ class Candidates:
 
 
 def candidates(question: Question, source: Source, bench: Trial | None = None) -> Candidates:
-    """The problem, and what every result is compared with. Baselines may move whatever they like.
+    """The problem, and what every result is compared with. Baselines may move whatever they like
+    and hold an expert twice on a GPU.
 
     Raises:
         MoesimError: the problem contradicts itself, the loads do not suffice for it, or a candidate does
             not fit the bench.
     """
     problem = question.problem(source.seen, source.layers)
-    free = replace(problem, previous=None, max_moves=None)
+    free = replace(problem, previous=None, max_moves=None, distinct=False)
     others, notes = {}, []
     for name in BASELINES:
         try:
@@ -120,6 +122,9 @@ def answer(
     without = question.gpus - len(np.unique(found.placement.slot_gpu_S))
     if without:
         notes.append(f"{without} of {question.gpus} GPUs hold no expert: there are {problem.slots} slots")
+    linear = compared.others.get("linear")
+    if found.solver != "linear" and linear is not None and _same(linear, found.placement):
+        notes.append(f"{found.solver} found nothing to do: the result is the linear placement")
     value: Answer = {
         "format": "moesim.place/1",
         **verdict.to_dict(),
@@ -136,6 +141,7 @@ def answer(
         "slots": problem.slots,
         "windows": problem.windows,
         "worst_window": question.worst_window,
+        "eplb": {"variant": variant(problem), "groups": question.groups},
         "layers": [
             {
                 "layer": layer,
@@ -161,6 +167,13 @@ def answer(
         plan = plan_migration(question.previous, found.placement, problem.node_G)
         value["migration"] = _migration(plan, problem, bench, expert_bytes_LE, value["simulated"])
     return {**value, "notes": notes}
+
+
+def _same(left: Placement, right: Placement) -> bool:
+    """Whether every expert is in the same slot."""
+    return np.array_equal(left.slot_expert_LS, right.slot_expert_LS) and np.array_equal(
+        left.slot_gpu_S, right.slot_gpu_S
+    )
 
 
 def _against(problem: Problem, placement: Placement, bound: float) -> Answer:

@@ -46,6 +46,9 @@ class Question:
         copy_cost: of ``mixed``: one copy that a GPU sends to another node, in tokens that it computes.
         worst_window: make the worst window small instead of their mean.
         step: the coefficients of ``time``.
+        groups: expert groups of the model, which ``eplb`` goes by; None where nothing tells them.
+        hierarchical: whether every solver must keep each of them on one node.
+        distinct: whether a GPU may hold one copy of an expert only.
     """
 
     gpus: int
@@ -57,6 +60,9 @@ class Question:
     previous: Placement | None = None
     max_moves: int | None = None
     step: StepCost | None = None
+    groups: int | None = None
+    hierarchical: bool = False
+    distinct: bool = False
 
     def problem(self, loads: Loads, layers: tuple[int, ...]) -> Problem:
         """The problem on these loads.
@@ -68,6 +74,13 @@ class Question:
             raise SpecError(f"must be at most the {self.gpus} GPUs", field="--nodes", got=self.nodes)
         if self.aim in ("copies", "mixed"):
             self._check_copies(loads)
+        if self.hierarchical and self.groups in (None, 1):
+            rule = (
+                "needs a model with expert groups; name it (--model)"
+                if self.groups is None
+                else ("there are no expert groups to keep together: the model has none")
+            )
+            raise SpecError(rule, field="--hierarchical")
         problem = Problem.of(
             loads.load_WLE,
             self.gpus,
@@ -78,6 +91,9 @@ class Question:
             ],
             objective=replace(self._objective(), worst_window=self.worst_window),
             sample_TLK=loads.sample_TLK,
+            groups=(self.groups or 1) if self.hierarchical else 1,
+            model_groups=self.groups or 1,
+            distinct=self.distinct,
             previous=self.previous,
             max_moves=self.max_moves,
         )

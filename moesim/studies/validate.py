@@ -242,7 +242,10 @@ def _notes(simulation: Run, options: RunOptions) -> list[str]:
     scenario = deployment.scenario
     ranks, machine = scenario.parallelism.ep, scenario.profile.machine
     found = notes(
-        deployment, float(simulation.timeline.end_s_N.max()), simulation.tokens / scenario.workload.steps
+        deployment,
+        float(simulation.timeline.end_s_N.max()),
+        simulation.tokens / scenario.workload.steps,
+        tallies=simulation.tallies,
     )
     if machine is not None and machine.gpus != options.processes(ranks):
         found.append(

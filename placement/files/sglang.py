@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,15 @@ def read(content: dict[str, Any], target: Target) -> Placement:
     chosen = target.rows(len(rows), KEY)
     table = expert_rows([(f"{KEY}[{index}]", row) for index, row in enumerate(rows)], target.experts)
     return full_placement(table[chosen], target, KEY, SYSTEM)
+
+
+def load_with(placement: Placement, file: str) -> str:
+    """What a server is started with to read the file."""
+    redundant = placement.slots - placement.experts
+    return (
+        f"python -m sglang.launch_server --model-path MODEL --ep-size {placement.gpus} "
+        f"--ep-num-redundant-experts {redundant} --init-expert-location {shlex.quote(file)}"
+    )
 
 
 def write(placement: Placement, hidden_layers: int | None) -> str:

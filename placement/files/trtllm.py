@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -38,6 +39,15 @@ def read(content: dict[str, Any], target: Target) -> Placement:
     layers = tuple(sorted(assignments))
     table = expert_rows([(f"{KEY}[{layer}]", assignments[layer]) for layer in layers], target.experts)
     return full_placement(table, replace(target, layers=layers), KEY, SYSTEM)
+
+
+def load_with(placement: Placement, file: str) -> str:
+    """What a server is started with to read the file (examples/wide_ep/ep_load_balancer)."""
+    config = json.dumps({"moe_config": {"load_balancer": file}})
+    return (
+        f"trtllm-serve MODEL --ep_size {placement.gpus} --extra_llm_api_options OPTIONS.yaml, where that "
+        f"file holds {config}"
+    )
 
 
 def write(placement: Placement, hidden_layers: int | None) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +13,7 @@ from placement.files.text import compact_json
 from placement.files.values import check_keys
 from placement.problem.errors import PlacementError
 from placement.problem.placement import Placement
+from placement.problem.rules import check_distinct
 
 SYSTEM, KEY = "vllm-ascend", "layer_list"
 _FILE = {"moe_layer_count": int, KEY: list}
@@ -57,6 +60,12 @@ def _devices(layer: object, row: int) -> list[tuple[str, object]]:
     return held
 
 
+def load_with(placement: Placement, file: str) -> str:
+    """What a server is started with to read the file (vllm-ascend, user guide on static EPLB)."""
+    config = json.dumps({"eplb_config": {"expert_map_path": file}})
+    return f"vllm serve MODEL --enable-expert-parallel --additional-config {shlex.quote(config)}"
+
+
 def _check_order(field: str, found: int, wanted: int) -> None:
     if found != wanted:
         raise PlacementError(f"must be {wanted}, by the lists as they stand", field=field, got=found)
@@ -66,12 +75,18 @@ def write(placement: Placement, hidden_layers: int | None) -> str:
     """``moe_layer_count`` and ``layer_list``: of each layer, of each device, its experts in slot order.
 
     Layers are counted over MoE layers alone, from 0. All lists together are read as one rectangular
-    tensor, so that devices with unequal numbers of slots do not fit.
+    tensor, so that devices with unequal numbers of slots do not fit. Of the copies of an expert on one device
+    it keeps the last, since its map of a device goes from expert to slot.
 
     Raises:
         PlacementError: vllm-ascend cannot hold it.
     """
     check_full(placement, SYSTEM)
+    try:
+        check_distinct(placement)
+    except PlacementError as error:
+        error.rule = f"{SYSTEM} keeps one copy of an expert on a device and would lose others: {error.rule}"
+        raise
     layers, gpus = len(placement.layers), placement.gpus
     expert_LGK = placement.slot_expert_LS.reshape(layers, gpus, -1).tolist()
     rows = []

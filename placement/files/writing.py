@@ -22,25 +22,32 @@ class Exporter:
         system: what messages call it.
         suffixes: of the files that it reads.
         text: from a placement, and the number of all layers of the model where it is known, to the file.
+        load_with: from the placement and the file to the command that makes a server read it; None where
+            no release of the system does.
         note: what the reader of the file should know.
+        one_copy: whether it keeps one copy of an expert on a GPU.
     """
 
     system: str
     suffixes: tuple[str, ...]
     text: Callable[[Placement, int | None], str]
+    load_with: Callable[[Placement, str], str] | None = None
     note: str = ""
+    one_copy: bool = False
 
 
 EXPORTERS: Mapping[str, Exporter] = MappingProxyType(
     {
-        "sglang": Exporter(sglang.SYSTEM, (".json",), sglang.write),
-        "trtllm": Exporter(trtllm.SYSTEM, (".yaml", ".yml"), trtllm.write),
-        "vllm-ascend": Exporter(vllm_ascend.SYSTEM, (".json",), vllm_ascend.write),
+        "sglang": Exporter(sglang.SYSTEM, (".json",), sglang.write, sglang.load_with),
+        "trtllm": Exporter(trtllm.SYSTEM, (".yaml", ".yml"), trtllm.write, trtllm.load_with),
+        "vllm-ascend": Exporter(
+            vllm_ascend.SYSTEM, (".json",), vllm_ascend.write, vllm_ascend.load_with, one_copy=True
+        ),
         "vllm": Exporter(
             vllm.SYSTEM,
             (".json",),
             vllm.write,
-            f"no release of vLLM reads this; it follows the proposal {vllm.PROPOSAL}",
+            note=f"no release of vLLM reads this; it follows the proposal {vllm.PROPOSAL}",
         ),
     }
 )
@@ -71,6 +78,27 @@ def check_suffix(path: str | Path, name: str) -> None:
         exporter = EXPORTERS[name]
         rule = f"must end in {' or '.join(exporter.suffixes)} for {exporter.system}"
         raise PlacementError(rule, file=path, got=Path(path).suffix)
+
+
+def keeps_one_copy(name: str) -> bool:
+    """Whether a system keeps one copy of an expert on a GPU and would lose others.
+
+    Raises:
+        PlacementError: the format is unknown.
+    """
+    _check_known(name)
+    return name != NATIVE and EXPORTERS[name].one_copy
+
+
+def how_to_load(placement: Placement, path: str | Path, name: str) -> str:
+    """The command that makes a server read an exported file; empty where there is none.
+
+    Raises:
+        PlacementError: the format is unknown.
+    """
+    _check_known(name)
+    load_with = None if name == NATIVE else EXPORTERS[name].load_with
+    return "" if load_with is None else load_with(placement, str(path))
 
 
 def _check_known(name: str) -> None:

@@ -31,7 +31,8 @@ class Asked:
 
     The model of replicas: an expert's tokens divide evenly over its copies, which is what round-robin
     choice among replicas comes to over many tokens. Slots may stay empty. A GPU may hold two copies of one
-    expert, and then gets two shares of its tokens; solvers avoid that, except those that are published so.
+    expert, and then gets two shares of its tokens, unless copies must be ``distinct``; solvers avoid that,
+    except those that are published so.
 
     Attributes:
         load_WLE: float64 [W, L, E], tokens of each expert in each window.
@@ -43,6 +44,9 @@ class Asked:
         groups: expert groups, of E / groups neighbouring experts each. Above 1 the problem is strictly
             hierarchical: all copies of a group's experts lie on one node, and every node serves the
             same number of groups.
+        model_groups: expert groups that the model has, kept together or not; ``eplb`` goes by them where
+            they divide over the nodes, as servers do.
+        distinct: whether a GPU may hold one copy of an expert only.
         fixed: positions that must hold a copy; further copies may lie elsewhere.
         forbidden: positions that must not.
         previous: where the experts are now.
@@ -61,6 +65,8 @@ class Asked:
     speed_G: Floats
     objective: Objective = field(default_factory=Objective)
     groups: int = 1
+    model_groups: int = 1
+    distinct: bool = False
     fixed: tuple[Position, ...] = ()
     forbidden: tuple[Position, ...] = ()
     previous: Placement | None = None

@@ -73,6 +73,9 @@ def checked(problem: Asked) -> dict[str, Any]:
     if not isinstance(problem.objective, Objective):
         raise PlacementError("must be an Objective", field="objective", got=problem.objective)
     _check_groups(problem.groups, experts, slots_G, node_G)
+    whole("model_groups", problem.model_groups, 1, experts)
+    if experts % problem.model_groups:
+        raise PlacementError(f"must divide {experts} experts", field="model_groups", got=problem.model_groups)
     if problem.groups > 1 and (problem.fixed or problem.forbidden):
         raise PlacementError("cannot be combined with fixed or forbidden positions", field="groups")
     _check_previous(problem, experts, gpus, layers)

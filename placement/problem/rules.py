@@ -83,9 +83,31 @@ def check_obeys(problem: Asked, placement: Placement) -> None:
                 )
     if problem.groups > 1:
         _check_groups(problem, placement)
+    if problem.distinct:
+        check_distinct(placement)
     moved = int(moves_L(problem, placement).sum())
     if problem.max_moves is not None and moved > problem.max_moves:
         raise PlacementError(f"must move at most {problem.max_moves} copies", field="placement", got=moved)
+
+
+def check_distinct(placement: Placement) -> None:
+    """Refuse a placement with two copies of an expert on one GPU.
+
+    Raises:
+        PlacementError: naming layer, expert and GPU.
+    """
+    for layer, slot_expert_S in zip(placement.layers, placement.slot_expert_LS, strict=True):
+        filled_S = slot_expert_S != EMPTY
+        held = np.stack([slot_expert_S[filled_S], placement.slot_gpu_S[filled_S]], axis=1)
+        found, copies = np.unique(held, axis=0, return_counts=True)
+        if (copies > 1).any():
+            (expert, gpu), many = found[copies.argmax()].tolist(), copies.max()
+            raise PlacementError(
+                f"layer {layer}: GPU {gpu} must hold one copy of expert {expert} only; name another solver, "
+                "such as swap",
+                field="placement",
+                got=many,
+            )
 
 
 def check_possible(problem: Asked) -> None:

@@ -1,11 +1,12 @@
 """``eplb``: the balancer of DeepSeek, as published, for comparison.
 
-Written anew from its description (https://github.com/deepseek-ai/EPLB): where the expert groups divide over
-the nodes, groups are packed onto nodes in equal numbers, then inside each node the spare slots go one by one
-to the expert with the largest load per copy, and the copies are packed onto the node's GPUs in equal numbers;
-otherwise all GPUs are one node. Packing takes the largest first and gives it to the least loaded that has
-room; with room for one each it keeps the order. It looks at loads alone: not at where experts are now, nor
-whether a GPU gets two copies of one expert.
+Written anew from its description (https://github.com/deepseek-ai/EPLB): where the model's expert groups
+divide over the nodes (num_groups % num_nodes == 0, as in its copies in SGLang and vLLM), groups are packed
+onto nodes in equal numbers, then inside each node the spare slots go one by one to the expert with the
+largest load per copy, and the copies are packed onto the node's GPUs in equal numbers; otherwise all GPUs
+are one node. Packing takes the largest first and gives it to the least loaded that has room; with room for
+one each it keeps the order. It looks at loads alone: not at where experts are now, nor whether a GPU gets
+two copies of one expert.
 """
 
 from __future__ import annotations
@@ -25,28 +26,47 @@ from traces.base.jit import jit, jit_inside
 
 
 def eplb(problem: Problem, search: Search = NO_CLOCK) -> Solution:
-    """Hierarchical where the problem has groups, else global; sees the loads' mean over windows.
+    """Hierarchical or global, as :func:`kept_groups` says; sees the loads' mean over windows.
 
     Raises:
         PlacementError: GPUs have unequal numbers of slots or nodes unequal numbers of GPUs, or a rule of the
             problem is broken.
     """
     started = time.perf_counter()
-    nodes = problem.nodes if problem.groups > 1 else 1
+    groups = kept_groups(problem)
+    nodes = problem.nodes if groups > 1 else 1
     if problem.slots_G.min() != problem.slots_G.max():
         raise PlacementError("eplb needs equally many slots on each GPU", field="slots")
     gpus_N = np.bincount(problem.node_G)
     if nodes > 1 and gpus_N.min() != gpus_N.max():
         raise PlacementError("eplb needs equally many GPUs on each node", field="node")
     load_LE = problem.load_WLE.mean(axis=0)
-    slot_expert_LS = _balance(load_LE, problem.slots, problem.gpus, nodes, problem.groups)
+    slot_expert_LS = _balance(load_LE, problem.slots, problem.gpus, nodes, groups)
     # Its GPUs are counted node by node.
     gpu_order_G = np.argsort(problem.node_G, kind="stable") if nodes > 1 else np.arange(problem.gpus)
     slot_gpu_S = np.repeat(gpu_order_G, problem.slots // problem.gpus).astype(np.int32)
+    origin = f"eplb, {variant(problem)}"
     placement = Placement(
-        slot_expert_LS, slot_gpu_S, problem.experts, problem.gpus, problem.layers, origin="eplb"
+        slot_expert_LS, slot_gpu_S, problem.experts, problem.gpus, problem.layers, origin=origin
     )
     return solution(problem, placement, "eplb", started)
+
+
+def kept_groups(problem: Problem) -> int:
+    """Groups that stay on a node each; 1 where it is global.
+
+    They are the problem's, else the model's where these divide over nodes of equally many GPUs.
+    """
+    if problem.groups > 1:
+        return problem.groups
+    sizes = np.bincount(problem.node_G)
+    divide = problem.model_groups % problem.nodes == 0 and sizes.min() == sizes.max()
+    return problem.model_groups if divide else 1
+
+
+def variant(problem: Problem) -> str:
+    """Which of its two ways it goes, in words: ``hierarchical`` or ``global``."""
+    return "hierarchical" if kept_groups(problem) > 1 and problem.nodes > 1 else "global"
 
 
 @jit

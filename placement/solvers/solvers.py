@@ -62,7 +62,12 @@ _ALL = (
         True,
         "replicate the most loaded, then largest first on the least loaded GPU",
     ),
-    Solver("eplb", eplb, True, "DeepSeek's balancer, as published: hierarchical with expert groups"),
+    Solver(
+        "eplb",
+        eplb,
+        True,
+        "DeepSeek's balancer, as servers run it: hierarchical where expert groups divide over nodes",
+    ),
     Solver("swap", swap, True, "greedy, copies planned with the packing, then exchanges; near its bound"),
     Solver("ilp", ilp, True, "from swap on, integer programmes (HiGHS) layer by layer, with a proven bound"),
     Solver(
@@ -113,6 +118,7 @@ def solve(
     slots: int | None = None,
     gpus_per_node: int | None = None,
     groups: int = 1,
+    model_groups: int = 1,
     sample_TLK: npt.ArrayLike | None = None,
     fitted_on: str = "",
 ) -> Placement:
@@ -130,6 +136,7 @@ def solve(
         slots: S on all GPUs together, by default one for each expert.
         gpus_per_node: by default all GPUs are in one node.
         groups: above 1, so many groups of neighbouring experts, each with all copies on one node.
+        model_groups: expert groups that the model has; ``eplb`` goes by them where they divide.
         sample_TLK: expert ids of sampled tokens, for solvers that look at which are chosen together.
         fitted_on: what the loads are of; told in ``origin``.
 
@@ -146,7 +153,14 @@ def solve(
         load = np.ones((len(layers), experts))
     sample = None if sample_TLK is None else np.asarray(sample_TLK, dtype=np.int64)
     problem = Problem.of(
-        load, gpus, slots, layers=layers, gpus_per_node=gpus_per_node, groups=groups, sample_TLK=sample
+        load,
+        gpus,
+        slots,
+        layers=layers,
+        gpus_per_node=gpus_per_node,
+        groups=groups,
+        model_groups=model_groups,
+        sample_TLK=sample,
     )
     placement = solver.solve(problem).placement
     if solver.needs_load and fitted_on:

@@ -23,7 +23,7 @@ from moesim.report.findings import fewer_of
 from moesim.simulation.conditions import Conditions
 from moesim.simulation.costs import Costs
 from moesim.simulation.loop import simulate
-from moesim.simulation.part import Part
+from moesim.simulation.part import Attended, Part
 from moesim.simulation.price import priced
 from moesim.spec.presets import preset_source
 from moesim.spec.scenario import Scenario, load_scenario
@@ -206,7 +206,7 @@ class Home:
         self.tokens_G, self.last_G = tokens_G, tokens_G.astype(np.float64)
         self.prefilling_G = np.zeros(len(tokens_G))
 
-    def keys_G(self, window: float, *, prefill: bool) -> FloatArray:
+    def keys_G(self, attended: Attended, *, prefill: bool) -> FloatArray:
         return np.zeros(len(self.tokens_G))
 
 

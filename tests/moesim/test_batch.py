@@ -157,7 +157,7 @@ def test_mixed_steps_put_a_chunk_beside_the_sequences_of_each_rank() -> None:
         assert step.prefill_T.tolist() == [False] * 2 + [True] * 4 + [False] * 3 + [True] * 4
         assert step.keys_T[~step.prefill_T].tolist() == [10.0] * 2 + [20.0] * 3
         assert step.last_T[~step.prefill_T].all()
-        decoding = step.keys_G(15.0, prefill=False)
+        decoding = step.keys_G(lambda keys: np.minimum(keys, 15.0), prefill=False)
         assert decoding.tolist() == [20.0, 45.0]
 
 

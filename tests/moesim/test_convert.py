@@ -121,7 +121,7 @@ def test_a_trace_is_converted_without_holding_it(monkeypatch: pytest.MonkeyPatch
     np.save("long.npy", np.tile(TRACE.ids_TLK, (9, 1, 1)))
     monkeypatch.setattr("traces.interop.npy._WINDOW_BYTES", 100)
     opened = IMPORTERS["npy"].open(Path("long.npy"), named_hints("model.yaml"))
-    lengths = [piece.tokens for piece in opened.pieces]
+    lengths = [piece.tokens for piece in opened]
     assert set(lengths) == {100 // 4, sum(lengths) % 25}
     done = moesim("trace", "convert", "long.npy", "--model", "model.yaml", "-o", "long.parquet")
     assert done.out == "long.parquet: 648 tokens of 1 request, 2 layers, 8 experts, top-2\n"

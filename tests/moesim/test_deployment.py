@@ -197,7 +197,7 @@ def test_all_solvers_replay_the_same_requests() -> None:
 
 @pytest.mark.parametrize("solver", ["eplb", "swap"])
 def test_a_hierarchical_placement_keeps_each_group_on_a_node(solver: str) -> None:
-    """Four groups of two experts, two nodes of two GPUs; without it some group is torn apart."""
+    """Four groups of two experts, two nodes of two GPUs; without it some group is torn apart, but by eplb."""
     grouped = {
         "model": {**TINY["model"], "experts": {**TINY["model"]["experts"], "groups": 4, "top_groups": 2}}
     }
@@ -214,7 +214,7 @@ def test_a_hierarchical_placement_keeps_each_group_on_a_node(solver: str) -> Non
         }
 
     assert nodes(True) == {1}
-    assert 2 in nodes(False)
+    assert (2 in nodes(False)) == (solver != "eplb")  # which servers run hierarchical where groups divide
 
 
 def test_a_hierarchical_placement_needs_groups() -> None:

@@ -216,6 +216,8 @@ def test_dense_layers_that_lead_or_alternate_are_kept(tmp_path: Path) -> None:
     assert (leading.dense_layers, leading.dense_width) == ((0, 1), 6144)
     alternating = changed("qwen3-30b-a3b", tmp_path, decoder_sparse_step=2)
     assert alternating.moe_layers == tuple(range(1, 48, 2))
+    scattered = changed("qwen3-30b-a3b", tmp_path, mlp_only_layers=[3, 7])
+    assert scattered.dense_layers == (3, 7)
 
 
 def test_windows_are_kept(tmp_path: Path) -> None:
@@ -248,11 +250,11 @@ def test_a_dense_model_is_called_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("preset", "changes", "message"),
     [
-        ("mixtral-8x7b", {"model_type": "mixtrall"}, "model_type: did you mean 'mixtral'? known: mixtral,"),
-        ("mixtral-8x7b", {"model_type": "llama"}, "model_type: known: mixtral, qwen2_moe"),
+        ("mixtral-8x7b", {"model_type": "mixtrall"}, "model_type: known: mixtral, phimoe,"),
+        ("mixtral-8x7b", {"model_type": "llama"}, "model_type: known: mixtral, phimoe"),
         ("mixtral-8x7b", {"model_type": "absent"}, "model_type: is missing; write the model's fields inline"),
         ("mixtral-8x7b", {"model_type": 3}, "model_type: must be text (got 3)"),
-        ("mixtral-8x7b", {"num_local_experts": "absent"}, "num_local_experts: is missing; write"),
+        ("mixtral-8x7b", {"num_local_experts": "absent"}, "num_experts: is missing (or num_local_experts,"),
         ("mixtral-8x7b", {"hidden_size": "4096"}, "hidden_size: must be a whole number (got '4096')"),
         ("mixtral-8x7b", {"hidden_size": True}, "hidden_size: must be a whole number (got True)"),
         ("mixtral-8x7b", {"hidden_size": -1}, "hidden_size: must be a whole number (got -1)"),
@@ -265,24 +267,27 @@ def test_a_dense_model_is_called_one(tmp_path: Path) -> None:
         (
             "mixtral-8x7b",
             {"quantization_config": {"quant_method": "hqq"}},
-            "quantization_config.quant_method: must be one of fp8, mxfp4, gptq, awq; for others write",
+            "quantization_config.quant_method: must be one of fp8, mxfp4, gptq, awq, modelopt, comp",
         ),
         (
             "mixtral-8x7b",
             {"quantization_config": {"quant_method": "gptq", "bits": 3}},
             "quantization_config.bits: must be 4 or 8 (got 3)",
         ),
-        ("qwen3-30b-a3b", {"mlp_only_layers": [3]}, "mlp_only_layers: only leading layers may be dense"),
         ("qwen3-30b-a3b", {"mlp_only_layers": 3}, "mlp_only_layers: must be a list (got 3)"),
         (
             "qwen1.5-moe-a2.7b",
             {"use_sliding_window": True},
             "max_window_layers: sliding windows of some layers",
         ),
-        ("deepseek-v3", {"moe_layer_freq": 2}, "moe_layer_freq: only 1 is known here"),
+        ("deepseek-v3", {"moe_layer_freq": 2}, "moe_layer_freq: only 1 or a list is known here"),
         ("deepseek-v3", {"kv_lora_rank": None}, "kv_lora_rank: is missing"),
-        ("gpt-oss-20b", {"layer_types": ["full_attention"] * 2}, "layer_types: is of no regular pattern"),
-        ("gpt-oss-20b", {"num_hidden_layers": 10**9}, "num_hidden_layers: must be at most 4096"),
+        ("gpt-oss-20b", {"layer_types": ["full_attention"] * 2}, "layer_types: must have 24 entries, one"),
+        ("gpt-oss-20b", {"layer_types": ["odd"] * 24}, "layer_types: only sliding_attention, full_attention"),
+        ("mixtral-8x7b", {"use_moe_shortcut": True}, "use_moe_shortcut: changes the architecture in a way"),
+        ("mixtral-8x7b", {"attention_stride": 4}, "attention_stride: changes the architecture"),
+        ("mixtral-8x7b", {"num_local_experts": [8, 4]}, "num_local_experts: differs from layer to layer"),
+        ("gpt-oss-20b", {"num_hidden_layers": 10**9}, "num_hidden_layers: must be from 1 to 4096"),
     ],
 )
 def test_what_is_refused_names_its_key(

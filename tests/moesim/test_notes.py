@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from moesim.analysis.result import simulate_scenario
@@ -12,6 +14,8 @@ from moesim.errors import SpecError
 from moesim.spec.presets import preset_source
 from moesim.spec.scenario import load_scenario
 from tests.moesim.tiny import on_generic, tiny_scenario, write_scenario
+from tests.traces.random_traces import random_trace
+from traces.trace_writer import write_trace
 
 
 def notes(folder: Path, **changes: Any) -> str:
@@ -27,6 +31,45 @@ def test_faults_without_effect_are_named(tmp_path: Path) -> None:
     nic = [{"nic": 1, "bandwidth": 0.5}]
     assert "no effect" not in notes(tmp_path, faults=nic)
     assert "inside one node no traffic uses a NIC" in notes(tmp_path, faults=nic, parallelism={"ep": 2})
+
+
+def categorised(folder: Path, of_request: list[int]) -> str:
+    """A trace whose requests are of these categories."""
+    trace = random_trace(layers=(1, 2), lengths=(12,) * 6, categories=("code", "chat"))
+    category_T = np.repeat(np.array(of_request, np.int32), 12)
+    write_trace(replace(trace, category_T=category_T), folder / "c.parquet")
+    return str(folder / "c.parquet")
+
+
+def test_a_policy_that_finds_nothing_of_its_kind_says_so(tmp_path: Path) -> None:
+    """The mask is found in the first three requests; the replayed ones are of another category."""
+    mask = {"policy": "mask_least", "off": 2, "of": "trace", "among": "category", "instead": "nothing"}
+
+    def said(*of_request: int) -> str:
+        return notes(tmp_path, trace={"file": categorised(tmp_path, [*of_request])}, routing=mask)
+
+    assert (
+        "routing: mask_least has no effect: 100% of the replayed tokens are of categories that the requests "
+        "before them do not have (chat): it left every assignment as it was." in said(0, 0, 0, 1, 1, 1)
+    )
+    part = said(0, 0, 0, 0, 1, 0)
+    assert "routing: mask_least acts on a part only: 33% of the replayed tokens are of categories" in part
+    assert "mask_least" not in said(0, 1, 0, 1, 1, 0)
+
+
+def test_policies_and_solvers_without_effect_are_named(tmp_path: Path) -> None:
+    drop = {"policy": "drop", "capacity_factor": 1e6}
+    assert "routing: drop has no effect: it left every assignment as it was." in notes(tmp_path, routing=drop)
+    tight = drop | {"capacity_factor": 0.5}
+    assert "no effect" not in notes(tmp_path, routing=tight)
+    off = {"policy": "mask_least", "off": 0, "of": "trace", "among": "category", "instead": "nothing"}
+    nothing = notes(tmp_path, trace={"file": categorised(tmp_path, [0, 1] * 3)}, routing=off)
+    assert "routing: mask_least has no effect: it left every assignment as it was." in nothing
+    found = notes(tmp_path, routing=[tight, drop, {"policy": "none"}])
+    assert found.count("routing: drop has no effect") == 1
+    single = notes(tmp_path, placement="eplb", parallelism={"ep": 8}, cluster="h100-1x8")
+    assert "placement: eplb has no effect: it left every expert where linear places it." in single
+    assert "placement: eplb" not in notes(tmp_path, placement="eplb")
 
 
 def test_what_the_profile_was_not_fitted_on_is_named(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from placement.judging.migration import plan_migration
 from placement.problem.problem import Problem
 from placement.problem.rules import moves_L
 from placement.solvers.solvers import SOLVERS
-from tests.moesim.command import moesim
+from tests.moesim.command import moesim, refused
 from tests.tolerance import rounding
 from traces.statistics import expert_loads
 from traces.trace_file import read_trace
@@ -110,6 +110,82 @@ def test_load_tables_have_windows_and_no_tokens() -> None:
         "load.json", "--gpus", 4, "--windows", 3, "--hold-out", "0.4", "--solver", "linear", "--worst-window"
     )
     assert worst["max_load"] == load_WLG.max(axis=2).max(axis=0).sum()
+
+
+def test_layers_that_a_file_numbers_are_not_asked_for_again() -> None:
+    """SGLang's counts have a row for every hidden layer; a load table keeps their number."""
+    counts = [[0.0] * 8, [8.0, 1, 2, 3, 4, 5, 6, 7.5], [1, 1, 1, 1, 1, 1, 1, 9], [0] * 8]
+    Path("counts.json").write_text(json.dumps({"logical_count": counts}))
+    assert moesim("trace", "convert", "counts.json", "-o", "counts.parquet").code == 0
+    for source in ("counts.json", "counts.parquet"):
+        place(source, "--gpus", 2, "--format", "sglang", "-o", "map.json")
+        rows = json.loads(Path("map.json").read_text())["physical_to_logical_map"]
+        assert len(rows) == 4
+        assert all(sorted(row) == list(range(8)) for row in rows)
+
+
+def grouped_model(groups: int) -> str:
+    """A model of four layers and eight experts in groups, in a file of its own."""
+    model = {
+        "name": "grouped",
+        "hidden": 64,
+        "layers": 4,
+        "vocab": 100,
+        "first_dense": 1,
+        "dense_width": 64,
+        "attention": {"heads": 4, "kv_heads": 4, "head_dim": 16},
+        "experts": {"count": 8, "top_k": 2, "width": 32, "groups": groups, "top_groups": -(-groups // 2)},
+    }
+    Path("grouped.yaml").write_text(yaml.safe_dump(model), encoding="utf-8")
+    return "grouped.yaml"
+
+
+def test_eplb_is_what_servers_run_and_the_table_says_which() -> None:
+    logical_count("counts.json")
+    ask = ("counts.json", "--gpus", 4, "--nodes", 2, "--slots", 12, "--solver", "eplb")
+    unknown, known = place(*ask), place(*ask, "--model", grouped_model(4))
+    assert unknown["eplb"] == {"variant": "global", "groups": None}
+    assert known["eplb"] == {"variant": "hierarchical", "groups": 4}
+    assert known["balancedness"] < unknown["balancedness"]
+    tables = {
+        name: moesim("place", *ask, *more).out
+        for name, more in (("global", ()), ("hierarchical", ("--model", "grouped.yaml")))
+    }
+    for name, table in tables.items():
+        assert f"eplb ({name})" in table
+    assert "eplb: global, since nothing tells the model's expert groups (--model)" in tables["global"]
+    shown = " ".join(tables["hierarchical"].split())
+    assert "eplb: hierarchical, as servers run it: 4 expert groups stay on one of 2 nodes each" in shown
+
+
+def test_any_solver_keeps_groups_together_where_it_is_told() -> None:
+    logical_count("counts.json")
+    ask = ("counts.json", "--gpus", 4, "--nodes", 2, "--slots", 12, "--solver", "swap", "-o", "p.json")
+    place(*ask, "--model", grouped_model(4), "--hierarchical")
+    placement = read_placement("p.json")
+    for slot_expert_S in placement.slot_expert_LS:
+        node_S = placement.slot_gpu_S // 2
+        assert all(len({*node_S[slot_expert_S // 2 == group].tolist()}) == 1 for group in range(4))
+    assert refused("place", *ask[:-2], "--hierarchical") == (
+        "--hierarchical: needs a model with expert groups; name it (--model)"
+    )
+    ungrouped = refused("place", *ask[:-2], "--hierarchical", "--model", grouped_model(1))
+    assert ungrouped == "--hierarchical: there are no expert groups to keep together: the model has none"
+
+
+def test_an_export_says_how_a_server_loads_it_and_loses_no_copy() -> None:
+    """Nearly all load is one expert's: eplb gives a GPU two copies of it."""
+    counts = [[0] * 4, [97, 1, 1, 1]]
+    Path("hot.json").write_text(json.dumps({"logical_count": counts}), encoding="utf-8")
+    ask = ("place", "hot.json", "--gpus", 2, "--slots", 8, "-o", "map.json", "--format")
+    done = moesim(*ask, "sglang", "--solver", "eplb")
+    assert "load it with: python -m sglang.launch_server --model-path MODEL --ep-size 2" in done.err
+    Path("map.json").unlink()
+    assert "GPU 0 must hold one copy of expert 0 only" in moesim(*ask, "vllm-ascend", "--solver", "eplb").err
+    assert not Path("map.json").exists()
+    assert moesim(*ask, "vllm-ascend").code == 0
+    (layer,) = json.loads(Path("map.json").read_text())["layer_list"]
+    assert all(len({*device["device_expert"]}) == 4 for device in layer["device_list"])
 
 
 def test_windows_are_as_large_as_what_is_kept_back() -> None:

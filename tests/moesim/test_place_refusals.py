@@ -83,13 +83,13 @@ REFUSALS: dict[str, tuple[Arguments, str]] = {
         "load.json: load, window 0, layer 0, expert 1: must not be negative (got -2)",
     ),
     "NaN": (loads('{"logical_count": [[1, NaN]]}'), "load.json: is not a JSON number (got 'NaN')"),
-    "fractions": (
-        loads(count([1, 2.5])),
-        "load.json: logical_count, window 0, row 0, expert 1: must be a whole number below 2^63 (got 2.5)",
+    "texts": (
+        loads(count([1, "2.5"])),
+        "load.json: logical_count, window 0, row 0, expert 1: must be a number below 2^63 (got '2.5')",
     ),
     "no load at all": (
         loads(count([0, 0], [0, 0])),
-        "load.json: logical_count: has no load in any layer",
+        "load.json: has no load in any window",
     ),
     "a layer without load": (
         loads(table([[[0, 0]]])),

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -48,6 +49,29 @@ def test_a_run_takes_what_place_wrote_for_any_system() -> None:
         assert result["metrics"] == native["metrics"], form
         assert result["attribution"] == native["attribution"], form
     assert asked("run", "s.yaml")["metrics"] != native["metrics"]
+
+
+def test_the_first_sentence_names_the_file_of_a_placement() -> None:
+    exported()
+    for file in FORMS.values():
+        done = moesim("run", "s.yaml", "-s", f"placement={{file: {file}}}", "-o", "out")
+        assert f"the placement of {file}" in " ".join(done.out.split())
+        assert "None" not in done.out
+        page = Path("out/report.html").read_text(encoding="utf-8")
+        assert f"the placement of {file}" in page
+        assert "None placement" not in page
+
+
+def test_what_has_no_name_is_said_to_have_none() -> None:
+    done = moesim(
+        "run", "s.yaml", "-s", 'name=""', "-s", 'model.name=""', "-s", "trace={synth: {skew: 0.5}}", "-o", "o"
+    )
+    assert "decode step of an unnamed model cost" in " ".join(done.out.split())
+    page = Path("o/report.html").read_text(encoding="utf-8")
+    assert "<title>unnamed" in page
+    assert "Generated routing: of an unnamed model" in page
+    np.savez("a.npz", topk_ids=np.array([[[1, 2]], [[3, 0]]]), request_offsets=np.array([0, 2]))
+    assert moesim("trace", "info", "a.npz", "--experts", 4).out.startswith("trace: 2 tokens of 1 request, ")
 
 
 @pytest.mark.parametrize("model", [(), ("--model", "m.yaml")])

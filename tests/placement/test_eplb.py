@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,8 +12,9 @@ from hypothesis import strategies as st
 from placement.problem.errors import PlacementError
 from placement.problem.problem import Problem
 from placement.problem.rules import check_obeys
-from placement.solvers.eplb import eplb
+from placement.solvers.eplb import eplb, kept_groups, variant
 from placement.solvers.solution import Solution
+from placement.solvers.solvers import solver_named
 from tests.examples import examples
 
 
@@ -73,6 +76,47 @@ def test_it_is_the_original_on_its_example() -> None:
         [5, 6, 5, 7, 8, 4, 3, 4, 10, 9, 10, 2, 0, 1, 11, 1],
         [7, 10, 6, 8, 6, 11, 8, 9, 2, 4, 5, 1, 5, 0, 3, 1],
     ]
+
+
+@pytest.mark.parametrize(
+    ("groups", "gpus_per_node", "kept", "way"),
+    [
+        (4, 4, 4, "hierarchical"),
+        (4, 8, 4, "global"),  # one node: groups order the experts, and nothing is kept apart
+        (3, 4, 1, "global"),
+        (1, 4, 1, "global"),
+        (4, [2, 6], 1, "global"),
+    ],
+)
+def test_it_goes_by_the_models_groups_where_they_divide(
+    groups: int, gpus_per_node: Any, kept: int, way: str
+) -> None:
+    load_LE = np.random.default_rng(0).lognormal(size=(2, 12))
+    free = Problem.of(load_LE, 8, 16, gpus_per_node=gpus_per_node, model_groups=groups)
+    assert (kept_groups(free), variant(free)) == (kept, way)
+    found = eplb(free)
+    assert found.placement.origin == f"eplb, {way}"
+    nodes = 8 // gpus_per_node if kept > 1 else 1
+    for load_E, slot_expert_S in zip(load_LE.tolist(), found.placement.slot_expert_LS.tolist(), strict=True):
+        assert slot_expert_S == naive_eplb(load_E, 16, 8, nodes, kept)
+
+
+def test_groups_of_the_model_must_divide_its_experts() -> None:
+    with pytest.raises(PlacementError, match=r"model_groups: must divide 12 experts \(got 5\)"):
+        Problem.of(np.ones((1, 12)), 4, model_groups=5)
+
+
+def test_copies_that_must_be_distinct_are() -> None:
+    """One expert has nearly all load: both spare slots go to it, and two copies to one GPU of two."""
+    load_LE = [[97.0, 1, 1, 1]]
+    assert eplb(Problem.of(load_LE, 2, 8)).placement.slot_expert_LS.tolist()[0].count(0) == 5
+    strict = Problem.of(load_LE, 2, 8, distinct=True)
+    with pytest.raises(
+        PlacementError, match=r"layer 0: GPU \d must hold one copy of expert 0 only; name ano"
+    ):
+        eplb(strict)
+    for slot_expert_S in solver_named("auto").solve(strict).placement.slot_expert_LS.reshape(2, 4).tolist():
+        assert len({*slot_expert_S}) == 4
 
 
 def test_with_one_slot_on_each_gpu_experts_stay_in_order() -> None:

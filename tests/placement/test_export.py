@@ -11,12 +11,12 @@ import pytest
 import yaml
 
 from placement.files.native import read_placement
-from placement.files.writing import EXPORTERS, FORMATS, check_export, export
+from placement.files.writing import EXPORTERS, FORMATS, check_export, export, how_to_load
 from placement.problem.errors import PlacementError
 from placement.problem.placement import Placement
 
 # Layer 1 of a model of 4 is dense.
-ROWS = [[0, 1, 2, 3, 4, 0], [4, 3, 2, 1, 0, 4], [2, 2, 1, 0, 4, 3]]
+ROWS = [[0, 1, 2, 3, 4, 0], [4, 3, 2, 1, 0, 4], [2, 1, 2, 0, 4, 3]]
 LAYERS, HIDDEN = (0, 2, 3), 4
 
 
@@ -79,6 +79,33 @@ def test_vllm_has_moe_layers_only_and_names_its_proposal(tmp_path: Path) -> None
 @pytest.mark.parametrize("name", FORMATS)
 def test_the_same_bytes_again(tmp_path: Path, name: str) -> None:
     assert written(tmp_path, name) == written(tmp_path, name)
+
+
+def test_two_copies_on_a_device_are_refused_where_one_would_be_lost(tmp_path: Path) -> None:
+    twice = placement([ROWS[0], ROWS[1], [2, 2, 1, 0, 4, 3]])
+    for name in ("sglang", "trtllm", "vllm"):
+        export(twice, tmp_path / file_of(name), name, hidden_layers=HIDDEN)
+    rule = (
+        "vllm-ascend keeps one copy of an expert on a device and would lose others: layer 3: GPU 0 must hold "
+        r"one copy of expert 2 only; name another solver, such as swap \(got 2\)"
+    )
+    with pytest.raises(PlacementError, match=rule):
+        export(twice, tmp_path / "ascend.json", "vllm-ascend")
+    assert not (tmp_path / "ascend.json").exists()
+
+
+def test_every_form_that_a_release_reads_says_how_it_is_loaded() -> None:
+    commands = {name: how_to_load(placement(), "my map.json", name) for name in FORMATS}
+    assert commands == {
+        "native": "",
+        "sglang": "python -m sglang.launch_server --model-path MODEL --ep-size 3 "
+        "--ep-num-redundant-experts 1 --init-expert-location 'my map.json'",
+        "trtllm": "trtllm-serve MODEL --ep_size 3 --extra_llm_api_options OPTIONS.yaml, where that file "
+        'holds {"moe_config": {"load_balancer": "my map.json"}}',
+        "vllm-ascend": "vllm serve MODEL --enable-expert-parallel --additional-config "
+        '\'{"eplb_config": {"expert_map_path": "my map.json"}}\'',
+        "vllm": "",
+    }
 
 
 UNEQUAL = placement(slot_gpu=(0, 0, 1, 1, 1, 2))

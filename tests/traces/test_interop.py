@@ -71,7 +71,10 @@ def test_npz_in_any_number_type_and_order(tmp_path: Path) -> None:
 
 
 NPZ_FAULTS: dict[str, tuple[dict[str, Any], str]] = {
-    "no offsets": ({"request_offsets": None}, "lacks the array request_offsets"),
+    "no offsets": (
+        {"request_offsets": None},
+        "lacks the array request_offsets; it has position, topk_ids, topk_weights",
+    ),
     "offsets end early": (
         {"request_offsets": np.array([0, 4, 7])},
         "request_offsets: must end at 8, the number of tokens (got 7)",
@@ -102,11 +105,11 @@ NPZ_FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "weights of another shape": (
         {"topk_weights": np.zeros((8, 2, 1), np.float16)},
-        "weights_TLK: must have shape (8, 2, 2) (got (8, 2, 1))",
+        "topk_weights: must have shape (8, 2, 2) (got (8, 2, 1))",
     ),
     "positions of another length": (
         {"position": np.arange(7)},
-        "position_T: must have shape (8,) (got (7,))",
+        "position: must have 8 entries, one for each token (got 7)",
     ),
     "huge position": (
         {"position": np.full(8, 2**40)},
@@ -117,15 +120,15 @@ NPZ_FAULTS: dict[str, tuple[dict[str, Any], str]] = {
         "category: must have one entry for each of 3 requests (got 1)",
     ),
     "expert twice": (
-        {"topk_ids": np.zeros((8, 2, 2), np.uint8)},
-        "experts_0, token 0: an expert is named twice (got 0)",
+        {"topk_ids": np.tile(np.array([3, 5, 3], np.uint8), (8, 2, 1)), "topk_weights": None},
+        "experts_0, token 0: an expert is named twice (got 3)",
     ),
     "id too large": (
-        {"topk_ids": np.full((8, 2, 2), 9)},
+        {"topk_ids": np.tile([9, 1], (8, 2, 1))},
         "layer 0, token 0: expert id must be at least 0 and below 8 (got 9)",
     ),
     "negative id": (
-        {"topk_ids": np.full((8, 2, 2), -1)},
+        {"topk_ids": np.tile([-1, 1], (8, 2, 1))},
         "layer 0, token 0: expert id must be at least 0 and below 8 (got -1)",
     ),
     "NaN": (
@@ -189,6 +192,49 @@ def test_hidden_layers_without_experts_are_left_out(tmp_path: Path) -> None:
     assert np.array_equal(found.ids_TLK, trace.ids_TLK)
     assert found.meta.layers == (1, 3)
     assert same(load_any(folder, Hints(experts=8)), found)  # told by the zeros
+
+
+def test_the_prompts_part_comes_first(tmp_path: Path) -> None:
+    trace = random_trace(lengths=(6,))
+    path = tmp_path / "r.npz"
+    np.savez(path, prompt_routed_experts=trace.ids_TLK[:4], routed_experts=trace.ids_TLK[4:])
+    found = load_any(path, Hints(experts=8, layers=(1, 3)))
+    assert np.array_equal(found.ids_TLK, trace.ids_TLK)
+    assert found.position_T.tolist() == [0, 1, 2, 3, 4, 5]
+    np.savez(path, prompt_routed_experts=trace.ids_TLK)
+    assert detect(path) is IMPORTERS["npz-requests"]
+    assert load_any(path, Hints(experts=8)).tokens == 6
+    np.savez(path, prompt_routed_experts=trace.ids_TLK[:, :1], routed_experts=trace.ids_TLK)
+    with pytest.raises(TraceError, match=r"prompt_routed_experts: must have the layers and K of routed_exp"):
+        load_any(path, Hints(experts=8))
+    np.savez(path, routed_experts=trace.ids_TLK, position=np.arange(4))
+    with pytest.raises(TraceError, match=r"position: must have 6 entries, one for each token of routed_exp"):
+        load_any(path, Hints(experts=8))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "shows"),
+    [
+        (
+            "a.json",
+            '{"type": "x"}\n{"id": 1}\n',
+            "is JSON lines with type, id: it is no trace",
+        ),
+        (
+            "a.csv",
+            "time,layer,value\n1,2,3\n",
+            "is text whose first line names time, layer, value: it is n",
+        ),
+        ("a.bin", "\x01\x02", "is no trace, no load table, and of none of the layouts npz, "),
+    ],
+)
+def test_what_is_of_no_layout_is_told_by_what_it_shows(
+    tmp_path: Path, name: str, text: str, shows: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(TraceError) as caught:
+        open_source(tmp_path / name)
+    assert str(caught.value).startswith(f"{tmp_path / name}: {shows}")
 
 
 def test_requests_that_differ_in_shape_are_refused(tmp_path: Path) -> None:

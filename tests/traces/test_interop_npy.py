@@ -165,14 +165,18 @@ def test_router_outputs_layer_by_layer(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"experts_3": np.zeros((7, 2), int)}, r"experts_3: must have shape \(8, 2\), as experts_1"),
-        ({"experts_3": np.full((8, 2), 9)}, r"layer 3, token 0: expert id"),
+        ({"experts_3": np.tile([9, 1], (8, 1))}, r"layer 3, token 0: expert id"),
+        ({"experts_3": np.full((8, 2), 0)}, r"layer 3, token 0: was not written by a router"),
         ({"weights_3": None}, r"lacks the array weights_3"),
         (
             {"experts_3": None, "experts_2": TRACE.ids_TLK[:, 0], "weights_2": np.ones((8, 2))},
             r"layers: must be MoE layers of tiny \(got '1, 2'\)",
         ),
         ({"request": np.arange(8)[::-1]}, r"request, token 1: requests must be numbered"),
-        ({"request": np.zeros(3, int), "position": None}, r"request_T: must have shape \(8,\)"),
+        (
+            {"request": np.zeros(3, int), "position": None},
+            r"request: must have 8 entries, one for each",
+        ),
     ],
 )
 def test_router_outputs_that_do_not_fit(tmp_path: Path, change: dict[str, Any], message: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,36 @@ def test_any_order_of_rows(
             assert np.array_equal(back.weights_TLK, trace.weights_TLK.astype(np.float32))
 
 
+def test_other_names_of_the_columns_and_other_rows(tmp_path: Path) -> None:
+    """As a logger writes them: a line about the model, which tells E, and one at the end."""
+    names = {"request": "req_id", "token": "token_idx", "layer": "layer", "experts": "topk_ids"}
+    names["weights"] = "topk_weights"
+    found: list[dict[str, Any]] = [{"type": "meta", "model_id": "tiny", "num_experts": 8}]
+    found += [{"type": "route", **{names[name]: value for name, value in row.items()}} for row in rows(TRACE)]
+    path = write_jsonl(tmp_path / "t.jsonl", [*found, {"type": "end"}])
+    assert detect(path) is IMPORTERS["jsonl"]
+    back = load_any(path, Hints(origin="a test", licence="CC0-1.0"))
+    assert back.meta.origin == "a test; 1 rows left out: they have neither token nor layer nor experts"
+    assert same(replace(back, meta=replace(back.meta, origin="a test")), TRACE)
+    with pytest.raises(TraceError, match=r"the model has 9 experts \(got 8\)"):
+        load_any(path, Hints(experts=9))
+
+
+def test_where_the_token_is_text_the_order_of_rows_is_the_position(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(
+        'Layer ID,Batch Number,Token,Activated Expert IDs\n1,0,<s>,"[5, 2]"\n1,0,"a,\n",1 7\n'
+        '1,7,<s>,"[1, 2]"\n2,0,<s>,"[0, 3]"\n2,0,,"[6, 4]"\n2,7,9,4 5\n'
+    )
+    back = load_any(path, Hints(experts=8))
+    assert (back.meta.layers, back.request_T.tolist(), back.position_T.tolist()) == (
+        (1, 2),
+        [0, 0, 1],
+        [0, 1, 0],
+    )
+    assert back.ids_TLK.tolist() == [[[5, 2], [0, 3]], [[1, 7], [6, 4]], [[1, 2], [4, 5]]]
+
+
 def changed(index: int, **change: Any) -> list[dict[str, Any]]:
     found = rows(TRACE)
     found[index] = {**found[index], **change}
@@ -115,7 +146,10 @@ FAULTS: dict[str, tuple[list[dict[str, Any]], str]] = {
     "K changes": (changed(3, experts=[1, 2, 3]), r"experts, row 3: must hold 2 numbers, as the first row"),
     "no expert": (changed(0, experts=[]), "experts"),
     "an id beyond E": (changed(2, experts=[1, 8]), r"layer 1, token 1: expert id .* below 8 \(got 8\)"),
-    "an expert twice": (changed(2, experts=[1, 1]), r"experts_1, token 1: an expert is named twice"),
+    "a layer that nobody wrote": (
+        changed(2, experts=[1, 1]),
+        r"layer 1, token 1: was not written by a",
+    ),
     "words": (changed(2, experts=["a", "b"]), r"is not .* that can be read"),
     "weights of another K": (changed(1, weights=[0.5]), r"weights, row 1: must hold 2 numbers"),
     "negative weight": (changed(1, weights=[0.5, -0.5]), r"weights_3, token 0: gate weight must be finite"),
@@ -138,7 +172,13 @@ def test_bad_rows_are_refused(tmp_path: Path, kind: str, fault: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("token,layer\n1,2\n", "lacks column experts"),
+        ("token,layer\n1,2\n", r"lacks column experts \(or expert_ids, .*\); it has token, layer"),
+        (
+            "layer_id,expert_ids\n3,1 2\n",
+            r"lacks column token \(or .*\); it has layer_id, expert_ids",
+        ),
+        ("token,layer,experts\n0,1,1 2\nx,1,1 2\n1,1,1 2\n", "is not CSV that can be read: Failed to parse"),
+        ("\x00,\n", "is not CSV that can be read: its first line names no columns"),
         ("token,layer,experts\n", "has no tokens"),
         ("token,layer,experts\n0,,1 2\n", "layer, row 0: must not be empty"),
         ("token,layer,experts\n0,1\n", "is not CSV that can be read"),
@@ -162,7 +202,8 @@ def test_bad_csv(tmp_path: Path, text: str, message: str) -> None:
         ('{"token": 0, "layer": 1.5, "experts": [1, 2]}', "is not JSON lines that can be read"),
         ('{"token": 0, "layer": 1, "experts": [1.5, 2]}', "is not JSON lines that can be read"),
         ('{"token": 0, "layer": [1], "experts": [1, 2]}', "is not JSON lines that can be read"),
-        ('{"token": 0, "layer": 1}', "lacks column experts"),
+        ('{"token": 0, "layer": 1}', r"lacks column experts \(or expert_ids, .*\); it has token, layer"),
+        ('{"type": "meta", "num_experts": 8}', r"lacks column token \(or .*\); it has type, num_experts"),
     ],
 )
 def test_bad_json_lines(tmp_path: Path, text: str, message: str) -> None:

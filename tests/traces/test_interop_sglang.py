@@ -46,6 +46,14 @@ def test_stat_drops_dense_layers_and_steps_that_the_ring_never_reached(tmp_path:
     assert same_table(table, tables(tmp_path, model="tiny", licence="CC0-1.0"))  # a folder with the one file
 
 
+def test_stat_of_averages(tmp_path: Path) -> None:
+    path = save(tmp_path / "t.pt", {"logical_count": torch.tensor([[[0.0, 0.0], [0.5, 3.0]]])})
+    table = tables(path)
+    assert (table.layers, table.hidden_layers, table.load_LE.tolist()) == ((1,), 2, [[0.5, 3.0]])
+    whole = tables(save(path, {"logical_count": torch.tensor([[[0.0, 4.0]]])}))
+    assert (str(whole.load_WLE.dtype), whole.load_LE.tolist()) == ("int64", [[0, 4]])
+
+
 def same_table(left: LoadTable, right: LoadTable) -> bool:
     return np.array_equal(left.load_WLE, right.load_WLE) and left.layers == right.layers
 
@@ -75,8 +83,8 @@ STAT_FAULTS: dict[str, tuple[Any, str]] = {
     "no load": (stat([[[0] * 4]]), "has no load in any window"),
     "no step": (stat(np.zeros((0, 2, 4)).tolist()), "must be a tensor with 3 axes"),
     "negative": (stat([[[1, -1]]]), "must not be negative"),
-    "floats": ({"logical_count": torch.zeros(1, 2, 4)}, "must be whole numbers"),
-    "booleans": ({"logical_count": torch.ones(1, 2, 4, dtype=torch.bool)}, "must be whole numbers"),
+    "complex": ({"logical_count": torch.ones(1, 2, 4) * 1j}, "must be numbers"),
+    "booleans": ({"logical_count": torch.ones(1, 2, 4, dtype=torch.bool)}, "must be numbers"),
     "two axes": ({"logical_count": torch.ones(2, 4, dtype=torch.int32)}, "must be a tensor with 3 axes"),
     "a list": ({"logical_count": [[[1]]]}, r"must be a tensor with 3 axes \(got 'list'\)"),
     "sparse": ({"logical_count": torch.ones(1, 2, 4).int().to_sparse()}, "must be a tensor with 3 axes"),
@@ -84,7 +92,7 @@ STAT_FAULTS: dict[str, tuple[Any, str]] = {
         {"logical_count": torch.ones(1, 1, 1, dtype=torch.int32).expand(2**20, 2**10, 2**10)},
         "claims more numbers than it stores",
     ),
-    "no count": ({"logical_counts": torch.ones(1)}, "logical_count: is missing"),
+    "no count": ({"logical_counts": torch.ones(1)}, "lacks the key logical_count; it has logical_counts"),
     "a list of counts": ([torch.ones(1)], r"must hold a dictionary \(got 'list'\)"),
 }
 

@@ -33,7 +33,9 @@ def test_per_token_slots_become_experts_and_padding_goes(tmp_path: Path) -> None
     path = save(tmp_path / f"{TIME}_0.pt", per_token(record))
     assert detect(path) is IMPORTERS["sglang-per-token"]
     trace = load_any(path, Hints(model="tiny"))
-    assert trace.meta == TraceMeta("tiny", 4, 2, (1, 2, 3), "SGLang recorder, mode per_token", "")
+    assert trace.meta == TraceMeta(
+        "tiny", 4, 2, (1, 2, 3), "SGLang recorder, mode per_token", "", hidden_layers=4
+    )
     assert trace.ids_TLK.tolist() == [[[0, 1], [3, 1], [1, 2]], [[3, 2], [3, 1], [3, 0]]]
     assert trace.position_T.tolist() == [0, 2]
     assert trace.step_T is not None

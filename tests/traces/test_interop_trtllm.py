@@ -166,7 +166,10 @@ RAW_FAULTS: dict[str, tuple[dict[str, Array], str]] = {
         r"50_3: must have shape \(1, 2\) \(got \(1, 3\)\)",
     ),
     "an id beyond E": ({k: v + 9 for k, v in choices(1).items()}, "layer 3, token 3: expert id"),
-    "an expert twice": ({k: v * 0 for k, v in choices(1).items()}, "an expert is named twice"),
+    "a layer that nobody wrote": (
+        {k: v * (n > 0) for n, (k, v) in enumerate(choices(1).items())},
+        "was not written by a router, which chooses different experts; others of this token were",
+    ),
     "counts": (counts(1), "must be whole numbers with 2 axes"),
 }
 

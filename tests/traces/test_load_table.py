@@ -20,7 +20,7 @@ from traces.interop import load_any, open_source
 from traces.load_table import LoadTable
 from traces.load_table_file import is_load_table, read_load_table, write_load_table
 
-FIELDS = ("model", "experts", "layers", "origin", "licence")
+FIELDS = ("model", "experts", "layers", "origin", "licence", "hidden_layers")
 
 
 def small() -> LoadTable:
@@ -33,9 +33,13 @@ def any_table(draw: st.DrawFn) -> LoadTable:
     layers = tuple(sorted(draw(st.sets(st.integers(0, 99), min_size=1, max_size=3))))
     shape = (draw(st.integers(1, 3)), len(layers), draw(st.integers(1, 5)))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
-    load_WLE = rng.integers(0, draw(st.sampled_from([2, 1000, 2**40])), shape)
+    load_WLE: Any = rng.integers(0, draw(st.sampled_from([2, 1000, 2**40])), shape)
     load_WLE[0, :, 0] += 1  # no layer without load
-    return LoadTable(draw(st.text(st.characters(codec="utf-8"), max_size=5)), shape[2], layers, load_WLE)
+    if draw(st.booleans()):  # averages, of which at least one is not whole
+        load_WLE = load_WLE + 0.5
+    model = draw(st.text(st.characters(codec="utf-8"), max_size=5))
+    hidden_layers = draw(st.none() | st.integers(layers[-1] + 1, 200))
+    return LoadTable(model, shape[2], layers, load_WLE, hidden_layers=hidden_layers)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -47,7 +51,7 @@ def test_write_then_read_is_the_identity(tmp_path: Path, name: str, table: LoadT
     content = path.read_bytes()
     back = read_load_table(path)
     assert np.array_equal(back.load_WLE, table.load_WLE)
-    assert back.load_WLE.dtype == np.int64
+    assert back.load_WLE.dtype == table.load_WLE.dtype
     assert [getattr(back, field) for field in FIELDS] == [getattr(table, field) for field in FIELDS]
     write_load_table(back, path)
     assert path.read_bytes() == content
@@ -78,6 +82,17 @@ def test_logical_count_keeps_the_true_layers(tmp_path: Path) -> None:
     assert (windows.layers, windows.load_WLE.tolist()) == ((1,), [[[1, 2]], [[0, 0]]])
 
 
+def test_counts_may_be_written_as_floats_and_averages_are_loads(tmp_path: Path) -> None:
+    path = tmp_path / "sglang.json"
+    path.write_text(json.dumps({"logical_count": [[0.0, 0.0], [3.0, 1e3]]}))
+    whole = read_load_table(path)
+    assert (str(whole.load_WLE.dtype), whole.load_WLE.tolist()) == ("int64", [[[3, 1000]]])
+    path.write_text(json.dumps({"logical_count": [[0.5, 0], [3, 7]]}))
+    average = read_load_table(path)
+    assert (str(average.load_WLE.dtype), average.load_LE.tolist()) == ("float64", [[0.5, 0.0], [3.0, 7.0]])
+    assert average.hidden_layers == 2
+
+
 def test_a_load_table_is_recognised_and_is_no_trace(tmp_path: Path) -> None:
     for name in ("t.json", "t.parquet"):
         write_load_table(small(), tmp_path / name)
@@ -104,7 +119,18 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
         {"load_WLE": small().load_WLE[:0]},
         "load: must have shape [at least 1, 2, 4] (got (0, 2, 4))",
     ),
-    "dtype": ({"load_WLE": small().load_WLE.astype(np.float64)}, "load: must be int64 (got float64)"),
+    "dtype": (
+        {"load_WLE": small().load_WLE.astype(np.float32)},
+        "load: must be int64 or float64 (got float32)",
+    ),
+    "endless": (
+        {"load_WLE": small().load_WLE + np.inf},
+        "load, window 0, layer 3, expert 0: must be finite (got inf)",
+    ),
+    "hidden layers": (
+        {"hidden_layers": 5},
+        "hidden_layers: must be between 6 and 2147483648 (got 5)",
+    ),
     "layers": ({"layers": (5, 3)}, "layers: must ascend, each layer once (got (5, 3))"),
     "experts": ({"experts": 0}, "experts: must be between 1 and 65536 (got 0)"),
 }
@@ -136,11 +162,12 @@ def test_a_broken_rule_is_named_and_not_written(tmp_path: Path, fault: str) -> N
             '{"logical_count": [[1, 2], [3]]}',
             "window 0, row 1: every window must have 2 layers, and every layer 2",
         ),
-        ('{"logical_count": [[1, 1.5]]}', r"row 0, expert 1: must be a whole number below 2\^63 \(got 1.5\)"),
-        ('{"logical_count": [[1, true]]}', "must be a whole number"),
+        ('{"logical_count": [[1, "1"]]}', r"row 0, expert 1: must be a number below 2\^63 \(got '1'\)"),
+        ('{"logical_count": [[1, -0.5]]}', r"layer 0, expert 1: must not be negative \(got -0.5\)"),
+        ('{"logical_count": [[1, true]]}', "must be a number"),
         ('{"logical_count": [[1, NaN]]}', "is not a JSON number"),
-        ('{"logical_count": [[1, 1e999]]}', "must be a whole number"),
-        ('{"logical_count": [[9223372036854775808]]}', "must be a whole number"),
+        ('{"logical_count": [[1, 1e999]]}', "must be a number"),
+        ('{"logical_count": [[9223372036854775808]]}', "must be a number"),
         ('{"logical_count": [[' + "9" * 5000 + "]]}", "a number is too long"),
         ('{"logical_count": ' + "[" * 100_000, "nested too deeply"),
         ('{"logical_count": [[1]], "logical_count": [[1]]}', "the key stands twice"),
@@ -176,7 +203,8 @@ def rows(**change: Any) -> pa.Table:
         (rows(layer=[3, 5, 5, 3]), "layer: rows must be ordered"),
         (rows(load=[[1, 2, 3]] * 4), "load, row 0: must hold lists of 4"),
         (rows(load=[[1, 2, 3, -4]] * 4), "load, window 0, layer 3, expert 3: must not be negative"),
-        (rows(load=[[0.5] * 4] * 4), "load: must be whole numbers"),
+        (rows(load=[[0.5, 1, 2, float("inf")]] * 4), "load, window 0, layer 3, expert 3: must be finite"),
+        (rows(load=[[True] * 4] * 4), "load: must be numbers"),
         (rows(load=[None] * 4), "load, row 0|load: must be a column of lists"),
         (rows().slice(0, 3), r"must hold a row for each window and each of 2 layers \(got '3 rows'\)"),
         (rows().slice(0, 0), "must hold a row for each window"),

@@ -5,6 +5,7 @@ The whole tree is drawn in :mod:`moesim.errors`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,17 @@ class OutputError(MoesimError):
 def reason_of(fault: Exception) -> str:
     """What a library says of a fault, on one short line; its class where it says nothing."""
     return (str(fault).splitlines() or [type(fault).__name__])[0][:200]
+
+
+def named(names: Iterable[object], most: int = 12) -> str:
+    """Names that a file has, for the message that misses another one.
+
+    >>> named(["layer_id", "expert_ids"]), named([])
+    ('layer_id, expert_ids', 'none')
+    """
+    listed = [ascii(str(name))[1:-1][:60] for name in names]
+    more = [f"… ({len(listed)} in all)"] if len(listed) > most else []
+    return ", ".join(listed[:most] + more) or "none"
 
 
 def _short(value: Any, limit: int = 80) -> str:

@@ -13,6 +13,7 @@ from typing import ClassVar, Protocol, TypeVar
 from traces.base.errors import TraceError
 from traces.base.input_file import require_file
 from traces.base.parquet import MAGIC, is_parquet
+from traces.interop.count_csv import CountCsv
 from traces.interop.hints import Hints
 from traces.interop.logical_count import LogicalCount
 from traces.interop.npy import NpyRequests
@@ -20,6 +21,7 @@ from traces.interop.npz import NpzArrays, NpzLayers, NpzRequests
 from traces.interop.recording import Recording
 from traces.interop.responses import Responses
 from traces.interop.rows import CsvRows, JsonRows
+from traces.interop.seen import seen
 from traces.interop.sglang import SglangPasses, SglangStat
 from traces.interop.sglang_tokens import SglangTokens
 from traces.interop.table import ParquetTable
@@ -73,6 +75,7 @@ LOAD_IMPORTERS: dict[str, Importer[LoadTable]] = {
     "sglang-stat": SglangStat(),
     "sglang-per-pass": SglangPasses(),
     "logical-count": LogicalCount(),
+    "count-csv": CountCsv(),
     "trtllm": TrtllmCounts(),
 }
 """Layouts that tell how many tokens each expert got."""
@@ -138,10 +141,15 @@ def open_source(path: str | Path, hints: Hints | None = None) -> TraceFile | Rou
     if is_load_table(source):
         return read_load_table(source)
     if not source.is_dir() and not is_parquet(source):
-        check_whole(source)
-        rule = f"is no trace, no load table, and of none of the layouts {', '.join(_ALL)}"
-        raise TraceError(rule, file=source)
+        raise unknown(source, f"no trace, no load table, and of none of the layouts {', '.join(_ALL)}")
     return TraceFile(source)
+
+
+def unknown(path: Path, rule: str) -> TraceError:
+    """The error for a file that is ``rule``, with what it shows of itself."""
+    check_whole(path)
+    shows = seen(path)
+    return TraceError(f"{shows}: it is {rule}" if shows else f"is {rule}", file=path)
 
 
 def load_any(path: str | Path, hints: Hints | None = None) -> RoutingTrace:

@@ -40,6 +40,7 @@ class Hints:
         origin: str = "",
         candidates: int = 0,
         largest: int | None = None,
+        hidden_layers: int | None = None,
     ) -> TraceMeta:
         """The metadata of a trace of which the file shows the rest.
 
@@ -48,6 +49,7 @@ class Hints:
             experts: E, where the file tells it.
             origin: what to say where the user says nothing.
             largest: the largest expert id of the file, for the message that asks for E.
+            hidden_layers: all layers, where the file tells them.
 
         Raises:
             TraceError: nobody tells E, file and user disagree, or a value is out of its range.
@@ -62,7 +64,14 @@ class Hints:
             raise TraceError(f"{self.name} chooses {self.top_k} experts per token", file=file, got=top_k)
         try:
             return TraceMeta(
-                self.model, count, top_k, layers, self.origin or origin, self.licence, candidates
+                self.model,
+                count,
+                top_k,
+                layers,
+                self.origin or origin,
+                self.licence,
+                candidates,
+                self.hidden_layers or hidden_layers,
             )
         except TraceError as error:
             raise in_file(error, file) from error

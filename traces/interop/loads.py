@@ -6,27 +6,36 @@ from pathlib import Path
 
 import numpy as np
 
-from traces.base.arrays import Ints
 from traces.base.errors import LoadTableError
 from traces.interop.hints import Hints
-from traces.load_table import LoadTable, drop_idle_layers
+from traces.load_table import Loads, LoadTable, drop_idle_layers
 
 
 def to_table(
-    load_WLE: Ints, hints: Hints, *, file: Path, origin: str, layers: tuple[int, ...] | None = None
+    load_WLE: Loads,
+    hints: Hints,
+    *,
+    file: Path,
+    origin: str,
+    layers: tuple[int, ...] | None = None,
+    hidden_layers: int | None = None,
 ) -> LoadTable:
     """The load table of ``load_WLE``; windows without any load are left out.
 
     Args:
-        load_WLE: int64, a row for each of ``layers``.
+        load_WLE: a row for each of ``layers``.
         layers: true indices of the rows; None = the MoE layers of the model that was named, where there
             are as many, else all hidden layers, of which those without any load are dense and left out.
+        hidden_layers: all layers of the model, where the file tells them and ``layers`` are given.
 
     Raises:
         LoadTableError: nothing was counted, or the counts do not fit what the user said.
     """
-    if layers is None and hints.layers is not None and load_WLE.shape[1] == len(hints.layers):
-        layers = hints.layers
+    if layers is None:
+        if hints.layers is not None and load_WLE.shape[1] == len(hints.layers):
+            layers = hints.layers
+        else:
+            hidden_layers = load_WLE.shape[1]
     used_WLE = load_WLE[load_WLE.any(axis=(1, 2))]
     if not len(used_WLE):
         raise LoadTableError("has no load in any window", file=file)
@@ -49,6 +58,7 @@ def to_table(
         np.ascontiguousarray(used_WLE),
         hints.origin or origin,
         hints.licence,
+        hints.hidden_layers or hidden_layers,
     )
     table.validate(file=file)
     return table

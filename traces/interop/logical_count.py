@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-from traces.base.input_file import first_bytes
+from traces.base.errors import LoadTableError, named
+from traces.base.input_file import first_bytes, read_json
 from traces.interop.hints import Hints
 from traces.interop.loads import to_table
-from traces.load_table import LoadTable
-from traces.load_table_file import read_load_table
+from traces.load_table import LoadTable, to_counts
 
 _GLANCE = 4096
 
@@ -24,5 +24,8 @@ class LogicalCount:
         return head.lstrip()[:1] == b"{" and b'"logical_count"' in head and b'"format"' not in head
 
     def open(self, path: Path, hints: Hints) -> LoadTable:
-        table = read_load_table(path)
-        return to_table(table.load_WLE, hints, file=path, origin=table.origin, layers=table.layers)
+        content = read_json(path, "a load table", LoadTableError)
+        if "logical_count" not in content:
+            raise LoadTableError(f"lacks the key logical_count; it has {named(content)}", file=path)
+        count_WLE = to_counts(content["logical_count"], file=path, field="logical_count")
+        return to_table(count_WLE, hints, file=path, origin="SGLang logical_count")

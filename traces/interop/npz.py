@@ -18,15 +18,16 @@ from typing import Any, ClassVar
 import numpy as np
 
 from traces.base.arrays import Array
-from traces.base.errors import TraceError, reason_of
+from traces.base.errors import TraceError, named, reason_of
 from traces.base.input_file import files_in, require_file, require_files
 from traces.base.memory import require_memory
 from traces.interop.hints import Hints
 from traces.interop.npy import DAMAGED, read_header
-from traces.interop.recording import Part, Recording, count_up, from_requests, to_ids, to_int32
-from traces.routing import RoutingTrace
+from traces.interop.recording import Part, Recording, count_up, from_requests, to_int32
+from traces.interop.written import Written
 
 _EXPERTS_ARRAY = re.compile(r"experts_(0|[1-9][0-9]{0,3})")
+_PROMPT, _OUTPUT = "prompt_routed_experts", "routed_experts"
 _DEFLATE_LIMIT = 1032  # deflate cannot expand by more (zlib technical details); what claims more lies
 
 
@@ -67,30 +68,39 @@ class NpzArrays:
             names, codes_R = np.unique(category, return_inverse=True)
             categories = tuple(names.tolist())
             category_T = codes_R.astype(np.int32)[request_T]
-        trace = RoutingTrace(
-            meta=meta,
-            ids_TLK=to_ids(ids_TLK, meta, file=path),
+        if weights is not None and weights.shape != ids_TLK.shape:
+            rule = f"must have shape {ids_TLK.shape}"
+            raise TraceError(rule, file=path, field="topk_weights", got=weights.shape)
+        if len(position) != len(ids_TLK):
+            rule = f"must have {len(ids_TLK)} entries, one for each token"
+            raise TraceError(rule, file=path, field="position", got=len(position))
+        written = Written()
+        trace = written.piece(
+            meta,
+            ids_TLK,
+            request_T,
+            file=path,
             weights_TLK=None if weights is None else _as_weights(weights),
-            request_T=request_T,
             position_T=to_int32(position, "position", path),
             category_T=category_T,
             categories=categories,
         )
-        return Recording(path, meta, iter([trace]), categories)
+        return Recording(path, meta, iter([trace]), categories, written)
 
 
 class NpzRequests:
     """A folder with one ``.npz`` for each request, in order of their names, or one such file.
 
     Each holds ``routed_experts`` [tokens, layers, K], as vLLM and SGLang return it for a request, with
-    a row for every hidden layer or for each MoE layer, and perhaps ``position`` [tokens].
+    a row for every hidden layer or for each MoE layer, and perhaps ``prompt_routed_experts`` of the tokens
+    before them, and ``position`` [tokens] of all.
     """
 
     summary: ClassVar[str] = "a folder with one .npz for each request: routed_experts [tokens, layers, K]"
 
     def detects(self, path: Path) -> bool:
         files = files_in(path, ".npz")
-        return bool(files) and "routed_experts" in _array_names(files[0])
+        return bool(files) and bool({_PROMPT, _OUTPUT} & _array_names(files[0]))
 
     def open(self, path: Path, hints: Hints) -> Recording:
         files = require_files(path, ".npz", TraceError)
@@ -114,7 +124,8 @@ class NpzLayers:
         with _NpzFile(path) as npz:
             layers = _layers(npz.names)
             if not layers:
-                raise TraceError("lacks arrays experts_<layer>", file=path)
+                rule = f"lacks arrays experts_<layer>; it has {named(sorted(npz.names))}"
+                raise TraceError(rule, file=path)
             ids_TLK = npz.stack("experts", layers, "iu")
             weights = npz.stack("weights", layers, "f") if f"weights_{layers[0]}" in npz.names else None
             tokens = len(ids_TLK)
@@ -126,17 +137,23 @@ class NpzLayers:
             starts = np.flatnonzero(np.diff(request, prepend=request[0]) != 0)
             position = count_up(np.diff(np.concatenate(([0], starts, [len(request)]))))
         if hints.layers is not None and not set(layers) <= set(hints.layers):
-            named = ", ".join(map(str, layers))
-            raise TraceError(f"must be MoE layers of {hints.name}", file=path, field="layers", got=named)
+            got = ", ".join(map(str, layers))
+            raise TraceError(f"must be MoE layers of {hints.name}", file=path, field="layers", got=got)
         meta = hints.meta(ids_TLK.shape[2], layers, file=path, largest=int(ids_TLK.max()))
-        trace = RoutingTrace(
-            meta=meta,
-            ids_TLK=to_ids(ids_TLK, meta, file=path),
+        for name, array in (("request", request), ("position", position)):
+            if len(array) != tokens:
+                rule = f"must have {tokens} entries, one for each token"
+                raise TraceError(rule, file=path, field=name, got=len(array))
+        written = Written()
+        trace = written.piece(
+            meta,
+            ids_TLK,
+            to_int32(request, "request", path),
+            file=path,
             weights_TLK=None if weights is None else _as_weights(weights),
-            request_T=to_int32(request, "request", path),
             position_T=to_int32(position, "position", path),
         )
-        return Recording(path, meta, iter([trace]))
+        return Recording(path, meta, iter([trace]), written=written)
 
 
 class _NpzFile:
@@ -158,7 +175,7 @@ class _NpzFile:
     def read(self, name: str, kinds: str, axes: int) -> Array:
         """The array ``name``, whose dtype is one of ``kinds`` (numpy's letters), with ``axes`` axes."""
         if name not in self.names:
-            raise TraceError(f"lacks the array {name}", file=self.path)
+            raise TraceError(f"lacks the array {name}; it has {named(sorted(self.names))}", file=self.path)
         with self._reading(name):
             entry = self._zip.getinfo(f"{name}.npy")
             if entry.file_size > _DEFLATE_LIMIT * max(entry.compress_size, 1):
@@ -230,9 +247,19 @@ def _layers(names: set[str]) -> tuple[int, ...]:
 
 def _request(request: int, file: Path) -> Part:
     with _NpzFile(file) as npz:
-        ids_TLK = npz.read("routed_experts", "iu", 3)
+        names = [name for name in (_PROMPT, _OUTPUT) if name in npz.names]
+        if not names:
+            raise TraceError(f"lacks the array {_OUTPUT}; it has {named(sorted(npz.names))}", file=file)
+        parts = [npz.read(name, "iu", 3) for name in names]
+        if parts[0].shape[1:] != parts[-1].shape[1:]:
+            rule = f"must have the layers and K of {_OUTPUT}, {parts[-1].shape[1:]}"
+            raise TraceError(rule, file=file, field=_PROMPT, got=parts[0].shape[1:])
+        ids_TLK = np.concatenate(parts) if len(parts) > 1 else parts[0]
         own = "position" in npz.names
         position = npz.read("position", "iu", 1) if own else np.arange(len(ids_TLK))
+    if len(position) != len(ids_TLK):
+        rule = f"must have {len(ids_TLK)} entries, one for each token of {' and '.join(names)}"
+        raise TraceError(rule, file=file, field="position", got=len(position))
     return Part(request, ids_TLK, to_int32(position, "position", file), file)
 
 

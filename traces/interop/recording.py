@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from traces.base.arrays import Array
 from traces.base.errors import TraceError
 from traces.interop.hints import Hints
+from traces.interop.written import Written, blank
 from traces.meta import TraceMeta, in_file
 from traces.routing import RoutingTrace, join
 from traces.trace_writer import trace_writer
@@ -26,26 +26,44 @@ class Recording:
 
     Attributes:
         file: where they come from, for messages.
+        written: which tokens were left out of the pieces so far.
     """
 
     file: Path
     meta: TraceMeta
-    pieces: Iterator[RoutingTrace]
+    pieces: Iterator[RoutingTrace | None]
     categories: tuple[str, ...] = ()
+    written: Written = field(default_factory=Written)
+
+    def __iter__(self) -> Iterator[RoutingTrace]:
+        """The pieces that hold tokens.
+
+        Raises:
+            TraceError: none does.
+        """
+        found = False
+        for piece in self.pieces:
+            if piece is not None:
+                found = True
+                yield piece
+        if not found:
+            rule = "holds no token that a router wrote: one number stands in all columns of all layers"
+            raise TraceError(rule if self.written.left_out else "has no tokens", file=self.file)
 
     def read(self) -> RoutingTrace:
-        """The whole trace, checked.
+        """The whole trace, checked; what was left out is told in its origin.
 
         Raises:
             TraceError: a rule of the format is broken, or the trace does not fit into memory.
         """
         parts: list[RoutingTrace] = []
         tokens, after = 0, (-1, -1)
-        for piece in self.pieces:
+        for piece in self:
             after = piece.validate(file=self.file, first_token=tokens, after=after)
             tokens += piece.tokens
             parts.append(piece)
-        return parts[0] if len(parts) == 1 else join(parts, tokens, file=self.file)
+        whole = parts[0] if len(parts) == 1 else join(parts, tokens, file=self.file)
+        return self.written.noted(whole)
 
     def write(self, out: str | Path) -> None:
         """Check the pieces and write each as it comes.
@@ -55,7 +73,7 @@ class Recording:
             OutputError: the file cannot be written.
         """
         with trace_writer(out, self.meta, categories=self.categories) as writer:
-            for piece in self.pieces:
+            for piece in self:
                 try:
                     writer.append(piece)
                 except TraceError as error:
@@ -81,41 +99,48 @@ class Part:
 
 
 def from_requests(parts: Iterable[Part], hints: Hints, *, file: Path, origin: str = "") -> Recording:
-    """The recording of ``parts``, whose first one tells the shape of all.
+    """The recording of ``parts``, whose first one that a router wrote tells the shape of all.
 
     Raises:
-        TraceError: there is no part, or the shape does not fit what the user said; while the pieces
+        TraceError: there is no such part, or the shape does not fit what the user said; while the pieces
             are read: a part of another shape, or an id that is no expert.
     """
     waiting = iter(parts)
-    first = next(waiting, None)
-    if first is None:
+    unwritten = []
+    for first in waiting:
+        if first.ids_TLK.size == 0:
+            raise TraceError("has no tokens", file=first.file, line=first.line, got=first.ids_TLK.shape)
+        if hints.layers is not None or not blank(first.ids_TLK).all():
+            break
+        unwritten.append(first)
+    else:
+        if unwritten:
+            rule = "has no layer in which tokens choose different experts: no router wrote it"
+            raise TraceError(rule, file=file)
         raise TraceError("holds no request", file=file)
-    if first.ids_TLK.size == 0:
-        raise TraceError("has no tokens", file=first.file, line=first.line, got=first.ids_TLK.shape)
     rows, layers = moe_rows(first.ids_TLK, hints, file=first.file)
     largest = int(first.ids_TLK[:, rows].max())
     meta = hints.meta(first.ids_TLK.shape[2], layers, file=first.file, origin=origin, largest=largest)
+    written = Written()
 
-    def pieces() -> Iterator[RoutingTrace]:
-        token = 0
-        for part in chain([first], waiting):
-            place: dict[str, Any] = {"file": part.file, "line": part.line}
+    def pieces() -> Iterator[RoutingTrace | None]:
+        for part in chain(unwritten, [first], waiting):
             if part.ids_TLK.shape[1:] != first.ids_TLK.shape[1:]:
                 shape = first.ids_TLK.shape[1:]
                 rule = f"must have {shape[0]} layers and {shape[1]} experts per token, as the first request"
-                raise TraceError(rule, **place, got=part.ids_TLK.shape[1:])
+                raise TraceError(rule, file=part.file, line=part.line, got=part.ids_TLK.shape[1:])
             ids_TLK = part.ids_TLK if len(rows) == part.ids_TLK.shape[1] else part.ids_TLK[:, rows]
-            yield RoutingTrace(
-                meta=meta,
-                ids_TLK=to_ids(ids_TLK, meta, first_token=token, **place),
+            yield written.piece(
+                meta,
+                ids_TLK,
+                np.full(len(ids_TLK), part.request, np.int32),
+                file=part.file,
+                line=part.line,
                 weights_TLK=None,
-                request_T=np.full(len(ids_TLK), part.request, np.int32),
                 position_T=part.position_T,
             )
-            token += len(ids_TLK)
 
-    return Recording(file, meta, pieces())
+    return Recording(file, meta, pieces(), written=written)
 
 
 def moe_rows(ids_TLK: Array, hints: Hints, *, file: Path) -> tuple[list[int], tuple[int, ...]]:
@@ -140,10 +165,7 @@ def moe_rows(ids_TLK: Array, hints: Hints, *, file: Path) -> tuple[list[int], tu
     if hints.layers is None:
         if columns == 1:  # one expert per token: a dense layer looks like any other
             return list(range(rows)), tuple(range(rows))
-        written = (ids_TLK != ids_TLK[:, :, :1]).any(axis=(0, 2))
-        if not written.any():
-            raise TraceError("has no layer in which tokens choose different experts", file=file)
-        found = np.flatnonzero(written).tolist()
+        found = np.flatnonzero(~blank(ids_TLK).all(axis=0)).tolist()
         return found, tuple(found)
     if rows == len(hints.layers):
         return list(range(rows)), hints.layers
@@ -152,29 +174,6 @@ def moe_rows(ids_TLK: Array, hints: Hints, *, file: Path) -> tuple[list[int], tu
     whole = f" of {hints.hidden_layers}" if hints.hidden_layers is not None else ""
     rule = f"has {rows} layers, {hints.name} has {len(hints.layers)} MoE layers{whole}"
     raise TraceError(rule, file=file, field="layers")
-
-
-def to_ids(
-    ids_TLK: Array, meta: TraceMeta, *, file: Path, line: int | None = None, first_token: int = 0
-) -> Array:
-    """Ids in the dtype of their model.
-
-    Args:
-        first_token: index of the first token, for messages.
-
-    Raises:
-        TraceError: an id is no logical expert of the model.
-    """
-    if ids_TLK.size and (ids_TLK.max() >= meta.experts or ids_TLK.min() < 0):
-        token, row, column = np.argwhere((ids_TLK >= meta.experts) | (ids_TLK < 0))[0].tolist()
-        raise TraceError(
-            f"expert id must be at least 0 and below {meta.experts}",
-            file=file,
-            line=line,
-            field=f"layer {meta.layers[row]}, token {first_token + token}",
-            got=ids_TLK[token, row, column],
-        )
-    return np.ascontiguousarray(ids_TLK, meta.ids_dtype)
 
 
 def to_int32(values: Array, field: str, file: Path) -> Array:

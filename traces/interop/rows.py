@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import functools
 import itertools
-from collections.abc import Callable
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,55 +17,99 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.json
 
-from traces.base.arrays import Array
+from traces.base.arrays import Array, ranks
 from traces.base.errors import TraceError
 from traces.base.input_file import first_bytes, require_file
 from traces.base.memory import require_memory
+from traces.interop.columns import ROUTING, found_columns, require_columns
 from traces.interop.hints import Hints
-from traces.interop.recording import MAX_LAYERS, Recording, to_ids, to_int32
-from traces.routing import RoutingTrace
+from traces.interop.recording import MAX_LAYERS, Recording, to_int32
+from traces.interop.written import Written
 
 _NEEDED = ("token", "layer", "experts")
 _EXPANSION = 8  # bytes in memory for one of a file, while it is parsed and sorted
+_GLANCE = 1 << 16  # bytes of a file in which its first lines are looked for
+_EXPERTS_KEYS = ("num_experts", "n_routed_experts", "num_local_experts", "n_experts")
 
 
 class CsvRows:
     """Columns ``token``, ``layer``, ``experts`` and perhaps ``weights`` and ``request``, in any row order.
 
     ``experts`` and ``weights`` hold K numbers apart by blanks, commas or semicolons, bracketed or not:
-    ``3 17 5 9`` or ``"[3, 17, 5, 9]"``. ``token`` is the position in its request; without ``request`` all
-    rows are of one. ``layer`` is the layer's true index in the model.
+    ``3 17 5 9`` or ``"[3, 17, 5, 9]"``. ``token`` is the position in its request, or the token as text, whose
+    position then is the order of the rows; without ``request`` all rows are of one. ``layer`` is the layer's
+    true index in the model. Synonyms of the names are in :mod:`traces.interop.columns`.
     """
 
     summary: ClassVar[str] = "CSV with columns token, layer, experts, and perhaps weights and request"
 
     def detects(self, path: Path) -> bool:
-        names = _first_line(path).decode("utf-8-sig", "replace").strip().replace('"', "").split(",")
-        return set(_NEEDED) <= {name.strip() for name in names}
+        return {"layer", "experts"} <= found_columns(csv_names(path), ROUTING).keys()
 
     def open(self, path: Path, hints: Hints) -> Recording:
+        names = csv_names(path)
+        columns = found_columns(names, ROUTING)
+
         def parse() -> pa.Table:
+            if not names:
+                raise ValueError("its first line names no columns")
+            require_columns(columns, _NEEDED, names, ROUTING, TraceError, path)
             # Everything as text: that a column of single numbers is one of lists is not CSV's to know.
             options = pyarrow.csv.ConvertOptions(
-                column_types=dict.fromkeys((*_NEEDED, "weights", "request"), pa.string()),
+                column_types=dict.fromkeys(columns.values(), pa.string()),
+                include_columns=list(columns.values()),
                 strings_can_be_null=True,
             )
-            return pyarrow.csv.read_csv(path, convert_options=options)
+            lines = pyarrow.csv.ParseOptions(newlines_in_values=True)
+            return pyarrow.csv.read_csv(path, convert_options=options, parse_options=lines)
 
         return _recording(path, hints, parse, "CSV")
 
 
 class JsonRows:
-    """The same columns as objects, one in each line; ``experts`` and ``weights`` are lists."""
+    """The same columns as objects, one in each line; ``experts`` and ``weights`` are lists.
+
+    Lines before them that are of no token, such as one about the model, may tell E.
+    """
 
     summary: ClassVar[str] = "JSON lines with token, layer, experts, and perhaps weights and request"
 
     def detects(self, path: Path) -> bool:
-        line = _first_line(path)
-        return line.lstrip()[:1] == b"{" and all(f'"{name}"'.encode() in line for name in _NEEDED)
+        return any({"layer", "experts"} <= found_columns(keys, ROUTING).keys() for keys in _first_keys(path))
 
     def open(self, path: Path, hints: Hints) -> Recording:
-        return _recording(path, hints, lambda: pyarrow.json.read_json(path), "JSON lines")
+        head = _Head.of(path)
+
+        def parse() -> pa.Table:
+            with path.open("rb") as file:
+                file.seek(head.size)
+                return pyarrow.json.read_json(file)
+
+        return _recording(path, hints, parse, "JSON lines", head)
+
+
+@dataclass(frozen=True)
+class _Head:
+    """The first lines of a file, which are of no token: their bytes, and what they tell."""
+
+    size: int = 0
+    experts: int | None = None
+    model: str = ""
+
+    @classmethod
+    def of(cls, path: Path) -> _Head:
+        require_file(path, "JSON lines", TraceError)
+        size, told = 0, dict[str, Any]()
+        for line in first_bytes(path, _GLANCE).splitlines(keepends=True):
+            content = _object(line)
+            if content is None or found_columns(content, ROUTING).keys() & {"token", "experts"}:
+                break
+            size, told = size + len(line), told | content
+        else:
+            return cls()  # nothing but such lines: let all of them be looked at
+        experts = next((told[key] for key in _EXPERTS_KEYS if type(told.get(key)) is int), None)
+        model = told.get("model", told.get("model_id"))
+        return cls(size, experts, model if isinstance(model, str) else "")
 
 
 @dataclass(frozen=True)
@@ -76,11 +123,14 @@ class _Rows:
     weights_NK: Array | None
 
 
-def _recording(path: Path, hints: Hints, parse: Callable[[], pa.Table], kind: str) -> Recording:
+def _recording(
+    path: Path, hints: Hints, parse: Callable[[], pa.Table], kind: str, head: _Head = _Head()
+) -> Recording:
     size = require_file(path, kind, TraceError)
     require_memory(_EXPANSION * size, f"{kind} of {size} bytes", error=TraceError, file=path)
+    written = Written()
     try:
-        rows = _columns(parse(), path)
+        rows = _columns(_tokens(parse(), written, path), path)
     except (pa.ArrowException, OSError, ValueError, TypeError, OverflowError, MemoryError) as fault:
         # pyarrow quotes the row, which may be anything.
         reason = "".join(itertools.takewhile(str.isprintable, str(fault)))[:200].rstrip(" :")
@@ -94,25 +144,38 @@ def _recording(path: Path, hints: Hints, parse: Callable[[], pa.Table], kind: st
         strange = next(layer for layer in layers if layer not in hints.layers)
         raise TraceError(f"is no MoE layer of {hints.name}", file=path, field="layer", got=strange)
     top_k = rows.ids_NK.shape[1]
-    meta = hints.meta(top_k, layers, file=path, origin=kind, largest=int(rows.ids_NK.max()))
+    largest = int(rows.ids_NK.max())
+    meta = hints.meta(top_k, layers, file=path, experts=head.experts, origin=kind, largest=largest)
+    meta = replace(meta, model=meta.model or head.model)
     order_N = _order(rows, layers, path)
     shape = (-1, len(layers), top_k)
     weights = None if rows.weights_NK is None else rows.weights_NK[order_N].reshape(shape)
     first_T = order_N[:: len(layers)]
-    trace = RoutingTrace(
-        meta=meta,
-        ids_TLK=to_ids(rows.ids_NK[order_N].reshape(shape), meta, file=path),
+    trace = written.piece(
+        meta,
+        rows.ids_NK[order_N].reshape(shape),
+        rows.request_N[first_T].astype(np.int32),
+        file=path,
         weights_TLK=weights,
-        request_T=rows.request_N[first_T].astype(np.int32),
         position_T=to_int32(rows.token_N[first_T], "token", path),
     )
-    return Recording(path, meta, iter([trace]))
+    return Recording(path, meta, iter([trace]), written=written)
+
+
+def _tokens(table: pa.Table, written: Written, path: Path) -> pa.Table:
+    """The rows of tokens under our names of columns; others, which have none of these, are left out."""
+    columns = found_columns(table.column_names, ROUTING)
+    require_columns(columns, _NEEDED, table.column_names, ROUTING, TraceError, path)
+    renamed = pa.table({ours: table.column(theirs) for ours, theirs in columns.items()})
+    other = functools.reduce(pc.and_, (pc.is_null(renamed.column(name)) for name in _NEEDED))
+    others = pc.sum(other).as_py() or 0
+    if others:
+        written.others = others
+        renamed = renamed.filter(pc.invert(other))
+    return renamed
 
 
 def _columns(table: pa.Table, path: Path) -> _Rows:
-    for name in _NEEDED:
-        if name not in table.column_names:
-            raise TraceError(f"lacks column {name}", file=path)
     if table.num_rows == 0:
         raise TraceError("has no tokens", file=path)
     request_N = np.zeros(table.num_rows, np.int32)
@@ -127,8 +190,20 @@ def _columns(table: pa.Table, path: Path) -> _Rows:
         if weights_NK.shape != ids_NK.shape:
             rule = f"must hold {ids_NK.shape[1]} numbers, as experts"
             raise TraceError(rule, file=path, field="weights", got=weights_NK.shape[1])
-    token_N, layer_N = (_column(table, name, path).cast(pa.int64()).to_numpy() for name in ("token", "layer"))
+    layer_N = _column(table, "layer", path).cast(pa.int64()).to_numpy()
+    token_N = _positions(table, request_N, layer_N, path)
     return _Rows(request_N, token_N, layer_N, ids_NK, weights_NK)
+
+
+def _positions(table: pa.Table, request_N: Array, layer_N: Array, path: Path) -> Array:
+    """int64 [N]: what ``token`` says, or where it is text, the order of the rows of a request and layer."""
+    column = table.column("token")
+    if pa.types.is_string(column.type):
+        numbers = pc.sum(pc.match_substring_regex(column, r"^\s*-?[0-9]+\s*$")).as_py() or 0
+        if 2 * numbers <= table.num_rows:  # a slip among numbers is refused below
+            return ranks(request_N.astype(np.int64) * (int(layer_N.max()) + 1) + layer_N)
+    positions: Array = _column(table, "token", path).cast(pa.int64()).to_numpy()
+    return positions
 
 
 def _column(table: pa.Table, name: str, path: Path) -> Any:
@@ -173,6 +248,28 @@ def _order(rows: _Rows, layers: tuple[int, ...], path: Path) -> Array:
     return order_N
 
 
-def _first_line(path: Path) -> bytes:
-    """The start of the first line; nothing where ``path`` is no file."""
-    return first_bytes(path, 1 << 16).partition(b"\n")[0]
+def csv_names(path: Path) -> list[str]:
+    """The names in the first line; none where ``path`` is no file of text."""
+    try:
+        line = first_bytes(path, _GLANCE).partition(b"\n")[0].decode("utf-8-sig").strip()
+        return [name.strip() for name in next(csv.reader([line]), [])] if line.isprintable() else []
+    except (UnicodeDecodeError, csv.Error):
+        return []
+
+
+def _first_keys(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects in the first lines, as long as there are some."""
+    for line in first_bytes(path, _GLANCE).splitlines():
+        content = _object(line)
+        if content is None:
+            return
+        yield content
+
+
+def _object(line: bytes) -> dict[str, Any] | None:
+    """The JSON object in a line; None where it is none."""
+    try:
+        content = json.loads(line) if line.lstrip()[:1] == b"{" else None
+    except (ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None

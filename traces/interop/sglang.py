@@ -15,12 +15,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from traces.base.arrays import Array
-from traces.base.errors import LoadTableError, MoesimError
+from traces.base.errors import LoadTableError, MoesimError, named
 from traces.base.input_file import files_in, require_files
 from traces.interop.hints import Hints
 from traces.interop.loads import to_table
 from traces.interop.torch_file import load_pt, pickled_keys, tensor, whole_number
-from traces.load_table import LoadTable
+from traces.load_table import LoadTable, whole_where_whole
 
 # The key that tells a recording's mode; one that has several is of the first of these.
 _MODES = {"topk_ids_of_layer": "per_token", "global_physical_count": "per_pass", "logical_count": "stat"}
@@ -46,9 +46,11 @@ class SglangStat:
         (file,) = files
         content = load_pt(file, LoadTableError)
         if "logical_count" not in content:
-            raise LoadTableError("is missing", file=file, field="logical_count")
-        count_WLE = tensor(content["logical_count"], "logical_count", 3, file=file, error=LoadTableError)
-        return to_table(count_WLE, hints, file=file, origin="SGLang recorder, mode stat")
+            rule = f"lacks the key logical_count; it has {named(content)}"
+            raise LoadTableError(rule, file=file)
+        name = "logical_count"
+        count_WLE = tensor(content[name], name, 3, file=file, error=LoadTableError, real=True)
+        return to_table(whole_where_whole(count_WLE), hints, file=file, origin="SGLang recorder, mode stat")
 
 
 class SglangPasses:
@@ -69,14 +71,16 @@ class SglangPasses:
         shape = records[0].slot_expert_LS.shape
         name = "global_physical_count"
         for record in records:
-            count_LS = tensor(record.fields.get(name), name, 2, file=record.file, error=LoadTableError)
+            count = record.fields.get(name)
+            count_LS = tensor(count, name, 2, file=record.file, error=LoadTableError, real=True)
             if count_LS.shape != shape:
                 rule = f"must have shape {shape}, as the map"
                 raise LoadTableError(rule, file=record.file, field=name, got=count_LS.shape)
             passes[record.forward_pass] += count_LS
         count_WLS = np.stack([passes[number] for number in sorted(passes)])
         count_WLE = _to_logical(count_WLS, records[0].slot_expert_LS)
-        return to_table(count_WLE, hints, file=path, origin="SGLang recorder, mode per_pass")
+        origin = "SGLang recorder, mode per_pass"
+        return to_table(whole_where_whole(count_WLE), hints, file=path, origin=origin)
 
 
 @dataclass(frozen=True)
@@ -153,9 +157,9 @@ def _map(value: object, file: Path, error: type[MoesimError]) -> Array:
 
 
 def _to_logical(count_WLS: Array, slot_expert_LS: Array) -> Array:
-    """Counts of slots as counts of experts, int64 [W, L, E]: replicas are summed."""
+    """Counts of slots as counts of experts, [W, L, E]: replicas are summed."""
     windows, layers, _ = count_WLS.shape
-    count_WLE = np.zeros((windows, layers, int(slot_expert_LS.max()) + 1), np.int64)
+    count_WLE = np.zeros((windows, layers, int(slot_expert_LS.max()) + 1), count_WLS.dtype)
     for layer in range(layers):
         for slot, expert in enumerate(slot_expert_LS[layer].tolist()):
             count_WLE[:, layer, expert] += count_WLS[:, layer, slot]

@@ -53,7 +53,8 @@ class SglangTokens:
             raise TraceError(rule, file=path)
         experts = int(slot_expert_LS.max()) + 1
         origin = "SGLang recorder, mode per_token"
-        meta = hints.meta(top_k, layers, file=path, experts=experts, origin=origin)
+        hidden = len(slot_expert_LS)
+        meta = hints.meta(top_k, layers, file=path, experts=experts, origin=origin, hidden_layers=hidden)
         return Recording(path, meta, iter([_trace(passes, meta)]))
 
 

@@ -67,8 +67,13 @@ def pickled_keys(path: Path, names: tuple[str, ...]) -> set[str]:
     return {name for name in names if name.encode() in text}
 
 
-def tensor(value: object, name: str, axes: int, *, file: Path, error: type[MoesimError]) -> Array:
+def tensor(
+    value: object, name: str, axes: int, *, file: Path, error: type[MoesimError], real: bool = False
+) -> Array:
     """A tensor of whole numbers with ``axes`` axes as int64.
+
+    Args:
+        real: whether others will do too; these come as float64.
 
     Raises:
         MoesimError: of class ``error``: it is something else, or claims more numbers than it stores.
@@ -78,12 +83,13 @@ def tensor(value: object, name: str, axes: int, *, file: Path, error: type[Moesi
     if not isinstance(value, torch.Tensor) or value.layout != torch.strided or value.ndim != axes:
         got = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
         raise error(f"must be a tensor with {axes} axes", file=file, field=name, got=got)
-    if value.is_floating_point() or value.is_complex() or value.is_quantized or value.dtype == torch.bool:
-        raise error("must be whole numbers", file=file, field=name, got=value.dtype)
+    whole = not (value.is_floating_point() or value.is_complex() or value.is_quantized)
+    if not (whole or (real and value.is_floating_point())) or value.dtype == torch.bool:
+        raise error(f"must be {'' if real else 'whole '}numbers", file=file, field=name, got=value.dtype)
     # A tensor of few stored numbers can be stretched to any shape by strides of 0.
     if value.numel() * value.element_size() > value.untyped_storage().nbytes():
         raise error("is damaged: it claims more numbers than it stores", file=file, field=name)
-    return np.asarray(value.to(torch.int64).numpy())
+    return np.asarray(value.to(torch.int64 if whole else torch.float64).numpy())
 
 
 def whole_number(value: object, name: str, *, file: Path, error: type[MoesimError]) -> int:

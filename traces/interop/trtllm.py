@@ -19,7 +19,8 @@ from traces.base.errors import LoadTableError, MoesimError, TraceError, reason_o
 from traces.base.input_file import read_json, require_file
 from traces.interop.hints import Hints
 from traces.interop.loads import to_table
-from traces.interop.recording import Recording, to_ids
+from traces.interop.recording import Recording
+from traces.interop.written import Written
 from traces.load_table import LoadTable
 from traces.meta import MAX_EXPERTS, TraceMeta
 from traces.routing import RoutingTrace
@@ -85,11 +86,14 @@ class TrtllmTokens:
             iterations, layers = _grid(rank.keys, ranks[0], TraceError)
         origin = "TensorRT-LLM raw statistics"
         meta = hints.meta(top_k, layers, file=path, experts=experts, origin=origin)
-        return Recording(path, meta, _pieces(ranks, iterations, meta))
+        written = Written()
+        return Recording(path, meta, _pieces(ranks, iterations, meta, written), written=written)
 
 
-def _pieces(ranks: list[Path], iterations: list[int], meta: TraceMeta) -> Iterator[RoutingTrace]:
-    request = done = 0
+def _pieces(
+    ranks: list[Path], iterations: list[int], meta: TraceMeta, written: Written
+) -> Iterator[RoutingTrace | None]:
+    request = 0
     for number, file in enumerate(ranks):
         with _RankFile(file, TraceError) as rank:
             if _grid(rank.keys, file, TraceError) != (iterations, meta.layers):
@@ -103,16 +107,17 @@ def _pieces(ranks: list[Path], iterations: list[int], meta: TraceMeta) -> Iterat
                 if not len(parts[0]):
                     continue
                 tokens = len(parts[0])
-                yield RoutingTrace(
-                    meta=meta,
-                    ids_TLK=to_ids(np.stack(parts, axis=1), meta, file=file, first_token=done),
+                yield written.piece(
+                    meta,
+                    np.stack(parts, axis=1),
+                    np.full(tokens, request, np.int32),
+                    file=file,
                     weights_TLK=None,
-                    request_T=np.full(tokens, request, np.int32),
                     position_T=np.arange(tokens, dtype=np.int32),
                     step_T=np.full(tokens, iteration, np.int32),
                     source_rank_T=np.full(tokens, number, np.int32),
                 )
-                request, done = request + 1, done + tokens
+                request += 1
 
 
 class _RankFile:
