@@ -10,7 +10,7 @@ from moesim.calibration.calibrate import Calibration
 from moesim.calibration.design import Settings, model_named
 from moesim.errors import MoesimError
 from moesim.spec.model import Model
-from moesim.spec.profile import Profile, load_profile
+from moesim.spec.profile import LEAST_SURE, Profile, load_profile
 from moesim.spec.yaml_source import Source
 
 _NOWHERE = Source(None, None, {})
@@ -122,7 +122,7 @@ def rounded(value: Any) -> Any:
 
 def _uncertainty(done: Calibration, generic: Profile) -> dict[str, float]:
     """What the loads that no fit saw say of each family; for what was assumed, what ``generic`` says."""
-    off = {what: _DEVIATION * each.left_out[0] for what, each in done.quality.items()}
+    off = {what: min(_DEVIATION * each.left_out[0], LEAST_SURE) for what, each in done.quality.items()}
     measured = dict.fromkeys(("gemm", "grouped_gemm"), off["experts"]) | {"router": off["router"]}
     if "transfers" in off:
         measured["dispatch"] = off["transfers"]

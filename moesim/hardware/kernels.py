@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -77,7 +78,7 @@ class Kernels:
         if phase == "other" and layer >= 0:
             return 0
         count = self.profile.kernels.get(phase, 0)
-        count += sum(each.launches for each in self.small if each.phase == phase)
+        count += sum(each.launches for each in self._small_of(phase, layer))
         if phase == "experts" and not self.profile.loop:
             count *= self.model.kinds_in(layer)
         return count
@@ -98,18 +99,31 @@ class Kernels:
         launches_s = self.profile.launch * self.launches(phase, layer)
         return launches_s + self.links.floor_s(phase) if phase in ("dispatch", "combine") else launches_s
 
-    def between(self, phase: Phase, rows: Mapping[RowsOf, FloatArray]) -> FloatArray | float:
+    def between(self, phase: Phase, rows: Mapping[RowsOf, FloatArray], layer: int = -1) -> FloatArray | float:
         """The small kernels of a phase: bytes of their rows through memory.
 
         Args:
             rows: how many there are on each GPU.
+            layer: as for ``launches``.
         """
-        own = [each for each in self.small if each.phase == phase and each.row_bytes]
+        own = [each for each in self._small_of(phase, layer) if each.row_bytes]
         share = self.profile.small_kernels
         if not own or share is None:
             return 0.0
         rate = self.gpu.memory_bandwidth * share
         return sum(rows[each.rows] * (each.row_bytes / rate) for each in own)
+
+    def _small_of(self, phase: Phase, layer: int) -> list[SmallKernel]:
+        """The small kernels of a phase in a layer."""
+        attention = self.model.attention_in(layer) if phase == "attention" else None
+        return self._small.get((phase, attention), [])
+
+    @cached_property
+    def _small(self) -> dict[tuple[Phase, Attention | None], list[SmallKernel]]:
+        found: dict[tuple[Phase, Attention | None], list[SmallKernel]] = {}
+        for each in self.small:
+            found.setdefault((each.phase, each.attention), []).append(each)
+        return found
 
     def arrange(self, served_G: FloatArray, copy_bytes: float) -> FloatArray:
         """Putting the rows of served assignments in order around a dispatch or a combine."""

@@ -8,10 +8,10 @@ other servers fuse a few of them and split others. Bytes that a matrix reads and
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from moesim.spec.attention import Attention
+from moesim.spec.attention import INDEX_BYTES, Attention
 from moesim.spec.dtypes import DTYPE_BYTES
 from moesim.spec.model import Model
 from moesim.spec.profile import Phase
@@ -33,6 +33,7 @@ class SmallKernel:
     Attributes:
         row_bytes: read and written for each row.
         launches: 0 where its rows belong to a kernel that is counted elsewhere.
+        attention: in layers of which attention alone, None for all layers.
     """
 
     name: str
@@ -40,6 +41,7 @@ class SmallKernel:
     rows: RowsOf
     row_bytes: float
     launches: int = 1
+    attention: Attention | None = None
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,11 @@ class Form:
 def small_kernels(model: Model, form: Form) -> tuple[SmallKernel, ...]:
     """Those of a model."""
     return (
-        *_attention(model, form),
+        *(
+            replace(each, attention=attention)
+            for attention in model.attention_layers
+            for each in _attention(attention, model, form)
+        ),
         *_experts(model, form),
         *(_feed_forward("shared_expert", model, form) if model.experts.shared_width else ()),
         *(_feed_forward("dense", model, form) if model.dense_layers else ()),
@@ -79,8 +85,9 @@ def small_kernels(model: Model, form: Form) -> tuple[SmallKernel, ...]:
     )
 
 
-def _attention(model: Model, form: Form) -> Iterator[SmallKernel]:
-    attention, hidden, values = model.attention, model.hidden, DTYPE_BYTES[model.activation_dtype]
+def _attention(attention: Attention, model: Model, form: Form) -> Iterator[SmallKernel]:
+    """Of one attention. What a recurrent one does beside its matrices and its states, shapes do not say."""
+    hidden, values = model.hidden, DTYPE_BYTES[model.activation_dtype]
     tp, inputs = form.tp, form.inputs
     heads, stored = attention.heads / tp, attention.kv_values_per_token * attention.kv_share(tp)
 
@@ -89,14 +96,20 @@ def _attention(model: Model, form: Form) -> Iterator[SmallKernel]:
 
     yield row("add and norm", "tokens", 4 * hidden * values)
     yield from _quantised("attention", "tokens", hidden, values, inputs)
+    if attention.kind == "linear":
+        return
     if attention.kind == "mla":
         yield from _latent(attention, heads, values, inputs)
         width = heads * _of(attention.v_head_dim)
     else:
-        width = heads * _of(attention.head_dim)
+        queries = heads * _of(attention.head_dim)
+        width = heads * _of(attention.value_dim or attention.head_dim)
         kept = _of(attention.kv_heads) * attention.kv_share(tp) * _of(attention.head_dim)
-        yield row("rotate", "tokens", 2 * values * (width + kept))
-        yield row("queries and outputs of scores", "tokens", 2 * values * width, 0)
+        yield row("rotate", "tokens", 2 * values * (queries + kept))
+        yield row("queries and outputs of scores", "tokens", values * (queries + width), 0)
+    if attention.index_heads is not None:
+        indexed = (attention.index_heads + 1) * _of(attention.index_dim)
+        yield row("rotate and write the index", "tokens", indexed * (values + INDEX_BYTES))
     yield row("write KV", "tokens", stored * (values + DTYPE_BYTES[model.kv_dtype]))
     yield from _quantised("attention", "tokens", width, values, inputs)
 

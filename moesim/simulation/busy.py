@@ -107,11 +107,9 @@ def _add_small(busy: Busy, kernels: Kernels, part: Part, padded_G: FloatArray) -
         "sequences": part.tokens.last_G,
     }
     grouped: dict[RowsOf, FloatArray] = {rows: kernels.grouped(each_G) for rows, each_G in home.items()}
-    at_home = {
-        phase: kernels.between(phase, grouped if phase == "attention" else home)
-        for phase in ("attention", "router", "shared_expert", "dense", "other")
-    }
-    row = {layer: i for i, layer in enumerate(kernels.model.moe_layers)}
+    model = kernels.model
+    row = {layer: i for i, layer in enumerate(model.moe_layers)}
+    at_home: dict[tuple[Phase, Attention | None], FloatArray | float] = {}
     for phase, layer in busy:
         if phase == "experts":
             served_G, unique_G = work.served_LG[row[layer]], work.unique_LG[row[layer]]
@@ -119,7 +117,10 @@ def _add_small(busy: Busy, kernels: Kernels, part: Part, padded_G: FloatArray) -
         elif phase == "other" and layer >= 0:
             continue  # the host that waits
         else:
-            added = at_home[phase]
+            own = (phase, model.attention_in(layer) if phase == "attention" else None)
+            if own not in at_home:
+                at_home[own] = kernels.between(phase, grouped if phase == "attention" else home, layer)
+            added = at_home[own]
         busy[phase, layer] = busy[phase, layer] + added
 
 

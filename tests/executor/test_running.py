@@ -30,7 +30,7 @@ from moesim.live.plan import write_plan
 from moesim.simulation.run import run
 from moesim.spec.scenario import load_scenario
 from tests.executor.processes import torchrun_ranks
-from tests.moesim.tiny import TINY, tiny_scenario, write_scenario
+from tests.moesim.tiny import TINY, on_generic, tiny_scenario, write_scenario
 from traces.timeline import PHASES, Timeline, read_timeline, read_work
 
 pytestmark = pytest.mark.executor
@@ -50,6 +50,8 @@ def deployed(folder: Path, *kinds: dict[str, Any], **changes: Any) -> Deployment
         routing={"policy": "drop", "capacity_factor": 1.0},
         dispatch={"mode": "per_gpu", "dtype": "fp32", "combine_dtype": "fp32"},
         workload=TINY["workload"] | {"part": "moe"},
+        # Real ranks have no span of the host that waits for counts.
+        profile=on_generic(plain={"host": 0.0}, dispatch={"per_gpu": {"host": 0.0}}),
         **changes,
     )
     return deploy(load_scenario(str(write_scenario(folder, scenario))))

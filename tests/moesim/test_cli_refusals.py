@@ -252,7 +252,7 @@ BAD: dict[str, tuple[Callable[[], list[str]], list[str]]] = {
         ["--vary routing.capacity_factor: ", "policy none"],
     ),
     "unknown kind of preset": (
-        lambda: ["presets", "model"],
+        lambda: ["presets", "modles"],
         ["presets: no such kind; did you mean 'models'?"],
     ),
     "info of nothing": (lambda: ["trace", "info", "nope"], ["nope: there is no such file"]),

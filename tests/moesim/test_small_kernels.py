@@ -38,10 +38,11 @@ def model(name: str) -> Model:
 
 
 def bytes_of(kernels: tuple[SmallKernel, ...], phase: Phase) -> Counter[RowsOf]:
-    """By kind of row, bytes of a row in all kernels of a phase."""
+    """By kind of row, bytes of a row in all kernels of a phase, with attention of the first kind."""
     found: Counter[RowsOf] = Counter()
+    attention = next((each.attention for each in kernels if each.phase == phase), None)
     for each in kernels:
-        if each.phase == phase:
+        if each.phase == phase and each.attention == attention:
             found[each.rows] += each.row_bytes  # type: ignore[assignment]
     return found
 
@@ -85,6 +86,38 @@ def test_around_the_experts_by_hand() -> None:
     assert bytes_of(small_kernels(model("deepseek-v3"), replace(FP8, arranged=True)), "experts") == {
         "served": 2 * 2048 * 2
     }
+
+
+def test_layers_have_the_kernels_of_their_own_attention() -> None:
+    """A recurrent layer neither rotates nor caches keys; an indexer writes 3 heads of 16 and a key of 16.
+
+    With 4 heads of 32 and 2 of keys, values of 8, a window in every second layer: 128 queries and 64 keys are
+    rotated, 128 + 32 values are queries and outputs, 64 + 16 are cached.
+    """
+    shape = {"heads": 4, "kv_heads": 2, "head_dim": 32, "value_dim": 8, "window": 16, "full_every": 2}
+    index = {"index_heads": 3, "index_dim": 16, "index_top_k": 4}
+    recurrent = {"name": "gdn", "layers": [1], "kind": "linear", "heads": 4, "projections": 99, "state": 64}
+    mixed = load_model(
+        {
+            "base": "mixtral-8x7b",
+            "layers": 3,
+            "hidden": 100,
+            "attention": shape | index,
+            "attention_kinds": [recurrent],
+        },
+        NOWHERE,
+    )
+    found = small_kernels(mixed, Form(inputs=2, expert_inputs=2, sent=2, copy=200))
+    kernels = Kernels(mixed, load_cluster("h100-1x8", NOWHERE).gpu, DATA_SHEET, small=found)
+    profile = DATA_SHEET.model_copy(update={"small_kernels": 1.0})
+    rate = kernels.gpu.memory_bandwidth
+    norm, scores = 4 * 100 * 2, (128 + 32) * 2
+    rotated, cached, indexed = 2 * 2 * (128 + 64), (64 + 16) * 4, (3 + 1) * 16 * (2 + 1)
+    rows: Any = dict.fromkeys(("tokens", "decoding", "prefilling", "sequences"), np.array([rate]))
+    for layer, expected in ((0, norm + scores + rotated + cached + indexed), (1, norm)):
+        seconds = replace(kernels, profile=profile).between("attention", rows, layer)
+        assert seconds == pytest.approx(np.array([expected]), rel=rounding(20))
+    assert [kernels.launches("attention", layer) for layer in range(3)] == [4, 1, 4]
 
 
 def test_launches_of_a_decoding_layer() -> None:
