@@ -20,10 +20,9 @@ from moesim.analysis.even import (
 )
 from moesim.analysis.result_file import Attribution, Ceilings
 from moesim.deployment.deployment import Deployment
+from moesim.simulation.clock import StepClock
 from moesim.simulation.conditions import Conditions
 from moesim.simulation.costs import Costs
-from moesim.simulation.event import StepClock
-from moesim.simulation.lane import lane_s
 from moesim.simulation.loop import simulate
 from moesim.simulation.part import Part
 from moesim.simulation.price import Step
@@ -158,10 +157,8 @@ class _Priced:
 
     def seconds(self, program: Program) -> float:
         """Length of one step."""
-        if len(program.lanes) == 1:
-            return lane_s(program, self._network)
         (clock,) = simulate([program], len(program.operations[0].busy_G), Conditions([self._network]))
-        return clock.end_s - clock.start_s
+        return clock.end_s
 
     def add(self, seconds: Seconds, spread: Sequence[EvenExperts], even: Sequence[EvenExperts]) -> Program:
         """Add a step with even experts, then traffic, then without network, then without fixed costs.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from moesim.deployment.deployment import Deployment
+from moesim.simulation.clock import StepClock
 from moesim.simulation.costs import Costs
-from moesim.simulation.event import StepClock
 from moesim.simulation.price import Step
 from moesim.spec.profile import DATA_SHEET
 

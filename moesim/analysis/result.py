@@ -19,9 +19,15 @@ from moesim.analysis.scenario_facts import TraceFacts
 from moesim.analysis.stragglers import stragglers
 from moesim.deployment.deployment import Deployment, deploy
 from moesim.deployment.reading import replays_sample
-from moesim.simulation.run import Run, run
+from moesim.simulation.run import Run, resolution_of, run
 from moesim.spec.scenario import Scenario
 from traces.statistics import expert_loads
+
+_WHY = {
+    "auto": "nothing but one loop's collectives uses the links",
+    "event": "asked for",
+    "step": "asked for",
+}
 
 
 def simulate_scenario(scenario: Scenario, samples: int = 0) -> tuple[Run, Result]:
@@ -77,7 +83,8 @@ def result(done: Run, without: Counterfactuals, bounds: Bounds) -> Result:
             "seed": scenario.seed,
             "trace_sha256": deployment.trace.digest(),
             "profile": f"{scenario.profile.name}: {scenario.profile.origin}",
-            "resolution": "event",
+            "resolution": resolution_of(scenario),
+            "resolution_why": _WHY[scenario.resolution],
             "network": deployment.pricing.network_name,
             "placement": deployment.placement.origin,
             "wall_s": 0.0,

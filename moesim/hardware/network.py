@@ -103,7 +103,7 @@ class Ports:
     ) -> FloatArray:
         """Ends of a collective; see :class:`Network`."""
         free_G = np.full(len(start_G), -np.inf) if free_G is None else free_G
-        end_G: FloatArray = _ports(
+        end_G: FloatArray = ports_end(
             np.ascontiguousarray(start_G, np.float64),
             np.ascontiguousarray(free_G, np.float64),
             # From the latest to the earliest; sorted here, for numba takes seconds to compile a sort.
@@ -120,7 +120,7 @@ class Ports:
 
 
 @jit
-def _ports(
+def ports_end(
     start_G: Any,
     free_G: Any,
     sender_G: Any,
@@ -133,6 +133,11 @@ def _ports(
     nvlink_latency: float,
     nic_latency: float,
 ) -> Any:
+    """[G]: when each GPU leaves; see :class:`Ports`.
+
+    Args:
+        sender_G, receiver_G: GPUs from the latest to the earliest of ``start_G``, and of ``free_G``.
+    """
     G = len(start_G)
     nvlink_out_G = np.zeros(G)
     nic_out_G = np.zeros(G)

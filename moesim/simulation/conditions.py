@@ -43,9 +43,8 @@ class Conditions:
         """
         epoch = bisect_right(self.changes_s, now)
         left, at = 1.0, now
-        stretch = 1.0 if operation.stretch_G is None else float(operation.stretch_G[rank])
         while True:
-            whole = (float(operation.work_at(epoch)[rank]) + operation.overhead_s) * stretch
+            whole = float(operation.seconds_at(epoch)[rank])
             end = at + left * whole
             if epoch == len(self.changes_s) or end <= self.changes_s[epoch]:
                 return end - now

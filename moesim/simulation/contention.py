@@ -32,7 +32,7 @@ def contended(program: Program, alone_O: FloatArray, memory_OG: FloatArray, *, b
         memory_OG: seconds of its traffic through memory.
         background: whether transfers have no multiprocessors of their own.
     """
-    if len(program.lanes) == 1:
+    if len(program.order.lanes) == 1:
         return program
     operations = program.operations
     start_O, end_O = timetable(program, alone_O)
@@ -55,24 +55,18 @@ def contended(program: Program, alone_O: FloatArray, memory_OG: FloatArray, *, b
 
 def timetable(program: Program, seconds_O: FloatArray) -> tuple[FloatArray, FloatArray]:
     """When each operation starts and ends on one GPU that waits for no other."""
-    start_O, end_O = np.zeros(len(seconds_O)), np.full(len(seconds_O), np.inf)
-    lanes, free_s = [list(reversed(lane)) for lane in program.lanes], [0.0] * len(program.lanes)
-    while any(lanes):
-        for i, lane in enumerate(lanes):
-            while lane:
-                at = lane[-1]
-                ready_s = end_O[program.after[at]] if at in program.after else 0.0
-                if ready_s == np.inf:
-                    break
-                lane.pop()
-                start_O[at] = max(free_s[i], ready_s)
-                end_O[at] = free_s[i] = start_O[at] + seconds_O[at]
+    start_O, end_O = np.zeros(len(seconds_O)), np.zeros(len(seconds_O))
+    sequence_O, before_O, after_O = (each_O.tolist() for each_O in program.order.sequence)
+    for at in sequence_O:
+        waited = [end_O[other] for other in (before_O[at], after_O[at]) if other >= 0]
+        start_O[at] = max(waited, default=0.0)
+        end_O[at] = start_O[at] + seconds_O[at]
     return start_O, end_O
 
 
 def _pairs(program: Program, start_O: FloatArray, end_O: FloatArray) -> Sequence[tuple[int, int, float]]:
     """(kernel, transfer, seconds beside each other) for all that meet."""
-    kernels, transfers = ([at for at in lane if end_O[at] > start_O[at]] for lane in program.lanes)
+    kernels, transfers = ([at for at in lane if end_O[at] > start_O[at]] for lane in program.order.lanes)
     pairs, first = [], 0
     for transfer in transfers:
         while first < len(kernels) and end_O[kernels[first]] <= start_O[transfer]:

@@ -8,64 +8,14 @@ the schedulers of data-parallel ranks agree on the next batch before it starts.
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import simpy
-from numpy.typing import NDArray
 
 from moesim.hardware.transfer import Transfer
-from moesim.simulation.conditions import Conditions
+from moesim.simulation.clock import FloatArray, Links, StepClock
 from moesim.simulation.program import Program
-
-FloatArray = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class StepClock:
-    """When each operation of a step ran. O operations, G ranks; seconds.
-
-    Attributes:
-        start_s, end_s: of the step; every rank starts together and waits for the last.
-        entered_OG: when a rank was ready for it; from there to ``start_OG`` it waits for other ranks.
-        start_OG: when the operation proper began: for a collective, when the last rank had entered.
-        end_OG: when it ended.
-    """
-
-    start_s: float
-    end_s: float
-    entered_OG: FloatArray
-    start_OG: FloatArray
-    end_OG: FloatArray
-
-
-class Links:
-    """The links of a group of GPUs; loops that are given the same ones share their ports.
-
-    Attributes:
-        conditions: the state of links and GPUs over time.
-        left_G: when each rank leaves the last collective that it has entered: whoever leaves early may enter
-            the next one while others are still busy with this one, and nothing reaches a port before.
-    """
-
-    def __init__(self, conditions: Conditions, ranks: int) -> None:
-        self.conditions = conditions
-        self.left_G = np.zeros(ranks)
-
-    def collective(
-        self, entered_G: FloatArray, transfer: Transfer, stretch_G: FloatArray | None
-    ) -> FloatArray:
-        """[G]: when each rank leaves a collective that the last one enters now."""
-        now = float(entered_G.max())
-        # Only another loop can still be busy with a port whose rank has entered here.
-        start_G = np.maximum(entered_G, self.left_G)
-        network = self.conditions.network(now)
-        end_G = network.collective(start_G, transfer.first_GG, transfer.second_GG, self.left_G)
-        if stretch_G is not None:
-            end_G = now + (end_G - now) * stretch_G
-        self.left_G = end_G
-        return end_G
 
 
 class Meeting:
@@ -92,17 +42,26 @@ class Meeting:
         return self.met
 
 
-def run_program(
-    env: simpy.Environment, links: Links, program: Program
-) -> Generator[simpy.Event, Any, StepClock]:
-    """Run one step from now on, as part of a SimPy process; returns when each operation ran."""
-    ranks, start_s = len(links.left_G), env.now
-    # Ports that are free are free from now on, whenever they became so.
-    links.left_G = np.maximum(links.left_G, start_s)
-    run = _Run(env, program, links)
-    lanes = [run.undisturbed(lane) for lane in program.lanes]
-    yield env.all_of([env.process(run.lane(rank, groups)) for rank in range(ranks) for groups in lanes])
-    return run.clock(start_s, env.now)
+class EventClock:
+    """Resolution ``event``: anything in its environment may interfere with anything. The reference."""
+
+    def __init__(self, env: simpy.Environment, links: Links) -> None:
+        self._env, self._links = env, links
+
+    @property
+    def now(self) -> float:
+        """Seconds."""
+        return float(self._env.now)
+
+    def run(self, program: Program) -> Generator[simpy.Event, Any, StepClock]:
+        """Run one step; see :class:`moesim.simulation.clock.Clock`."""
+        env, links, start_s = self._env, self._links, self.now
+        links.begin(start_s)
+        run = _Run(env, program, links)
+        lanes = [run.undisturbed(lane) for lane in program.order.lanes]
+        ranks = range(len(links.left_G))
+        yield env.all_of([env.process(run.lane(rank, groups)) for rank in ranks for groups in lanes])
+        return run.clock(start_s, self.now)
 
 
 class _Run:
@@ -119,11 +78,11 @@ class _Run:
         self._entered_OG = [[0.0] * ranks for _ in operations]
         self._end_OG = [[0.0] * ranks for _ in operations]
         # Only what another lane waits for needs an event of its own.
-        self._done = {at: [env.event() for _ in range(ranks)] for at in set(program.after.values())}
+        self._done = {at: [env.event() for _ in range(ranks)] for at in set(program.order.after.values())}
 
     def lane(self, rank: int, groups: Sequence[Sequence[int]]) -> Generator[simpy.Event, None, None]:
         """Run the operations of one lane of one rank, each undisturbed group in one sleep."""
-        env, after = self._env, self._program.after
+        env, after = self._env, self._program.order.after
         for first, *others in groups:
             if first in after:
                 yield self._done[after[first]][rank]
@@ -151,7 +110,7 @@ class _Run:
         """Operations of a lane in groups: each begins where others have a say, the rest follows of itself."""
         groups: list[list[int]] = []
         for at in lane:
-            free = self._meetings[at] is None and at not in self._program.after
+            free = self._meetings[at] is None and at not in self._program.order.after
             if free and groups and groups[-1][-1] not in self._done and not self._conditions.changing:
                 groups[-1].append(at)
             else:

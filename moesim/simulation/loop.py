@@ -8,15 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import simpy
 
+from moesim.simulation.clock import Clock, Links, StepClock
 from moesim.simulation.conditions import Conditions
-from moesim.simulation.event import Links, StepClock, run_program
+from moesim.simulation.event import EventClock
 from moesim.simulation.program import Program
+from moesim.simulation.step import CompiledClock
 
 Batch = TypeVar("Batch")
+
+Resolution = Literal["event", "step"]
+"""Both give the same clock: one SimPy process for each lane of each rank, or one compiled function."""
 
 
 class Priced(Protocol):
@@ -62,18 +67,17 @@ class Replay(Generic[Batch]):
 
 
 def loop(
-    env: simpy.Environment,
-    links: Links,
+    clock: Clock,
     source: Source[Batch],
     price: Callable[[Batch], Step],
     record: Callable[[Step, StepClock], None],
 ) -> Generator[simpy.Event, Any, None]:
     """Steps, one after the other, until the source has no more."""
-    while (batch := source.next(env.now)) is not None:
+    while (batch := source.next(clock.now)) is not None:
         step = price(batch)
-        clock = yield from run_program(env, links, step.program)
-        source.done(batch, clock)
-        record(step, clock)
+        ran = yield from clock.run(step.program)
+        source.done(batch, ran)
+        record(step, ran)
 
 
 def run_alone(
@@ -82,13 +86,17 @@ def run_alone(
     record: Callable[[Step, StepClock], None],
     ranks: int,
     conditions: Conditions,
+    resolution: Resolution = "step",
 ) -> None:
     """Run a loop that has the clock and the links to itself."""
-    env = simpy.Environment()
-    env.run(until=env.process(loop(env, Links(conditions, ranks), source, price, record)))
+    env, links = simpy.Environment(), Links(conditions, ranks)
+    clock: Clock = EventClock(env, links) if resolution == "event" else CompiledClock(links)
+    env.run(until=env.process(loop(clock, source, price, record)))
 
 
-def simulate(programs: Iterable[Program], ranks: int, conditions: Conditions) -> list[StepClock]:
+def simulate(
+    programs: Iterable[Program], ranks: int, conditions: Conditions, resolution: Resolution = "step"
+) -> list[StepClock]:
     """When each operation of some steps ran, one step after the other on one clock.
 
     Args:
@@ -96,5 +104,5 @@ def simulate(programs: Iterable[Program], ranks: int, conditions: Conditions) ->
         conditions: the state of links and GPUs over time.
     """
     clocks: list[StepClock] = []
-    run_alone(Replay(programs), Ready, lambda _, clock: clocks.append(clock), ranks, conditions)
+    run_alone(Replay(programs), Ready, lambda _, clock: clocks.append(clock), ranks, conditions, resolution)
     return clocks

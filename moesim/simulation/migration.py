@@ -101,9 +101,9 @@ class Beside:
         """
         operations = program.operations
         in_turn = any(operation.micro_batch for operation in operations)
-        overlapped = len(program.lanes) > 1
+        overlapped = len(program.order.lanes) > 1
         beside: dict[int, FloatArray] = {}
-        for at in program.lanes[-1] if in_turn else range(len(operations)):
+        for at in program.order.lanes[-1] if in_turn else range(len(operations)):
             operation = operations[at]
             if operation.transfer is not None:
                 bytes_GG = self._go_on(transfer_s(self._network, operation.transfer))

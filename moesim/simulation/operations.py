@@ -56,10 +56,6 @@ class Operation:
         later_EG = tuple(busy_G + wire_G for busy_G, wire_G in zip(busy_EG[1:], wire_EG[1:], strict=True))
         return replace(self, busy_G=busy_EG[0], wire_G=wire_EG[0], later_EG=later_EG)
 
-    def work_at(self, epoch: int) -> FloatArray:
-        """``busy_G + wire_G`` after so many changes of the hardware."""
-        return self.later_EG[epoch - 1] if epoch else self.busy_G + self.wire_G
-
     @property
     def communicates(self) -> bool:
         """Whether it belongs on the communication stream."""
@@ -68,7 +64,12 @@ class Operation:
     @property
     def seconds_G(self) -> FloatArray:
         """Seconds on each GPU, the transfer apart."""
-        seconds_G = self.busy_G + self.wire_G + self.overhead_s
+        return self.seconds_at(0)
+
+    def seconds_at(self, epoch: int) -> FloatArray:
+        """The same after so many changes of the hardware."""
+        work_G = self.later_EG[epoch - 1] if epoch and self.later_EG else self.busy_G + self.wire_G
+        seconds_G = work_G + self.overhead_s
         return seconds_G if self.stretch_G is None else seconds_G * self.stretch_G
 
 

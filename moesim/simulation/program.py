@@ -1,8 +1,4 @@
-"""In which order a step's operations run on the streams of a GPU, and which waits for which.
-
-O operations. A *lane* is a stream that runs its operations in order; operations of different lanes run at
-the same time unless one is ``after`` the other.
-"""
+"""What the streams of a GPU run in a step: its operations in order, or kernels beside collectives."""
 
 from __future__ import annotations
 
@@ -11,23 +7,17 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 
 from moesim.simulation.operations import Operation
+from moesim.simulation.order import Order
 
 Chain = list[Operation]
 
 
 @dataclass(frozen=True)
 class Program:
-    """The operations of a step and their order.
-
-    Attributes:
-        operations: all of them; the order says nothing.
-        lanes: indices of operations, each in exactly one lane.
-        after: for an operation, the one of another lane that it also waits for.
-    """
+    """The operations of a step, as they come, and the order in which they run."""
 
     operations: Sequence[Operation]
-    lanes: Sequence[Sequence[int]]
-    after: dict[int, int]
+    order: Order
 
     def change(self, change: Callable[[Sequence[Operation]], list[Operation]]) -> Program:
         """The same order of changed operations."""
@@ -35,14 +25,12 @@ class Program:
 
     def begin_with(self, operation: Operation) -> Program:
         """The same after an operation on the first lane, whose operations all others wait for."""
-        first, *others = self.lanes
-        lanes = [[len(self.operations), *first], *others]
-        return replace(self, operations=[*self.operations, operation], lanes=lanes)
+        return Program([*self.operations, operation], self.order.begin_with(len(self.operations)))
 
 
 def in_sequence(chain: Chain) -> Program:
     """One operation after the other: no overlap."""
-    return Program(chain, [range(len(chain))], {})
+    return Program(chain, Order([range(len(chain))], {}))
 
 
 def beside_shared_expert(chain: Chain) -> Program:
@@ -84,7 +72,7 @@ def _on_two_lanes(chains: Sequence[Chain], *, early_dispatch: bool) -> Program:
                 before = at
         compute.append(stages)
         communication.append(collectives)
-    return Program(operations, [_in_turn(compute), _in_turn(communication)], after)
+    return Program(operations, Order([_in_turn(compute), _in_turn(communication)], after))
 
 
 def _in_turn(stages: Sequence[Sequence[Sequence[int]]]) -> list[int]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from moesim.dispatch.work import Counts, Work
 from moesim.hardware.transfer import Bytes
-from moesim.simulation.event import StepClock
+from moesim.simulation.clock import StepClock
 from moesim.simulation.operations import Operation
 from traces.timeline import HOPS, PHASES, STREAMS, Timeline, WorkTable
 

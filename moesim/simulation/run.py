@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 from moesim.deployment.deployment import Deployment
 from moesim.hardware.health import epochs
+from moesim.simulation.clock import StepClock
 from moesim.simulation.conditions import Conditions
-from moesim.simulation.event import StepClock
-from moesim.simulation.loop import Replay, run_alone
+from moesim.simulation.loop import Replay, Resolution, run_alone
 from moesim.simulation.price import Pricer, Step, replayed
 from moesim.simulation.rebalancing import Move
 from moesim.simulation.recording import Recording
 from moesim.simulation.tally import Tally
+from moesim.spec.scenario import Scenario
 from traces.timeline import Timeline, WorkTable
 
 Observer = Callable[[Step, StepClock], None]
@@ -48,8 +49,13 @@ class Run:
         return self.recording.work(self.deployment.pricing.copy_bytes(), reduces_to_all=everywhere)
 
 
+def resolution_of(scenario: Scenario) -> Resolution:
+    """Of a run that has the links to itself: ``step`` unless ``event`` is asked for."""
+    return "event" if scenario.resolution == "event" else "step"
+
+
 def run(deployment: Deployment, *observers: Observer) -> Run:
-    """Simulate a deployment at resolution ``event``."""
+    """Simulate a deployment."""
     scenario, pricing = deployment.scenario, deployment.pricing
     changes_s, states = epochs(scenario.faults, scenario.parallelism.ep)
     conditions = Conditions([pricing.network(scenario.profile, state) for state in states], changes_s)
@@ -69,7 +75,8 @@ def run(deployment: Deployment, *observers: Observer) -> Run:
         for observe in observers:
             observe(step, clock)
 
-    run_alone(Replay(replayed(deployment)), pricer.price, record, scenario.parallelism.ep, conditions)
+    source, ranks = Replay(replayed(deployment)), scenario.parallelism.ep
+    run_alone(source, pricer.price, record, ranks, conditions, resolution_of(scenario))
     return Run(
         deployment,
         recording.timeline(),

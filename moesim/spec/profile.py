@@ -119,8 +119,8 @@ class Profile(Strict):
             no cluster runs on it.
         residuals: relative errors of the fit, by quantity; empty where nothing was fitted.
         uncertainty: how far its figures may be off: by key, such as ``launch`` or ``dispatch.per_node``, the
-            standard deviation of the logarithm of the time that the figures below it give, 0 where
-            loads that no fit saw were met exactly. Empty where nobody knows.
+            standard deviation of the logarithm of the time that the figures below it give. Empty where
+            nobody knows.
         sources: for each figure, where it comes from.
     """
 
@@ -156,7 +156,7 @@ class Profile(Strict):
     jitter: dict[Phase, Jitter] = Field(default_factory=dict)
     machine: Cluster | None = None
     residuals: dict[str, float] = Field(default_factory=dict)
-    uncertainty: dict[str, Annotated[float, Field(ge=0, le=LEAST_SURE)]] = Field(default_factory=dict)
+    uncertainty: dict[str, Annotated[float, Field(gt=0, le=LEAST_SURE)]] = Field(default_factory=dict)
     sources: dict[str, str]
 
     @model_validator(mode="after")

@@ -68,7 +68,7 @@ class Scenario(Strict):
     overlap: Overlap = ()
     faults: tuple[Fault, ...] = ()
     network: Literal["auto", "ports", "fluid"] = "auto"
-    resolution: Literal["auto", "event"] = "auto"
+    resolution: Literal["auto", "event", "step"] = "auto"
     seed: int = Field(default=0, strict=True, ge=0, lt=1 << 63)
 
     @model_validator(mode="after")

@@ -91,7 +91,7 @@ def test_a_collective_keeps_the_network_it_began_on() -> None:
         collective("combine", 0, exchange),
     ]
     slow = Ports(replace(SLOW, nvlink_bandwidth=0.25))
-    (clock,) = simulate([in_sequence(chain)], 2, Conditions([Ports(SLOW), slow], (5.0,)))
+    (clock,) = simulate([in_sequence(chain)], 2, Conditions([Ports(SLOW), slow], (5.0,)), "event")
     assert clock.end_OG[:, 0].tolist() == [1.0, 9.0, 9.0 + 32.0]
 
 

@@ -13,7 +13,6 @@ from moesim.analysis.counterfactuals import as_one, without_network, without_ove
 from moesim.hardware.network import Fabric, Ports
 from moesim.hardware.transfer import Transfer
 from moesim.simulation.conditions import Conditions
-from moesim.simulation.lane import lane_s
 from moesim.simulation.loop import simulate
 from moesim.simulation.operations import Operation
 from moesim.simulation.program import in_sequence
@@ -90,7 +89,7 @@ def test_a_rank_that_ends_early_waits_for_the_step_to_end() -> None:
 
 def test_steps_follow_each_other_on_one_clock() -> None:
     program = in_sequence(LAYERS)
-    first, second = simulate([program, program], 2, Conditions([Ports(SLOW)]))
+    first, second = simulate([program, program], 2, Conditions([Ports(SLOW)]), "event")
     assert (first.start_s, first.end_s, second.start_s, second.end_s) == (0.0, 25.25, 25.25, 50.5)
     np.testing.assert_allclose(second.end_OG - 25.25, first.end_OG, rtol=rounding(4))
 
@@ -129,12 +128,6 @@ def test_more_work_never_ends_earlier(operations: list[Operation], seed: int) ->
             added = operation.transfer.first_GG + rng.integers(0, 2, (4, 4)) * (1 - np.eye(4))
             more.append(collective(operation.phase, operation.layer, added.tolist()))
     assert (run(more, 4).end_OG >= run(operations, 4).end_OG - 1e-12).all()
-
-
-@given(operations=chains())
-def test_one_lane_takes_as_long_without_the_event_clock(operations: list[Operation]) -> None:
-    program, network = in_sequence(operations), Ports(SLOW)
-    assert lane_s(program, network) == pytest.approx(run(operations, 4).end_s, rel=rounding(1000))
 
 
 @given(operations=chains())

@@ -8,8 +8,9 @@ import pytest
 import simpy
 
 from moesim.hardware.network import Ports
+from moesim.simulation.clock import Links, StepClock
 from moesim.simulation.conditions import Conditions
-from moesim.simulation.event import Links, StepClock
+from moesim.simulation.event import EventClock
 from moesim.simulation.loop import Ready, Replay, loop, run_alone, simulate
 from moesim.simulation.program import Program, in_sequence
 from tests.moesim.programs import LAYERS, SLOW, collective, compute
@@ -57,8 +58,8 @@ def together(*links: Links, steps: int = 1, delay_s: float = 0.0) -> list[list[S
 
     def begin(at: int) -> simpy.events.ProcessGenerator:
         yield env.timeout(at * delay_s)
-        record = clocks[at].append
-        yield from loop(env, links[at], Replay([SENDS] * steps), Ready, lambda _, clock: record(clock))
+        clock, record = EventClock(env, links[at]), clocks[at].append
+        yield from loop(clock, Replay([SENDS] * steps), Ready, lambda _, ran: record(ran))
 
     for at in range(len(links)):
         env.process(begin(at))
@@ -94,7 +95,7 @@ def test_a_transfer_may_outlast_the_step_beside_it() -> None:
         links.left_G = links.left_G * 0.0 + 20.0
 
     env.process(copying())
-    env.process(loop(env, links, Replay([SENDS]), Ready, lambda _, clock: clocks.append(clock)))
+    env.process(loop(EventClock(env, links), Replay([SENDS]), Ready, lambda _, clock: clocks.append(clock)))
     env.run()
     (clock,) = clocks
     assert clock.end_OG.tolist() == [[1.0, 1.0], [24.0, 24.0]]

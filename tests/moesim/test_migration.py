@@ -13,6 +13,7 @@ from moesim.simulation.conditions import Conditions
 from moesim.simulation.loop import simulate
 from moesim.simulation.migration import Beside, Traffic, stall, transfer_s
 from moesim.simulation.operations import Operation
+from moesim.simulation.order import Order
 from moesim.simulation.program import Program, in_sequence, two_batches
 from tests.examples import examples
 from tests.moesim.programs import LAYERS, SLOW, chains, collective, compute
@@ -79,7 +80,7 @@ def test_two_micro_batches_leave_no_link_idle() -> None:
 
 def test_a_shared_expert_beside_a_transfer_is_no_idle_time() -> None:
     shared = [*STEP[:1], compute("shared_expert", 0, 5.0, 5.0), *STEP[1:]]
-    chain = Program(shared, [[0, 1, 3], [2, 4]], {2: 0, 3: 2, 4: 3})
+    chain = Program(shared, Order([[0, 1, 3], [2, 4]], {2: 0, 3: 2, 4: 3}))
     beside = Beside(sent(100.0), 0.0, PORTS)
     beside.during(chain)
     # 1 + 2 + 2 + 2 of 100 seconds.

@@ -10,8 +10,8 @@ from hypothesis import given
 
 from moesim.analysis.critical_path import critical_path
 from moesim.hardware.network import Fabric, Ports
+from moesim.simulation.clock import StepClock
 from moesim.simulation.conditions import Conditions
-from moesim.simulation.event import StepClock
 from moesim.simulation.loop import simulate
 from moesim.simulation.operations import Operation
 from moesim.simulation.program import Program, beside_shared_expert, in_sequence, two_batches
@@ -22,7 +22,7 @@ from traces.timeline import PHASES
 
 
 def clock(program: Program, ranks: int) -> StepClock:
-    (done,) = simulate([program], ranks, Conditions([Ports(SLOW)]))
+    (done,) = simulate([program], ranks, Conditions([Ports(SLOW)]), "event")
     return done
 
 
@@ -122,7 +122,7 @@ def test_micro_batches_do_not_share_a_port_that_is_full() -> None:
     first = [[0.0, 0.0, 0.0, 1.0], nobody, [0.0, 4.0, 0.0, 0.0], nobody]
     second = [[0.0, 5.0, 0.0, 0.0], nobody, nobody, nobody]
     program = two_batches([collective("dispatch", 0, first)], [collective("dispatch", 0, second)])
-    (done,) = simulate([program], 4, Conditions([Ports(fabric)]))
+    (done,) = simulate([program], 4, Conditions([Ports(fabric)]), "event")
     assert done.end_OG[0].tolist() == [1.0, 4.0, 4.0, 1.0]
     assert done.entered_OG[1].tolist() == [1.0, 4.0, 4.0, 1.0]
     assert done.end_OG[1].tolist() == [9.0, 9.0, 4.0, 4.0]
@@ -135,7 +135,7 @@ def test_what_a_rank_receives_of_two_collectives_fits_through_its_port(
     program = two_batches(first, second)
     done = clock(program, 4)
     operations = program.operations
-    collectives = [at for lane in program.lanes for at in lane if operations[at].transfer is not None]
+    collectives = [at for lane in program.order.lanes for at in lane if operations[at].transfer is not None]
     for before, at in itertools.pairwise(collectives):
         transfer = operations[at].transfer
         assert transfer is not None
