@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 
 from moesim.dispatch.anchor import path_XT
 from moesim.dispatch.modes import MODES
+from moesim.dispatch.replayed import Replayed
 from moesim.dispatch.work import Routed, Work
 
 
 def count_work(
-    slot_LTK: NDArray[np.int16],
+    chosen: NDArray[np.int16] | Replayed,
     offsets_G: NDArray[np.int64],
     slot_gpu_S: NDArray[np.int32],
     gpus_per_node: int,
@@ -22,7 +23,7 @@ def count_work(
     pad: bool = False,
     path: NDArray[np.int32] | None = None,
 ) -> Work:
-    """Count the work of the chosen slots; axes and the first arguments as in :class:`Routed`.
+    """Count the work of the chosen slots, or of rows of a trace; the first arguments as in :class:`Routed`.
 
     Args:
         mode: a name of ``MODES``.
@@ -38,14 +39,18 @@ def count_work(
     >>> work.tokens_LS.tolist(), work.sent_LGG.tolist()
     ([[1, 1]], [[[0, 1], [0, 0]]])
     """
-    record, L, G = MODES[mode], len(slot_LTK), len(offsets_G) - 1
-    slots, gpu_S = np.ascontiguousarray(slot_LTK, np.int16), slot_gpu_S.astype(np.int32)
-    moves = record.returns == "anchor"
-    if moves and path is None:
-        home_T = np.repeat(np.arange(G, dtype=np.int32), np.diff(offsets_G))
-        path = path_XT(slots, None, home_T, gpu_S, home_T)
+    record, G = MODES[mode], len(offsets_G) - 1
+    gpu_S, moves = slot_gpu_S.astype(np.int32), record.returns == "anchor"
+    if isinstance(chosen, Replayed):
+        L = len(chosen.count_LE)
+    else:
+        chosen = np.ascontiguousarray(chosen, np.int16)
+        L = len(chosen)
+        if moves and path is None:
+            home_T = np.repeat(np.arange(G, dtype=np.int32), np.diff(offsets_G))
+            path = path_XT(chosen, None, home_T, gpu_S, home_T)
     work = Work.zeros(L, len(gpu_S), G, returned=moves)
-    record.count(Routed(slots, offsets_G, gpu_S, gpus_per_node, record.relayed, path), work)
+    record.count(Routed(chosen, offsets_G, gpu_S, gpus_per_node, record.relayed, path), work)
     np.add.at(work.served_LG.T, gpu_S, work.tokens_LS.T)
     return padded(work) if pad else work
 

@@ -33,6 +33,7 @@ class Mode:
             the copies took; ``everywhere``: then they go out again, to every GPU that got a copy; ``anchor``:
             they go where the token's heaviest expert was, which gate weights say, and the token stays there.
         by_slot: whether transfer kernels lay copies out by slot, and sum outputs by their gate weights.
+        by_rows: whether ``count`` also takes rows of a trace, whose slots nobody has written down.
         can_pad: whether pairs of GPUs may all exchange as many copies as the fullest.
         in_one_node: the mode that it is where there is one node.
         links: the mode whose entry of a profile holds where it has none of its own.
@@ -44,6 +45,7 @@ class Mode:
     relayed: bool = False
     returns: Literal["home", "everywhere", "anchor"] = "home"
     by_slot: bool = False
+    by_rows: bool = False
     can_pad: bool = False
     in_one_node: str | None = None
     links: str | None = None
@@ -51,11 +53,11 @@ class Mode:
 
 
 MODES = {
-    "per_expert": Mode(each_slot, by_slot=True, can_pad=True),
-    "per_gpu": Mode(each_gpu, can_pad=True, plain_across=True),
-    "per_node": Mode(each_gpu, relayed=True, in_one_node="per_gpu"),
-    "all_gather": Mode(every_gpu, relayed=True),
-    "all_reduce": Mode(every_gpu, relayed=True, returns="everywhere"),
+    "per_expert": Mode(each_slot, by_slot=True, by_rows=True, can_pad=True),
+    "per_gpu": Mode(each_gpu, by_rows=True, can_pad=True, plain_across=True),
+    "per_node": Mode(each_gpu, relayed=True, by_rows=True, in_one_node="per_gpu"),
+    "all_gather": Mode(every_gpu, relayed=True, by_rows=True),
+    "all_reduce": Mode(every_gpu, relayed=True, returns="everywhere", by_rows=True),
     "expert_to_expert": Mode(from_anchors, returns="anchor", links="per_gpu", plain_across=True),
 }
 

@@ -18,6 +18,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from moesim.dispatch.replayed import Replayed, count_replayed, write_copies
 from traces.base.jit import jit
 
 # Int32 where they were counted; what if they were even is asked in float64.
@@ -67,7 +68,8 @@ class Routed:
     """What a counting rule looks at.
 
     Attributes:
-        slot_LTK: contiguous, the slot that serves each assignment; -1 where it was dropped.
+        chosen: int16 slot_LTK, contiguous, the slot that serves each assignment, -1 where it was dropped; or
+            rows of a trace.
         offsets_G: [G + 1]; tokens offsets_G[g] to offsets_G[g + 1] have their home on GPU g.
         gpu_S: the GPU of each slot.
         gpus_per_node: P; it divides G.
@@ -76,12 +78,18 @@ class Routed:
             home.
     """
 
-    slot_LTK: NDArray[np.int16]
+    chosen: NDArray[np.int16] | Replayed
     offsets_G: NDArray[np.int64]
     gpu_S: NDArray[np.int32]
     gpus_per_node: int
     relayed: bool
     path_XT: NDArray[np.int32] | None = None
+
+    @property
+    def slot_LTK(self) -> NDArray[np.int16]:
+        """Where they have been chosen: of a mode that is not ``by_rows``, always."""
+        assert not isinstance(self.chosen, Replayed)
+        return self.chosen
 
 
 Rule = Callable[[Routed, Work], None]
@@ -113,21 +121,15 @@ def from_anchors(routed: Routed, work: Work) -> None:
 
 
 def _count(routed: Routed, work: Work, *, every: bool = False, relayed: bool = False) -> None:
+    P, way = routed.gpus_per_node, 0 if every else 2 if relayed else 1
+    tables = (work.tokens_LS, work.unique_LG, work.sent_LGG, work.relayed_LGG)
+    if isinstance(routed.chosen, Replayed):
+        count_replayed(routed.chosen, routed.offsets_G, routed.gpu_S, P, way, *tables)
+        return
     L, _, K = routed.slot_LTK.shape
-    P = routed.gpus_per_node
-    _count_layers(
-        routed.slot_LTK.reshape(L, -1),
-        K,
-        routed.offsets_G,
-        routed.gpu_S,
-        routed.gpu_S // np.int32(P),
-        P,
-        0 if every else 2 if relayed else 1,
-        work.tokens_LS,
-        work.unique_LG,
-        work.sent_LGG,
-        work.relayed_LGG,
-    )
+    node_S = routed.gpu_S // np.int32(P)
+    slot_LA = routed.slot_LTK.reshape(L, -1)
+    _count_layers(slot_LA, K, routed.offsets_G, routed.gpu_S, node_S, P, way, *tables)
 
 
 def _to_every_gpu(tokens_G: NDArray[np.int64], P: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
@@ -199,20 +201,7 @@ def _count_layers(
                     seen_N[at_node] = token
                     if way == 0:
                         all_G[at_gpu] += np.int32(1)
-            for gpu in range(G):
-                unique_LG[layer, gpu] += distinct_G[gpu]
-                sent_LGG[layer, home, gpu] = all_G[gpu] if way == 0 else distinct_G[gpu]
-            if way == 2:
-                for node in range(N):
-                    if node == home // P:
-                        continue
-                    entry = node * P + home % P
-                    for gpu in range(node * P, node * P + P):
-                        sent_LGG[layer, home, gpu] = 0
-                        if gpu != entry:
-                            relayed_LGG[layer, entry, gpu] += distinct_G[gpu]
-                    sent_LGG[layer, home, entry] = distinct_N[node]
-            sent_LGG[layer, home, home] = 0
+            write_copies(layer, home, P, way, all_G, distinct_G, distinct_N, unique_LG, sent_LGG, relayed_LGG)
 
 
 @jit

@@ -11,11 +11,13 @@ from moesim.deployment.batch import StepTokens, gather_ids, gather_weights
 from moesim.deployment.deployment import Deployment
 from moesim.dispatch.anchor import path_XT
 from moesim.dispatch.count import count_work
+from moesim.dispatch.replayed import Replayed
 from moesim.dispatch.work import Work
 from moesim.routing.candidates import candidates
 from moesim.routing.copies import Copies
+from moesim.routing.none import NoPolicy
 from moesim.routing.policy import Batch
-from moesim.routing.replicas import REPLICA_CHOICES
+from moesim.routing.replicas import REPLICA_CHOICES, round_robin
 from moesim.routing.stages import route
 from moesim.simulation.tally import Tally
 from placement.problem.placement import Placement
@@ -37,6 +39,14 @@ class Counter:
         self.tallies = tuple(Tally() for _ in deployment.policies)
         # Micro-batches routed so far.
         self._routed = 0
+        scenario = deployment.scenario
+        self._as_recorded = (
+            all(isinstance(policy, NoPolicy) for policy in deployment.policies)
+            and REPLICA_CHOICES[scenario.replicas] is round_robin
+            and scenario.dispatch.record.by_rows
+            and scenario.rebalance is None
+            and deployment.replayed.ids_TLK.flags.c_contiguous
+        )
 
     def work(self, tokens: StepTokens, placement: Placement) -> Work:
         """Route the tokens through policy and placement, and count, a block of layers at a time.
@@ -44,14 +54,11 @@ class Counter:
         Args:
             placement: the one in force, in the slots of the deployment's own.
         """
+        if self._as_recorded:
+            return self._recorded(tokens, placement)
         deployment, scenario = self._deployment, self._deployment.scenario
         _, L, K = deployment.replayed.ids_TLK.shape
-        copies = Copies(
-            *placement.replica_table(),
-            deployment.placement.slot_gpu_S,
-            deployment.placement.gpus,
-            deployment.pricing.gpus_per_node,
-        )
+        copies = self._copies(placement)
         choose = REPLICA_CHOICES[scenario.replicas]
         depth = max(1, _BLOCK // max(1, len(tokens.row_T) * K))
         slot_gpu_S, path = deployment.placement.slot_gpu_S, None
@@ -78,6 +85,20 @@ class Counter:
             )
         self._routed += 1
         return Work.join(blocks)
+
+    def _recorded(self, tokens: StepTokens, placement: Placement) -> Work:
+        """The same where nothing changes what the trace has: counted straight from its rows."""
+        deployment, copies = self._deployment, self._copies(placement)
+        ids_TLK, dispatch = deployment.replayed.ids_TLK, deployment.scenario.dispatch
+        chosen = Replayed(ids_TLK, tokens.row_T, copies.count_LE, copies.slots_LER)
+        for tally in self.tallies:
+            tally.add_recorded(len(tokens.row_T) * ids_TLK[0].size)
+        gpu_S, P = copies.slot_gpu_S, copies.gpus_per_node
+        return count_work(chosen, tokens.offsets_G, gpu_S, P, dispatch.mode, pad=dispatch.padded)
+
+    def _copies(self, placement: Placement) -> Copies:
+        own, pricing = self._deployment.placement, self._deployment.pricing
+        return Copies(*placement.replica_table(), own.slot_gpu_S, own.gpus, pricing.gpus_per_node)
 
     def _route(
         self, tokens: StepTokens, layers: slice, copies: Copies

@@ -23,6 +23,12 @@ class Tally:
     room: int = 0
     limited: int = 0
 
+    def add_recorded(self, assignments: int) -> None:
+        """Count assignments that all stay as they are, of which no weights are known."""
+        self.wished += assignments
+        self.kept += assignments
+        self.weighted = False
+
     def add(self, outcome: Outcome) -> None:
         """Count one layer of one step."""
         self.wished += outcome.wished

@@ -102,7 +102,7 @@ class Placement:
         return replicas_LE
 
     def replica_table(self) -> tuple[Int32s, Int32s]:
-        """Where the replicas of each expert are.
+        """Where the replicas of each expert are; read-only.
 
         Returns:
             (count_LE, slots_LER): int32 [L, E] replicas of each expert, and int32 [L, E, R] their
@@ -111,6 +111,10 @@ class Placement:
         Raises:
             PlacementError: one expert has so many replicas that the table would be absurdly large.
         """
+        return self._table
+
+    @functools.cached_property
+    def _table(self) -> tuple[Int32s, Int32s]:
         count_LE = self.replicas_LE
         most = int(count_LE.max())
         if count_LE.size * most > MAX_TABLE:
@@ -120,6 +124,7 @@ class Placement:
             filled_N = np.flatnonzero(slot_expert_S != EMPTY)
             expert_N = slot_expert_S[filled_N]
             slots_LER[row, expert_N, ranks(expert_N)] = filled_N
+        slots_LER.flags.writeable = False
         return count_LE, slots_LER
 
     def gpu_load_LG(self, load_LE: npt.ArrayLike) -> Floats:
