@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ from numpy.typing import NDArray
 from moesim.dispatch.work import Counts, Work
 from moesim.hardware.transfer import Bytes
 from moesim.simulation.clock import StepClock
-from moesim.simulation.operations import Operation
+from moesim.simulation.operations import Operation, Operations
+from moesim.spec.profile import Phase
 from traces.timeline import HOPS, PHASES, STREAMS, Timeline, WorkTable
 
 _WAIT = PHASES.index("wait")
@@ -32,23 +34,14 @@ class Recording:
 
     def add_step(self, step: int, clock: StepClock, operations: Sequence[Operation]) -> None:
         """Spans of one step; waiting for other ranks is a span of its own, one of zero length left out."""
+        table = Operations.of(operations)
         O, G = clock.end_OG.shape
         # Every operation may be preceded by a wait of its own stream; one more wait closes the step.
-        layer_O, phase_O, stream_O, batch_O = (
-            np.array(values, np.int32)
-            for values in zip(
-                *((op.layer, PHASES.index(op.phase), op.communicates, op.micro_batch) for op in operations),
-                strict=True,
-            )
-        )
-        counts_OG = [
-            [operation.assignments_G for operation in operations],
-            [operation.unique_G for operation in operations],
-            [
-                np.zeros(G) if operation.transfer is None else operation.transfer.received_G
-                for operation in operations
-            ],
-        ]
+        phase_O, layer_O, batch_O = _columns(table.keys)
+        stream_O = table.collective_O.astype(np.int32)
+        bytes_OG = np.zeros((O, G))
+        bytes_OG[table.collective_O] = table.transfers.received_G
+        counts_OG = [table.assignments_OG, table.unique_OG, bytes_OG]
         rank_OG = np.broadcast_to(np.arange(G, dtype=np.int32), (O, G))
         waits_OG = clock.start_OG > clock.entered_OG
         done_G = clock.end_OG.max(axis=0)
@@ -78,7 +71,7 @@ class Recording:
             "end_s_N": end_s_N,
         }
         for name, values_OG in zip(("assignments_N", "unique_tokens_N", "bytes_N"), counts_OG, strict=True):
-            columns[name] = np.concatenate([np.array(values_OG).ravel(), none]).astype(np.int64)
+            columns[name] = np.concatenate([values_OG.ravel(), none]).astype(np.int64)
         # Along each rank in the order of time; a wait of no length could not be told from its neighbour.
         order = np.lexsort((end_s_N, start_s_N, rank_N))
         self._spans.append({name: values[order] for name, values in columns.items()})
@@ -163,6 +156,13 @@ class Recording:
             "count_N": count.astype(np.int64),
             "bytes_N": np.rint(moved).astype(np.int64),
         }
+
+
+@lru_cache(maxsize=16)
+def _columns(keys: tuple[tuple[Phase, int, int], ...]) -> tuple[NDArray[np.int32], ...]:
+    """[O] each: phase, layer and micro-batch of operations."""
+    rows = np.array([(PHASES.index(phase), layer, batch) for phase, layer, batch in keys], np.int32)
+    return tuple(rows.reshape(-1, 3).T)
 
 
 def _join(blocks: Sequence[Columns]) -> dict[str, NDArray[np.generic]]:

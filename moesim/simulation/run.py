@@ -64,14 +64,14 @@ def run(deployment: Deployment, *observers: Observer) -> Run:
 
     def record(step: Step, clock: StepClock) -> None:
         nonlocal crossed, moved, tokens
-        settled = step.settled.operations
+        settled = step.settled.table
         # Bytes of spans are those of tokens: experts that move beside a collective are left out.
-        recording.add_step(step.number, clock, [*settled, *step.program.operations[len(settled) :]])
+        stall = step.program.operations[len(settled) :]
+        recording.add_step(step.number, clock, [*settled, *stall] if stall else settled)
         recording.add_work([part.work for part in step.parts])
         tokens += sum(int(part.tokens.tokens_G.sum()) for part in step.parts)
-        transfers = [operation.transfer for operation in settled if operation.transfer is not None]
-        crossed += sum(each.cross_node_bytes(pricing.gpus_per_node) for each in transfers)
-        moved += sum(float(each.received_G.sum()) for each in transfers)
+        crossed += settled.transfers.cross_node_bytes(pricing.gpus_per_node)
+        moved += float(settled.transfers.received_G.sum())
         for observe in observers:
             observe(step, clock)
 
