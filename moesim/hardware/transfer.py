@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,10 +42,10 @@ class Transfer:
         bytes_GG = self.first_GG + self.second_GG
         return _PASSES * (bytes_GG.sum(axis=-2) + bytes_GG.sum(axis=-1))  # type: ignore[no-any-return]
 
-    @property
+    @cached_property
     def received_G(self) -> FloatArray:
         """Bytes that enter each GPU, those it relays included."""
-        return (self.first_GG + self.second_GG).sum(axis=-2)  # type: ignore[no-any-return]
+        return self.first_GG.sum(axis=-2) + self.second_GG.sum(axis=-2)  # type: ignore[no-any-return]
 
     @property
     def carried_G(self) -> FloatArray:
@@ -55,10 +55,15 @@ class Transfer:
 
     def cross_node_bytes(self, gpus_per_node: int) -> float:
         """Bytes that cross a NIC."""
-        gpus = self.first_GG.shape[-1]
-        if gpus <= gpus_per_node:
+        gpus, P = self.first_GG.shape[-1], gpus_per_node
+        if gpus <= P:
             return 0.0
-        return float((self.first_GG + self.second_GG)[..., _across_nodes(gpus, gpus_per_node)].sum())
+        inside = sum(
+            float(bytes_GG[..., first : first + P, first : first + P].sum())
+            for first in range(0, gpus, P)
+            for bytes_GG in (self.first_GG, self.second_GG)
+        )
+        return float(self.received_G.sum()) - inside
 
 
 @dataclass(frozen=True)
