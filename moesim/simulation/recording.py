@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -20,17 +20,30 @@ _WAIT = PHASES.index("wait")
 # ``communicates`` as a number is the stream.
 _COMMUNICATION = STREAMS.index("communication")
 
+# Spans that are read together: enough that a step costs little more than its own.
+_BLOCK = 1 << 18
+
 Columns = dict[str, NDArray[np.generic]]
 
 
 class Recording:
-    """Collects steps; ``timeline`` and ``work`` join them."""
+    """Collects steps; ``timeline`` and ``work`` join those that are kept."""
 
-    def __init__(self, run: str, moe_layers: Sequence[int]) -> None:
-        self._run = run
+    def __init__(
+        self,
+        run: str,
+        moe_layers: Sequence[int],
+        every: int = 1,
+        read: Callable[[Timeline], None] | None = None,
+    ) -> None:
+        """Of ``every`` so many steps one is kept; ``read`` is told of all, some at a time."""
+        self._run, self._every, self._read = run, every, read
         self._layers = np.array(moe_layers, np.int32)
         self._spans: list[Columns] = []
-        self._work: list[Sequence[Work]] = []
+        # Spans that nobody has read yet, and how many these are.
+        self._fresh: list[Columns] = []
+        self._unread = 0
+        self._work: list[tuple[int, Sequence[Work]]] = []
 
     def add_step(self, step: int, clock: StepClock, operations: Sequence[Operation]) -> None:
         """Spans of one step; waiting for other ranks is a span of its own, one of zero length left out."""
@@ -74,15 +87,32 @@ class Recording:
             columns[name] = np.concatenate([values_OG.ravel(), none]).astype(np.int64)
         # Along each rank in the order of time; a wait of no length could not be told from its neighbour.
         order = np.lexsort((end_s_N, start_s_N, rank_N))
-        self._spans.append({name: values[order] for name, values in columns.items()})
+        columns = {name: values[order] for name, values in columns.items()}
+        if step % self._every == 0:
+            self._spans.append(columns)
+        if self._read is not None:
+            self._fresh.append(columns)
+            self._unread += len(order)
+            if self._unread >= _BLOCK:
+                self.end()
 
-    def add_work(self, parts: Sequence[Work]) -> None:
+    def end(self) -> None:
+        """Have the rest read: no step follows."""
+        if self._read is not None and self._fresh:
+            self._read(self._timeline(self._fresh))
+            self._fresh, self._unread = [], 0
+
+    def add_work(self, step: int, parts: Sequence[Work]) -> None:
         """Counts of the micro-batches of one step, in the order of steps."""
-        self._work.append(parts)
+        if step % self._every == 0:
+            self._work.append((step, parts))
 
     def timeline(self) -> Timeline:
-        """All spans, by step, then rank, then time."""
-        spans = _join(self._spans)
+        """The spans of all steps that are kept, by step, then rank, then time."""
+        return self._timeline(self._spans)
+
+    def _timeline(self, blocks: Sequence[Columns]) -> Timeline:
+        spans = _join(blocks)
         zeros = np.zeros(len(spans["step_N"]), np.int32)
         return Timeline(self._run, repeat_N=zeros, **spans)
 
@@ -111,7 +141,7 @@ class Recording:
         return WorkTable(**_join(blocks))
 
     def _counted(self) -> Iterator[tuple[int, Work]]:
-        return ((step, work) for step, parts in enumerate(self._work) for work in parts)
+        return ((step, work) for step, parts in self._work for work in parts)
 
     def _slot_rows(self, step: int, work: Work) -> Columns:
         layer, slot = np.nonzero(work.tokens_LS)
