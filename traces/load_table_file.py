@@ -11,9 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from traces.base import parquet
+from traces.base.door import first_bytes, require_file
 from traces.base.errors import LoadTableError
 from traces.base.files import check_format, whole_file, write_text
-from traces.base.input_file import MAX_JSON_BYTES, first_bytes, read_json, require_file
+from traces.base.input_file import MAX_JSON_BYTES, read_json
 from traces.base.memory import require_memory
 from traces.load_table import (
     HEADER,

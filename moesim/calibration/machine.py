@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,6 +14,7 @@ from moesim.spec.cluster import Cluster, Gpu, preset_system
 from moesim.spec.dtypes import Dtype
 from moesim.spec.presets import preset_names, preset_source
 from traces.base.files import check_format
+from traces.base.input_file import read_json
 
 
 @dataclass(frozen=True)
@@ -47,15 +46,15 @@ class Machine:
         Raises:
             CalibrationError: it is no such file.
         """
+        value = read_json(file, "what the microbenchmarks wrote", CalibrationError)
         try:
-            value: dict[str, Any] = json.loads(file.read_bytes())
             check_format(value.get("format"), "machine", 1, file=file, error=CalibrationError)
             peaks = {
                 name: float(np.median([rank[name] for rank in value["peaks"]])) for name in value["peaks"][0]
             }
             kind, device, version = (str(value[name]) for name in ("kind", "device", "torch"))
             return cls(kind, device, int(value["memory"]), int(value["sms"]), version, **peaks)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
             raise CalibrationError(f"cannot be read: {error!r}", file=file) from error
 
     def quantities(self, dtype: Dtype) -> list[Quantity]:

@@ -48,9 +48,12 @@ def check_is_file(target: Path) -> None:
     Raises:
         OutputError: it is a folder, a device or a pipe.
     """
-    if target.exists() and not target.is_file():
-        thing = "a folder" if target.is_dir() else "a device or a pipe"
-        raise OutputError(f"is {thing}, a file was expected", file=target)
+    try:
+        if target.exists() and not target.is_file():
+            thing = "a folder" if target.is_dir() else "a device or a pipe"
+            raise OutputError(f"is {thing}, a file was expected", file=target)
+    except OSError as error:  # such a name cannot be, say
+        raise OutputError(f"cannot be written: {error.strerror or error}", file=target) from error
 
 
 def write_text(path: str | Path, text: str) -> None:

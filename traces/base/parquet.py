@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from traces.base.arrays import Array
+from traces.base.door import first_bytes, require_file
 from traces.base.errors import MoesimError, reason_of
-from traces.base.input_file import first_bytes, require_file
 
 MAGIC = b"PAR1"
 _METADATA_KEY = b"moesim"

@@ -18,8 +18,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from traces.base.arrays import Array
+from traces.base.door import open_file
 from traces.base.errors import TraceError, named, reason_of
-from traces.base.input_file import files_in, require_file, require_files
+from traces.base.input_file import files_in, require_files
 from traces.base.memory import require_memory
 from traces.interop.hints import Hints
 from traces.interop.npy import DAMAGED, read_header
@@ -161,16 +162,17 @@ class _NpzFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        require_file(path, "an .npz file", TraceError)
-        with self._reading():
-            self._zip = zipfile.ZipFile(path)
+        with self._reading(), contextlib.ExitStack() as opened:
+            file = opened.enter_context(open_file(path, "an .npz file", TraceError))
+            self._zip = opened.enter_context(zipfile.ZipFile(file))
+            self._opened = opened.pop_all()
         self.names = {name.removesuffix(".npy") for name in self._zip.namelist()}
 
     def __enter__(self) -> _NpzFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._zip.close()
+        self._opened.close()
 
     def read(self, name: str, kinds: str, axes: int) -> Array:
         """The array ``name``, whose dtype is one of ``kinds`` (numpy's letters), with ``axes`` axes."""
@@ -231,8 +233,6 @@ _KINDS = {"iu": "whole numbers", "f": "floats", "U": "text"}
 
 def _array_names(path: Path) -> set[str]:
     """The arrays of ``path``; none where it is no sound ``.npz``."""
-    if not path.is_file():
-        return set()
     try:
         with _NpzFile(path) as npz:
             return npz.names

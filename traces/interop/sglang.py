@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from traces.base.arrays import Array
+from traces.base.door import is_folder
 from traces.base.errors import LoadTableError, MoesimError, named
 from traces.base.input_file import files_in, require_files
 from traces.interop.hints import Hints
@@ -140,7 +141,7 @@ def read_records(path: Path, error: type[MoesimError]) -> list[Record]:
                 raise error(rule, file=file)
             records.append(record)
     for expected, rank in enumerate(sorted(file_of_rank)):
-        if path.is_dir() and rank != expected:
+        if is_folder(path) and rank != expected:
             raise error(f"lacks the file of rank {expected}", file=path)
     return sorted(records, key=lambda record: (record.forward_pass, record.rank))
 
