@@ -121,7 +121,9 @@ def _read_parquet(source: Path) -> LoadTable:
             raise LoadTableError(rule, file=source, got=f"{rows} rows")
         names = ["window", "layer", "load"]
         parquet.require_columns(file, names, source, LoadTableError)
-        require_memory(rows * experts * 8, "the load table", error=LoadTableError, file=source)
+        widths = {"window": 1, "layer": 1, "load": experts}
+        parquet.require_groups(file, widths, source, LoadTableError)
+        require_memory(2 * rows * experts * 8, "the load table", error=LoadTableError, file=source)
         with parquet.reading(source, LoadTableError):
             batches = list(file.iter_batches(max(1, _BATCH_COUNTS // experts), columns=names))
             load_NE = np.concatenate([_loads(batch, experts, source) for batch in batches])

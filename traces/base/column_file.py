@@ -19,9 +19,11 @@ import pyarrow.parquet as pq
 from traces.base import parquet
 from traces.base.errors import TimelineError
 from traces.base.files import check_format, whole_file
+from traces.base.memory import require_memory
 
-# A row takes about 70 bytes in memory; more rows than this are a lie or do not fit beside the rest.
+# More rows than this are a lie, or do not fit beside the rest.
 MAX_ROWS: Final = 100_000_000
+_ROW_BYTES: Final = 150  # in memory, Arrow's columns beside our arrays
 _ROW_GROUP: Final = 1 << 20
 
 
@@ -118,6 +120,9 @@ def read_columns(
         if rows > MAX_ROWS:
             rule = f"must hold at most {MAX_ROWS} rows"
             raise TimelineError(rule, file=path, got=rows)
+        widths = {column.name: 0 if column.names else 1 for column in columns}
+        parquet.require_groups(file, widths, source, TimelineError)
+        require_memory(_ROW_BYTES * rows, f"a table of {rows} rows", error=TimelineError, file=path)
         with parquet.reading(source, TimelineError):
             table = file.read([column.name for column in columns])
     arrays = {column.name: _array(table.column(column.name), column, path) for column in columns}

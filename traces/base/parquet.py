@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,11 @@ import pyarrow.parquet as pq
 from traces.base.arrays import Array
 from traces.base.door import first_bytes, require_file
 from traces.base.errors import MoesimError, reason_of
+from traces.base.memory import require_memory
 
 MAGIC = b"PAR1"
 _METADATA_KEY = b"moesim"
+_TEXT_TIMES = 8  # bytes in memory for one of a text that a file holds: Arrow's, Python's, and copies
 _THRIFT_LIMIT = 256 * 2**20  # bytes and items of a footer: a damaged one may claim any number
 
 
@@ -46,12 +48,11 @@ def open_parquet(path: Path, error: type[MoesimError]) -> pq.ParquetFile:
     """Open ``path``, reading its footer only."""
     require_file(path, "a Parquet file", error)
     with reading(path, error):
-        file = pq.ParquetFile(
-            path,
-            thrift_string_size_limit=_THRIFT_LIMIT,
-            thrift_container_size_limit=_THRIFT_LIMIT,
-            page_checksum_verification=True,
-        )
+        file = _opened(path)
+        texts = [field.name for field in file.schema_arrow if pa.types.is_string(field.type)]
+        if texts:  # a text that stands in every row is kept once
+            file.close()
+            file = _opened(path, read_dictionary=texts)
         footer = file.metadata
         groups = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
         if min(groups, default=0) < 0 or sum(groups) != footer.num_rows:
@@ -60,6 +61,42 @@ def open_parquet(path: Path, error: type[MoesimError]) -> pq.ParquetFile:
         if len(set(names)) != len(names):
             raise error("has two columns of one name", file=path)
         return file
+
+
+def _opened(path: Path, **options: Any) -> pq.ParquetFile:
+    return pq.ParquetFile(
+        path,
+        thrift_string_size_limit=_THRIFT_LIMIT,
+        thrift_container_size_limit=_THRIFT_LIMIT,
+        page_checksum_verification=True,
+        **options,
+    )
+
+
+def require_groups(
+    file: pq.ParquetFile, widths: Mapping[str, int], path: Path, error: type[MoesimError]
+) -> None:
+    """Refuse columns that expand to more than their rows can hold, before anything of them is read.
+
+    Numbers that repeat take next to nothing in a file, and a list may claim any number of them; of texts every
+    other one is kept.
+
+    Args:
+        widths: numbers of a row in each column; 0 for a text.
+    """
+    footer = file.metadata
+    leaves = [file.schema.column(leaf).path.partition(".")[0] for leaf in range(len(file.schema))]
+    wanted = [(leaf, widths[name]) for leaf, name in enumerate(leaves) if name in widths]
+    texts = 0
+    for group in (footer.row_group(number) for number in range(footer.num_row_groups)):
+        for leaf, width in wanted:
+            column = group.column(leaf)
+            if width and column.num_values > group.num_rows * width:
+                rule = f"must hold {width} numbers in a row"
+                got = f"{column.num_values} in {group.num_rows} rows"
+                raise error(rule, file=path, field=leaves[leaf], got=got)
+            texts += 0 if width else column.total_uncompressed_size
+    require_memory(_TEXT_TIMES * texts, "text", error=error, file=path)
 
 
 def read_metadata(file: pq.ParquetFile, path: Path, error: type[MoesimError]) -> dict[str, Any] | None:

@@ -29,6 +29,8 @@ from traces.interop.written import Written
 
 _EXPERTS_ARRAY = re.compile(r"experts_(0|[1-9][0-9]{0,3})")
 _PROMPT, _OUTPUT = "prompt_routed_experts", "routed_experts"
+# Bytes in memory for one of an array, and beside these for each of its rows: what is made of them, measured.
+_TIMES, _ROW_BYTES = {"iu": 2, "f": 2, "U": 6}, 72
 _DEFLATE_LIMIT = 1032  # deflate cannot expand by more (zlib technical details); what claims more lies
 
 
@@ -166,6 +168,7 @@ class _NpzFile:
             file = opened.enter_context(open_file(path, "an .npz file", TraceError))
             self._zip = opened.enter_context(zipfile.ZipFile(file))
             self._opened = opened.pop_all()
+        self._taken = 0
         self.names = {name.removesuffix(".npy") for name in self._zip.namelist()}
 
     def __enter__(self) -> _NpzFile:
@@ -183,7 +186,6 @@ class _NpzFile:
             if entry.file_size > _DEFLATE_LIMIT * max(entry.compress_size, 1):
                 rule = "is damaged: it claims to expand further than its compression can"
                 raise TraceError(rule, file=self.path, field=name, got=f"{entry.file_size} bytes")
-            require_memory(entry.file_size, f"array {name}", error=TraceError, file=self.path)
             with self._zip.open(entry) as stream:
                 shape, _, dtype, header_size = read_header(stream)
                 if dtype.kind not in kinds or len(shape) != axes:
@@ -193,6 +195,10 @@ class _NpzFile:
                 if claimed != entry.file_size - header_size:
                     rule = f"is damaged: shape {shape} does not match {entry.file_size - header_size} bytes"
                     raise TraceError(rule, file=self.path, field=name)
+            # One after the other, they stay.
+            self._taken += _TIMES[kinds] * claimed
+            needed = self._taken + _ROW_BYTES * shape[0]
+            require_memory(needed, f"array {name}", error=TraceError, file=self.path)
             with self._zip.open(entry) as stream:
                 array: Array = np.lib.format.read_array(stream, allow_pickle=False)
         return np.ascontiguousarray(array)

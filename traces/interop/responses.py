@@ -23,7 +23,7 @@ from traces.interop.recording import Part, Recording, from_requests, to_int32
 _WHAT = "responses of a server"
 _KEY, _PROMPT = "routed_experts", "prompt_routed_experts"
 _MAX_LINE = 1 << 30  # bytes: more than 2 million tokens of 61 layers, top-8, in int32
-_EXPANSION = 10  # bytes in memory for one of JSON: nested lists of short numbers
+_EXPANSION, _NESTED = 12, 136  # bytes in memory for one of JSON, and for each list or object, as measured
 _DEPTH = 16  # of places where a response may hold its experts
 _GLANCE = 1 << 20
 _BASE64 = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=\r\n")
@@ -158,12 +158,13 @@ def _pretty_printed(path: Path, first_line: bytes) -> Any:
     except (ValueError, RecursionError):
         if require_file(path, _WHAT, TraceError) > _MAX_LINE:
             raise TraceError("is not JSON", file=path, line=1) from None
-        return _json(read_bytes(path, _WHAT, TraceError, times=_EXPANSION), path, 1)
+        return _json(read_bytes(path, _WHAT, TraceError, times=1), path, 1)
     return None
 
 
 def _json(text: bytes, path: Path, line: int) -> Any:
-    require_memory(_EXPANSION * len(text), f"JSON of {len(text)} bytes", error=TraceError, file=path)
+    needed = _EXPANSION * len(text) + _NESTED * (text.count(b"[") + text.count(b"{"))
+    require_memory(needed, f"JSON of {len(text)} bytes", error=TraceError, file=path)
     try:
         return json.loads(text)
     except json.JSONDecodeError as fault:
