@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -38,7 +39,7 @@ def test_arrays_of_an_npz_count_together(tmp_path: Path, monkeypatch: pytest.Mon
     memory(monkeypatch, 16 * ids.nbytes)
     with pytest.raises(TraceError, match="array topk_ids needs"):
         load_any(tmp_path / "t.npz", HINTS)
-    names = {f"experts_{layer}": ids[:, layer] for layer in range(4)}
+    names: dict[str, Any] = {f"experts_{layer}": ids[:, layer] for layer in range(4)}
     np.savez_compressed(tmp_path / "l.npz", **names)
     memory(monkeypatch, 2 * (72 * len(ids) + 3 * 2 * ids[:, 0].nbytes))
     with pytest.raises(TraceError, match="array experts_3 needs"):
@@ -52,7 +53,7 @@ def test_short_lists_of_json_take_many_times_their_text(
     (tmp_path / "t.json").write_text(text)
     assert load_any(tmp_path / "t.json", HINTS).tokens == 1000
     memory(monkeypatch, 2 * 40 * len(text))
-    with pytest.raises(TraceError, match="JSON of .* needs"):
+    with pytest.raises(TraceError, match=r"JSON of .* needs"):
         load_any(tmp_path / "t.json", HINTS)
 
 

@@ -78,7 +78,7 @@ def require_groups(
 ) -> None:
     """Refuse columns that expand to more than their rows can hold, before anything of them is read.
 
-    Numbers that repeat take next to nothing in a file, and a list may claim any number of them; of texts every
+    Numbers that repeat take next to nothing in a file, and a list may claim any number of them; of texts each
     other one is kept.
 
     Args:
