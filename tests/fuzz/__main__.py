@@ -1,7 +1,7 @@
 """``python -m tests.fuzz``: mutated files for every reader, of which only MoesimErrors may come.
 
-A worker for each core, with limits on memory and time; what ends a worker itself counts as well. Each failure is
-printed once for each kind, with the command that repeats it alone.
+A worker for each core, with limits on memory and time; what ends a worker itself counts as well. Of each kind
+of failure the first is printed, with the command that repeats it alone.
 """
 
 from __future__ import annotations
@@ -151,8 +151,12 @@ def main() -> None:
     counts = Counter(failure.kind for failure in failures)
     first = {failure.kind: failure for failure in reversed(failures)}
     for kind, count in counts.most_common():
+        said = first[kind].detail.strip().splitlines()[-1:]
         print(
-            f"{count:6} {kind}\n       {first[kind].command}\n       {first[kind].detail.strip().splitlines()[-1:]}"
+            f"{count:6} {kind}",
+            f"       {first[kind].command}",
+            *(f"       {line}" for line in said),
+            sep="\n",
         )
     print(f"{len(failures)} failures of {len(counts)} kinds")
     sys.exit(bool(failures))

@@ -82,6 +82,10 @@ def _opened(layout: str, source: Path, hints: Hints) -> None:
         opened.read()
 
 
+def _in_folder(read: Callable[[Path], Any], file: str, folder: Path) -> None:
+    read(folder / file)
+
+
 def _any(file: str, folder: Path) -> None:
     opened = open_source(folder / file, HINTS[1])
     if isinstance(opened, TraceFile):
@@ -99,9 +103,7 @@ def _recordings() -> dict[str, Reader]:
     for name, (layout, file, write) in test_interop_fuzz.LAYOUTS.items():
         found[name] = Reader(partial(_write_foreign, file, write), partial(_foreign, layout, file), (file,))
     for name, (file, write, read) in test_reader_fuzz.READERS.items():
-        found[name] = Reader(
-            partial(_write_foreign, file, write), lambda folder, file=file, read=read: read(folder / file)
-        )
+        found[name] = Reader(partial(_write_foreign, file, write), partial(_in_folder, read, file))
         found[f"{name}, by content"] = Reader(partial(_write_foreign, file, write), partial(_any, file))
     return found
 
@@ -111,13 +113,20 @@ _PLACEMENT = Placement(np.array(_ROWS), np.array([0, 0, 1, 1, 2, 2]), 5, 3, (0, 
 _TARGET = Target(experts=5, gpus=3, layers=(0, 2, 3), hidden_layers=4)
 
 
+def _write_placement(name: str, file: str, folder: Path) -> None:
+    export(_PLACEMENT, folder / file, name, hidden_layers=4)
+
+
+def _read_placement(path: Path) -> Placement:
+    return load_placement(path, _TARGET)
+
+
 def _placements() -> dict[str, Reader]:
     found = {}
     for name in FORMATS:
         file = "p.yaml" if name == "trtllm" else "p.json"
         found[f"placement, {name}"] = Reader(
-            lambda folder, file=file, name=name: export(_PLACEMENT, folder / file, name, hidden_layers=4),
-            lambda folder, file=file: load_placement(folder / file, _TARGET),
+            partial(_write_placement, name, file), partial(_in_folder, _read_placement, file)
         )
     return found
 

@@ -78,5 +78,5 @@ def named(names: Iterable[object], most: int = 12) -> str:
 
 
 def _short(value: Any, limit: int = 80) -> str:
-    text = repr(value) if isinstance(value, str) else str(value)
+    text = repr(value) if isinstance(value, str) else " ".join(str(value).split())
     return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -8,9 +8,6 @@ from __future__ import annotations
 import contextlib
 import math
 import re
-import struct
-import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,10 +15,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from traces.base.arrays import Array
-from traces.base.door import open_file
 from traces.base.errors import TraceError, named, reason_of
 from traces.base.input_file import files_in, require_files
 from traces.base.memory import require_memory
+from traces.interop.archive import FAULTS, open_archive
 from traces.interop.hints import Hints
 from traces.interop.npy import DAMAGED, read_header
 from traces.interop.recording import Part, Recording, count_up, from_requests, to_int32
@@ -50,7 +47,8 @@ class NpzArrays:
             ids_TLK = npz.read("topk_ids", "iu", 3)
             offsets = npz.read("request_offsets", "iu", 1)
             _check_offsets(offsets, len(ids_TLK), path)
-            lengths_R = np.diff(offsets)
+            ends = offsets.astype(np.int64)
+            lengths_R = ends[1:] - ends[:-1]
             position = npz.read("position", "iu", 1) if "position" in npz.names else count_up(lengths_R)
             weights = npz.read("topk_weights", "f", 3) if "topk_weights" in npz.names else None
             category = npz.read("category", "U", 1) if "category" in npz.names else None
@@ -136,6 +134,10 @@ class NpzLayers:
             position = npz.read("position", "iu", 1) if "position" in npz.names else None
         if ids_TLK.size == 0:
             raise TraceError("has no tokens", file=path, got=ids_TLK.shape)
+        for name, array in (("request", request), ("position", position)):
+            if array is not None and len(array) != tokens:
+                rule = f"must have {tokens} entries, one for each token"
+                raise TraceError(rule, file=path, field=name, got=len(array))
         if position is None:
             starts = np.flatnonzero(np.diff(request, prepend=request[0]) != 0)
             position = count_up(np.diff(np.concatenate(([0], starts, [len(request)]))))
@@ -143,10 +145,6 @@ class NpzLayers:
             got = ", ".join(map(str, layers))
             raise TraceError(f"must be MoE layers of {hints.name}", file=path, field="layers", got=got)
         meta = hints.meta(ids_TLK.shape[2], layers, file=path, largest=int(ids_TLK.max()))
-        for name, array in (("request", request), ("position", position)):
-            if len(array) != tokens:
-                rule = f"must have {tokens} entries, one for each token"
-                raise TraceError(rule, file=path, field=name, got=len(array))
         written = Written()
         trace = written.piece(
             meta,
@@ -165,8 +163,7 @@ class _NpzFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         with self._reading(), contextlib.ExitStack() as opened:
-            file = opened.enter_context(open_file(path, "an .npz file", TraceError))
-            self._zip = opened.enter_context(zipfile.ZipFile(file))
+            self._zip = opened.enter_context(open_archive(path, "an .npz file", TraceError))
             self._opened = opened.pop_all()
         self._taken = 0
         self.names = {name.removesuffix(".npy") for name in self._zip.namelist()}
@@ -221,15 +218,7 @@ class _NpzFile:
             raise
         except (FileNotFoundError, PermissionError) as fault:
             raise TraceError(f"cannot be read: {fault.strerror}", file=self.path) from fault
-        except (
-            *DAMAGED,
-            zipfile.BadZipFile,
-            zlib.error,
-            struct.error,
-            OSError,
-            KeyError,
-            RuntimeError,  # an encrypted entry; NotImplementedError is a kind of it
-        ) as fault:
+        except (*DAMAGED, *FAULTS) as fault:
             rule = f"is damaged or not an .npz file: {reason_of(fault)}"
             raise TraceError(rule, file=self.path, field=field) from fault
 

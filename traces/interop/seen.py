@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from pathlib import Path
 
-from traces.base.door import first_bytes, is_folder, names_in, open_file
+from traces.base.door import first_bytes, is_folder, names_in
 from traces.base.errors import TraceError, named
+from traces.interop.archive import FAULTS, open_archive
 
 _GLANCE = 1 << 16
 _MOST = 10
@@ -43,7 +43,7 @@ def _keys(line: bytes) -> list[str]:
 
 def _archive(path: Path) -> str:
     try:
-        with open_file(path, "an archive", TraceError) as file, zipfile.ZipFile(file) as archive:
+        with open_archive(path, "an archive", TraceError) as archive:
             return f"holds {named(sorted(archive.namelist()), _MOST)}"
-    except (OSError, ValueError, zipfile.BadZipFile):
+    except FAULTS:
         return ""

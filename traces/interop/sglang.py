@@ -77,7 +77,8 @@ class SglangPasses:
             if count_LS.shape != shape:
                 rule = f"must have shape {shape}, as the map"
                 raise LoadTableError(rule, file=record.file, field=name, got=count_LS.shape)
-            passes[record.forward_pass] += count_LS
+            # A new array: counts of one rank may be whole, of another real.
+            passes[record.forward_pass] = passes[record.forward_pass] + count_LS
         count_WLS = np.stack([passes[number] for number in sorted(passes)])
         count_WLE = _to_logical(count_WLS, records[0].slot_expert_LS)
         origin = "SGLang recorder, mode per_pass"

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import pickle
-import struct
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +18,10 @@ from traces.base.arrays import Array
 from traces.base.door import open_file
 from traces.base.errors import MoesimError, reason_of
 from traces.base.memory import require_memory
+from traces.interop.archive import FAULTS, open_archive
 
 _WHAT = "a .pt file"
 _PICKLE = "data.pkl"
-_FAULTS = (
-    OSError,
-    ValueError,
-    KeyError,
-    RuntimeError,
-    EOFError,
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-)
 _GLANCE = 1 << 24  # bytes of the pickle that are searched for its keys
 
 
@@ -74,12 +63,11 @@ def pickled_keys(path: Path, names: tuple[str, ...]) -> set[str]:
     """
     try:
         with (
-            open_file(path, _WHAT, MoesimError) as file,
-            zipfile.ZipFile(file) as archive,
+            open_archive(path, _WHAT, MoesimError) as archive,
             archive.open(_pickle_entry(archive)) as stream,
         ):
             text = stream.read(_GLANCE)
-    except (MoesimError, *_FAULTS):
+    except (MoesimError, *FAULTS):
         return set()
     return {name for name in names if name.encode() in text}
 
@@ -123,11 +111,11 @@ def whole_number(value: object, name: str, *, file: Path, error: type[MoesimErro
 def _check_zip(path: Path, error: type[MoesimError]) -> None:
     """A zip of torch whose entries, unpacked, fit into memory."""
     try:
-        with open_file(path, _WHAT, error) as file, zipfile.ZipFile(file) as archive:
+        with open_archive(path, _WHAT, error) as archive:
             _pickle_entry(archive)
             size = sum(entry.file_size for entry in archive.infolist())
             packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
-    except _FAULTS as fault:
+    except FAULTS as fault:
         raise error(f"is damaged or not a .pt file of torch.save: {reason_of(fault)}", file=path) from fault
     if packed:
         raise error("is no .pt file of torch.save, which does not compress", file=path)
