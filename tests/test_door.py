@@ -11,7 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from executor.measuring.spec import Spec
 from executor.plan.plan_file import read_plan
@@ -27,15 +29,20 @@ from moesim.studies.record import record_texts
 from placement.files.native import read_placement
 from placement.files.reading import load_placement
 from placement.files.target import Target
+from tests.moesim.report_example import example_run
+from tests.traces.random_traces import random_trace
 from traces.base import door
 from traces.base.errors import MoesimError, TraceError
+from traces.base.files import write_text
 from traces.base.input_file import read_json, read_text
 from traces.interop import IMPORTERS, LOAD_IMPORTERS, check_whole, importer, load_any, open_source
 from traces.interop.hints import Hints
 from traces.interop.recording import Recording
-from traces.load_table_file import read_load_table
-from traces.timeline import read_timeline, read_work
+from traces.load_table import LoadTable
+from traces.load_table_file import read_load_table, write_load_table
+from traces.timeline import read_timeline, read_work, write_timeline
 from traces.trace_file import TraceFile
+from traces.trace_writer import write_trace
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("traces", "placement", "moesim", "executor")
@@ -43,13 +50,24 @@ PACKAGES = ("traces", "placement", "moesim", "executor")
 # What opens a path, by the name of the call; `open` of a path is told by its first argument, a mode.
 OPENERS = {
     *("read_text", "read_bytes", "fromfile", "memmap", "open_memmap", "loadtxt", "genfromtxt"),
-    *("ParquetFile", "read_table", "read_csv", "read_json", "safe_open", "ZipFile", "GzipFile", "load_file"),
+    *(
+        "ParquetFile",
+        "read_table",
+        "read_csv",
+        "read_json",
+        "safe_open",
+        "OSFile",
+        "ZipFile",
+        "GzipFile",
+        "load_file",
+    ),
 }
 # Who may call them: with what the door has opened or checked, or on files that no user names.
 ALLOWED = {
     ("traces/base/door.py", "open"): "the door itself",
     ("traces/base/memory.py", "read_text"): "of the system",
-    ("traces/base/parquet.py", "ParquetFile"): "after require_file",
+    ("traces/base/parquet.py", "ParquetFile"): "of an open file",
+    ("traces/base/parquet.py", "OSFile"): "after require_file, and to write",
     ("traces/interop/count_csv.py", "read_csv"): "of an open file",
     ("traces/interop/rows.py", "read_csv"): "of an open file",
     ("traces/interop/rows.py", "read_json"): "of an open file",
@@ -287,7 +305,27 @@ def test_memory_is_asked_for_before_a_byte_is_read(tmp_path: Path, monkeypatch: 
         door.open_file(path, "a trace", TraceError, times=10.1)
 
 
-def test_names_that_are_not_utf8_are_read(tmp_path: Path) -> None:
-    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.json"))
-    path.write_text('{"a": 1}')
-    assert read_json(path, "an object", TraceError) == {"a": 1}
+def test_names_that_are_not_utf8_are_written_and_read(tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    folder.mkdir()
+    write_text(folder / "a.json", f'{{"a": "{folder.name}"}}')
+    assert read_json(folder / "a.json", "an object", TraceError) == {"a": folder.name}
+    trace = random_trace()
+    write_trace(trace, folder / "t.parquet")
+    assert load_any(folder / "t.parquet").digest() == trace.digest()
+    table = LoadTable("m", 2, (0,), np.ones((1, 1, 2), np.int64))
+    for name in ("l.parquet", "l.json"):
+        write_load_table(table, folder / name)
+        assert read_load_table(folder / name).header == table.header
+    _, timeline, _ = example_run(layers=1, gpus=2, steps=1)
+    write_timeline(timeline, folder / "timeline.parquet")
+    assert len(read_timeline(folder / "timeline.parquet")) == len(timeline)
+    (folder / "t.csv").write_text("token,layer,experts\n0,0,1\n")
+    np.savez(folder / "t.npz", routed_experts=trace.ids_TLK)
+    for name in ("t.csv", "t.npz"):
+        assert load_any(folder / name, Hints(experts=16)).tokens
+    ranks = folder / "ranks"
+    ranks.mkdir()
+    save_file({"0_0": np.ones(4, np.int64)}, ranks / "rank0.safetensors")
+    (ranks / "meta_info.json").write_text('{"num_experts": 4, "num_experts_per_token": 1}')
+    assert isinstance(open_source(ranks), LoadTable)

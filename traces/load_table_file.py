@@ -105,8 +105,8 @@ def _write_parquet(table: LoadTable, meta: dict[str, Any], target: Path) -> None
     }
     plain = pa.table(columns)
     stamped = plain.replace_schema_metadata(parquet.with_metadata(plain.schema, meta).metadata)
-    with whole_file(target) as partial:
-        pq.write_table(stamped, partial, compression="zstd", write_page_checksum=True)
+    with whole_file(target) as partial, parquet.to_write(partial) as out:
+        pq.write_table(stamped, out, compression="zstd", write_page_checksum=True)
 
 
 def _read_parquet(source: Path) -> LoadTable:
@@ -121,8 +121,6 @@ def _read_parquet(source: Path) -> LoadTable:
             raise LoadTableError(rule, file=source, got=f"{rows} rows")
         names = ["window", "layer", "load"]
         parquet.require_columns(file, names, source, LoadTableError)
-        widths = {"window": 1, "layer": 1, "load": experts}
-        parquet.require_groups(file, widths, source, LoadTableError)
         require_memory(2 * rows * experts * 8, "the load table", error=LoadTableError, file=source)
         with parquet.reading(source, LoadTableError):
             batches = list(file.iter_batches(max(1, _BATCH_COUNTS // experts), columns=names))

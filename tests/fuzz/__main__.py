@@ -152,12 +152,7 @@ def main() -> None:
     first = {failure.kind: failure for failure in reversed(failures)}
     for kind, count in counts.most_common():
         said = first[kind].detail.strip().splitlines()[-1:]
-        print(
-            f"{count:6} {kind}",
-            f"       {first[kind].command}",
-            *(f"       {line}" for line in said),
-            sep="\n",
-        )
+        print(f"{count:6} {kind}", first[kind].command, *said, sep="\n       ")
     print(f"{len(failures)} failures of {len(counts)} kinds")
     sys.exit(bool(failures))
 

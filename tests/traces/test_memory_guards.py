@@ -57,15 +57,6 @@ def test_short_lists_of_json_take_many_times_their_text(
         load_any(tmp_path / "t.json", HINTS)
 
 
-def test_a_list_that_claims_more_than_k_is_refused_unread(tmp_path: Path) -> None:
-    lists = [[0, 1], [0] * 1_000_000]
-    write_columns(tmp_path / "t.parquet", pa.array(lists, pa.list_(pa.uint8())))
-    with pytest.raises(
-        TraceError, match=r"experts_0: must hold 2 numbers in a row \(got '1000002 in 2 rows'\)"
-    ):
-        load_any(tmp_path / "t.parquet", HINTS)
-
-
 def test_a_long_text_in_every_row_is_kept_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = pa.array([[0, 1]] * 5_000, pa.list_(pa.uint8()))
     category = pa.array(["x" * 100_000]).take(pa.array(np.zeros(5_000, np.int32)))
@@ -74,8 +65,8 @@ def test_a_long_text_in_every_row_is_kept_once(tmp_path: Path, monkeypatch: pyte
     trace = load_any(tmp_path / "t.parquet", HINTS)
     assert len(trace.categories[0]) == 100_000
     assert pa.total_allocated_bytes() - before < 10_000_000
-    memory(monkeypatch, 1_000_000)
-    with pytest.raises(TraceError, match="text needs"):
+    memory(monkeypatch, 300_000)
+    with pytest.raises(TraceError, match="a row group with text needs"):
         load_any(tmp_path / "t.parquet", HINTS)
 
 

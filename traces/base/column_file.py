@@ -86,10 +86,10 @@ def write_columns(
     # The constants stand in the metadata too: a table without rows still knows its run.
     header = {"format": f"moesim.{thing}/1", **constant}
     table = pa.table(data).replace_schema_metadata({"moesim": json.dumps(header)})
-    with whole_file(path) as partial:
+    with whole_file(path) as partial, parquet.to_write(partial) as out:
         pq.write_table(
             table,
-            partial,
+            out,
             row_group_size=_ROW_GROUP,
             compression="zstd",
             # Times hardly repeat: a dictionary of them costs time and saves nothing.
@@ -120,8 +120,8 @@ def read_columns(
         if rows > MAX_ROWS:
             rule = f"must hold at most {MAX_ROWS} rows"
             raise TimelineError(rule, file=path, got=rows)
-        widths = {column.name: 0 if column.names else 1 for column in columns}
-        parquet.require_groups(file, widths, source, TimelineError)
+        texts = [column.name for column in columns if column.names]
+        parquet.require_texts(file, texts, source, TimelineError)
         require_memory(_ROW_BYTES * rows, f"a table of {rows} rows", error=TimelineError, file=path)
         with parquet.reading(source, TimelineError):
             table = file.read([column.name for column in columns])

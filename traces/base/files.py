@@ -57,9 +57,12 @@ def check_is_file(target: Path) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write ``text`` as UTF-8, whole or not at all."""
+    """Write ``text`` as UTF-8, whole or not at all.
+
+    Bytes of a file's name that are none become escapes, which JSON reads back as they were.
+    """
     with whole_file(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def check_format(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from traces.base.memory import require_memory
 
 MAGIC = b"PAR1"
 _METADATA_KEY = b"moesim"
-_TEXT_TIMES = 8  # bytes in memory for one of a text that a file holds: Arrow's, Python's, and copies
+_TEXT_TIMES = 2  # bytes in memory for one of a row group with text: Arrow's and Python's
 _THRIFT_LIMIT = 256 * 2**20  # bytes and items of a footer: a damaged one may claim any number
 
 
@@ -51,7 +52,7 @@ def open_parquet(path: Path, error: type[MoesimError]) -> pq.ParquetFile:
         file = _opened(path)
         texts = [field.name for field in file.schema_arrow if pa.types.is_string(field.type)]
         if texts:  # a text that stands in every row is kept once
-            file.close()
+            file.close(force=True)
             file = _opened(path, read_dictionary=texts)
         footer = file.metadata
         groups = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
@@ -63,9 +64,14 @@ def open_parquet(path: Path, error: type[MoesimError]) -> pq.ParquetFile:
         return file
 
 
+def to_write(path: Path) -> pa.OSFile:
+    """A new file of any name; Arrow itself knows only names in UTF-8."""
+    return pa.OSFile(os.fsencode(path), "wb")
+
+
 def _opened(path: Path, **options: Any) -> pq.ParquetFile:
     return pq.ParquetFile(
-        path,
+        pa.OSFile(os.fsencode(path)),
         thrift_string_size_limit=_THRIFT_LIMIT,
         thrift_container_size_limit=_THRIFT_LIMIT,
         page_checksum_verification=True,
@@ -73,30 +79,16 @@ def _opened(path: Path, **options: Any) -> pq.ParquetFile:
     )
 
 
-def require_groups(
-    file: pq.ParquetFile, widths: Mapping[str, int], path: Path, error: type[MoesimError]
-) -> None:
-    """Refuse columns that expand to more than their rows can hold, before anything of them is read.
+def require_texts(file: pq.ParquetFile, names: Iterable[str], path: Path, error: type[MoesimError]) -> None:
+    """Refuse columns of text whose row groups do not fit into memory; each other text is kept once.
 
-    Numbers that repeat take next to nothing in a file, and a list may claim any number of them; of texts each
-    other one is kept.
-
-    Args:
-        widths: numbers of a row in each column; 0 for a text.
+    Of a row group only the whole size can be asked: pyarrow ends the process where the metadata of one of its
+    columns is damaged.
     """
-    footer = file.metadata
-    leaves = [file.schema.column(leaf).path.partition(".")[0] for leaf in range(len(file.schema))]
-    wanted = [(leaf, widths[name]) for leaf, name in enumerate(leaves) if name in widths]
-    texts = 0
-    for group in (footer.row_group(number) for number in range(footer.num_row_groups)):
-        for leaf, width in wanted:
-            column = group.column(leaf)
-            if width and column.num_values > group.num_rows * width:
-                rule = f"must hold {width} numbers in a row"
-                got = f"{column.num_values} in {group.num_rows} rows"
-                raise error(rule, file=path, field=leaves[leaf], got=got)
-            texts += 0 if width else column.total_uncompressed_size
-    require_memory(_TEXT_TIMES * texts, "text", error=error, file=path)
+    if set(names) & set(file.schema_arrow.names):
+        groups = map(file.metadata.row_group, range(file.metadata.num_row_groups))
+        most = max((group.total_byte_size for group in groups), default=0)
+        require_memory(_TEXT_TIMES * most, "a row group with text", error=error, file=path)
 
 
 def read_metadata(file: pq.ParquetFile, path: Path, error: type[MoesimError]) -> dict[str, Any] | None:
