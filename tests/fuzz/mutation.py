@@ -79,8 +79,7 @@ def run(name: str, seed: int, number: int, folder: Path) -> Failure | None:
             warnings.simplefilter("error")
             reader.read(case)
     except MoesimError as error:
-        if "\n" in str(error):
-            kind, detail = f"{type(error).__name__} of more than one line", str(error)
+        str(error)  # made of what the file holds
     except _Late as late:
         kind, detail = f"more than {MOST_S} s, at {_place(late)}", traceback.format_exc()
     except (Exception, SystemExit) as error:

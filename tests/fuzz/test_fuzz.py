@@ -36,10 +36,6 @@ def refuse(folder: Path) -> None:
     raise MoesimError("is refused")
 
 
-def refuse_at_length(folder: Path) -> None:
-    raise MoesimError("is\nrefused")
-
-
 def fail(folder: Path) -> None:
     raise KeyError(str(folder))
 
@@ -58,7 +54,6 @@ def hold_up(folder: Path) -> None:
 OUTCOMES: dict[str, tuple[Callable[[Path], Any], str | None]] = {
     "read": (lambda folder: None, None),
     "refused": (refuse, None),
-    "more lines": (refuse_at_length, "MoesimError of more than one line"),
     "other error": (fail, "KeyError at "),
     "late": (hold_up, "more than 0.2 s, at "),
     "memory": (allocate, "memory: more than 2 GiB of memory"),
