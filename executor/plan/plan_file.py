@@ -29,8 +29,11 @@ _MAX_BYTES = 16 << 20
 """Of plan.json, which holds no array."""
 
 
-def read_plan(folder: Path) -> Plan:
+def read_plan(folder: Path, *, imports: bool = False) -> Plan:
     """Read and validate a plan.
+
+    Args:
+        imports: whether it may name policies by import path, whose code then runs.
 
     Raises:
         PlanError: naming the file, the field or array, the rule and the value.
@@ -79,7 +82,7 @@ def read_plan(folder: Path) -> Plan:
         tuple(head.texts("categories")) if "categories" in head.value else (),
         tuple(head.texts("overlap")) if "overlap" in head.value else (),
     )
-    _check(plan, head)
+    _check(plan, head, imports)
     return plan
 
 
@@ -119,7 +122,7 @@ def _others(head: _Head, arrays: _Arrays, tokens: int, shape: MoeShape) -> Other
     )
 
 
-def _check(plan: Plan, head: _Head) -> None:
+def _check(plan: Plan, head: _Head, imports: bool) -> None:
     """What shapes alone do not say."""
     E, S, R = plan.model.experts, len(plan.slot_gpu_S), plan.slots_LER.shape[2]
     if plan.ranks % plan.ranks_per_node:
@@ -159,10 +162,10 @@ def _check(plan: Plan, head: _Head) -> None:
     wrong_LER = (plan.slots_LER < 0) | (held_LER != np.arange(E)[:, None])
     if (counted_LER & wrong_LER).any():
         raise head.error("arrays.replica_slots", "must name slots that hold the expert")
-    _check_routing(plan, head)
+    _check_routing(plan, head, imports)
 
 
-def _check_routing(plan: Plan, head: _Head) -> None:
+def _check_routing(plan: Plan, head: _Head, imports: bool) -> None:
     """The policy and the choice of replicas are known here, and have what they need."""
     if plan.replicas not in REPLICA_CHOICES:
         raise head.error("replicas", f"must be one of: {', '.join(REPLICA_CHOICES)}", got=plan.replicas)
@@ -172,7 +175,7 @@ def _check_routing(plan: Plan, head: _Head) -> None:
             candidates=plan.others is not None,
             categories=plan.category_T is not None,
         )
-        check_needs(policies_from(plan.routing), known)
+        check_needs(policies_from(plan.routing, imports=imports), known)
     except MoesimError as error:
         raise PlanError(error.rule, file=head.file, field=error.field, got=error.got) from error
 

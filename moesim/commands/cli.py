@@ -60,13 +60,18 @@ def main() -> None:
     try:
         app()
     except MoesimError as error:
-        # A name may hold line breaks or terminal codes; the message stays one harmless line.
-        line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(error))
-        print(f"moesim: {line}", file=sys.stderr)
+        for line in error.log:
+            print(f"  {_harmless(line)}", file=sys.stderr)
+        print(f"moesim: {_harmless(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except OSError as error:  # of the standard output; faults of other files are MoesimErrors
         print(f"moesim: the output cannot be written: {error.strerror or error}", file=sys.stderr)
         sys.exit(1)
+
+
+def _harmless(text: str) -> str:
+    """One line: a name may hold line breaks or terminal codes."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 @app.callback(invoke_without_command=True)

@@ -53,7 +53,7 @@ def execute(
     count: Annotated[bool, typer.Option("--count", help="Also count what arrives, to work.parquet.")] = False,
     serial: Serial = False,
 ) -> None:
-    """Run the MoE part of a scenario for real on this machine, with torchrun."""
+    """Run the MoE part of a scenario for real, on ranks of this machine."""
     from moesim.deployment.deployment import deploy
     from moesim.live.execute import RunOptions
     from moesim.live.execute import execute as run_for_real
@@ -117,7 +117,7 @@ def _write_plan(
     ranks, cluster = deployment.scenario.parallelism.ep, deployment.scenario.cluster
     nodes = 1 if options.serial else -(-ranks // cluster.gpus_per_node)
     processes = options.processes(ranks)
-    line = torchrun(processes, "executor", [folder, "-o", "OUT", *options.arguments()], nodes=nodes)
+    line = torchrun(processes, "executor", [folder, "-o", "OUT", *options.arguments(deployment)], nodes=nodes)
     if as_json:
         said = {"plan": str(folder), "nodes": nodes, "command": line, "notes": notes}
         show(said, list, as_json, None)
