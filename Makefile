@@ -5,7 +5,7 @@ BIN := .venv/bin
 EXTRAS ?= test,executor
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-deep lint bench bench-gpu clean
+.PHONY: demo test test-deep kills lint bench bench-gpu clean
 
 demo: .venv/core
 	$(BIN)/moesim demo -o moesim-demo
@@ -16,6 +16,11 @@ test: .venv/test
 # The property tests alone, with other examples on every run and ten times as many.
 test-deep: .venv/test
 	$(BIN)/python -m pytest -n auto --dist worksteal -m hypothesis --hypothesis-profile=deep
+
+# A what-if that is killed again and again, with one worker and with two.
+kills: .venv/test
+	$(BIN)/python -m tests.kills --kills $(or $(KILLS),100) --jobs 2
+	$(BIN)/python -m tests.kills --kills $(or $(KILLS),100) --jobs 1
 
 lint: .venv/test
 	$(BIN)/ruff check .

@@ -11,21 +11,29 @@ _LISTENS = "0A"  # the state of a socket in /proc/net/tcp
 
 def tree(root: int) -> set[int]:
     """A process and all that descend from it."""
-    parents = {
-        int(folder.name): parent for folder in Path("/proc").glob("[0-9]*") if (parent := _parent(folder))
-    }
+    parents = {pid: parent for pid, (parent, _) in _living().items()}
     found = {root}
     while more := {pid for pid, parent in parents.items() if parent in found} - found:
         found |= more
     return found
 
 
-def _parent(folder: Path) -> int | None:
-    try:
-        state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
-    except OSError:
-        return None
-    return None if state == "Z" else int(parent)
+def session(leader: int) -> set[int]:
+    """Those that live in the session of a process, be it itself gone."""
+    return {pid for pid, (_, found) in _living().items() if found == leader}
+
+
+def _living() -> dict[int, tuple[int, int]]:
+    """Parent and session of each process: proc_pid_stat(5)."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            state, parent, _, leader = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
+        except OSError:  # gone meanwhile
+            continue
+        if state != "Z":
+            found[int(folder.name)] = int(parent), int(leader)
+    return found
 
 
 def listeners(pids: set[int]) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:

@@ -14,6 +14,7 @@ import typer.core
 
 from moesim import __version__
 from moesim.commands import calibrate, execute, place, presets, simulate, trace, validate
+from moesim.commands.signals import exit_code, stoppable
 from traces.base.errors import MoesimError
 
 
@@ -23,9 +24,9 @@ class _Commands(typer.core.TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             print("moesim: interrupted", file=sys.stderr)
-            raise typer.Exit(130) from None
+            raise typer.Exit(exit_code(interrupt)) from None
 
 
 app = typer.Typer(
@@ -58,7 +59,8 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
     try:
-        app()
+        with stoppable():
+            app()
     except MoesimError as error:
         for line in error.log:
             print(f"  {_harmless(line)}", file=sys.stderr)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from moesim.commands.signals import exit_code
 from moesim.commands.terminal import (
     AsJson,
     Out,
@@ -102,9 +103,9 @@ def told_when_interrupted() -> Iterator[None]:
     """Say what becomes of a real run that the user ends."""
     try:
         yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         print("moesim: interrupted: all ranks have ended, nothing was written", file=sys.stderr)
-        raise typer.Exit(130) from None
+        raise typer.Exit(exit_code(interrupt)) from None
 
 
 def _write_plan(

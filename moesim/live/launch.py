@@ -13,7 +13,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 
 import moesim
 from moesim.errors import ExecutionError
+from traces.base.parts import scratch_folder
 
 _LOOK_S = 0.1
 # The watcher of the ranks writes its verdict a moment after the first of them ends.
@@ -58,8 +58,7 @@ def launch(ranks: int, module: str, arguments: Sequence[str | Path], out: Path) 
         raise ExecutionError("running for real needs torch: pip install 'moesim[executor]'", exit_code=2)
     command = [sys.executable, "-m", module, *map(str, arguments)]
     started: list[subprocess.Popen[bytes]] = []
-    with tempfile.TemporaryDirectory(prefix="moesim-") as own:
-        meeting = Path(own)
+    with scratch_folder() as meeting:
         try:
             for rank in range(ranks):
                 with _log(meeting, rank).open("wb") as log:
