@@ -120,7 +120,10 @@ class Sweep:
     def _end_of(self, process: subprocess.Popen[bytes], number: int) -> int:
         """The exit code; where it does not end, what all its threads do is told."""
         try:
-            return process.wait(_LEAVE_S)
+            code = process.wait(_LEAVE_S)
+            if code not in (0, -number, 128 + number):
+                print(f"exit code {code} after {number}: {(self.folder / 'said').read_text()}", flush=True)
+            return code
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGUSR1)
             time.sleep(1)
