@@ -5,7 +5,7 @@ BIN := .venv/bin
 EXTRAS ?= test,executor
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-deep fuzz lint bench bench-gpu clean
+.PHONY: demo test test-deep test-newest fuzz kills lint bench bench-gpu clean
 
 demo: .venv/core
 	$(BIN)/moesim demo -o moesim-demo
@@ -24,6 +24,22 @@ SEED ?= 0
 fuzz: .venv/test
 	$(BIN)/python -m tests.fuzz --mutations $(MUTATIONS) --seed $(SEED)
 
+# With the newest versions that pyproject.toml allows, in a venv of their own. Only torch stays as it is in
+# constraints.txt: the newest one brings gigabytes of CUDA.
+test-newest: .venv-newest/bin/python
+	grep '^torch==' constraints.txt > .venv-newest/torch.txt
+	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager \
+	  -c .venv-newest/torch.txt -e '.[$(EXTRAS)]'
+	.venv-newest/bin/python -m pytest -n auto --dist worksteal $(TESTS)
+
+.venv-newest/bin/python:
+	$(PYTHON) -m venv .venv-newest
+
+# A what-if that is killed again and again, with one worker and with two.
+kills: .venv/test
+	$(BIN)/python -m tests.kills --kills $(or $(KILLS),100) --jobs 2
+	$(BIN)/python -m tests.kills --kills $(or $(KILLS),100) --jobs 1
+
 lint: .venv/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -38,7 +54,7 @@ bench-gpu: $(if $(GPU_PYTHON),,.venv/test)
 	$(or $(GPU_PYTHON),$(BIN)/python) -m benchmarks.gpu
 
 clean:
-	rm -rf .venv build dist moesim-demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-newest build dist moesim-demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/bin/python:

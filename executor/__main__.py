@@ -23,14 +23,14 @@ USUAL = {"cpu": "loop", "cuda": "grouped_mm"}
 
 def main() -> None:
     """Run this rank."""
-    plan, options = _parse(sys.argv[1:])
+    plan, imports, options = _parse(sys.argv[1:])
 
     def work(launch: Launch, mark: Mark, patience: Patience) -> None:
         # Importing torch takes seconds, in which somebody watches already.
         from executor.measuring.table import table
         from executor.run import run
 
-        measured = run(read_plan(plan), options, launch, mark, patience)
+        measured = run(read_plan(plan, imports=imports), options, launch, mark, patience)
         if measured is not None:
             print(f"{table(measured)}\nfiles: {options.out}", flush=True)
 
@@ -45,7 +45,7 @@ class _Parser(argparse.ArgumentParser):
         super().error(message)
 
 
-def _parse(arguments: list[str]) -> tuple[Path, Options]:
+def _parse(arguments: list[str]) -> tuple[Path, bool, Options]:
     parser = _Parser(
         "torchrun --nproc-per-node RANKS -m executor",
         description="Run a plan that `moesim execute --plan-only` wrote, and measure it.",
@@ -60,11 +60,16 @@ def _parse(arguments: list[str]) -> tuple[Path, Options]:
     parser.add_argument("--count", action="store_true", help="also count what arrives")
     parser.add_argument("--serial", action="store_true", help="one process, rank after rank")
     parser.add_argument("--threads", type=_from(1), default=1, help="of each rank, on CPU")
+    parser.add_argument(
+        "--allow-imports",
+        action="store_true",
+        help="the plan may name policies by import path: their code runs",
+    )
     given = vars(parser.parse_args(arguments))
     if given["count"] and given["serial"]:
         parser.error("--count needs all ranks, --serial has one")
     given["backend"] = given["backend"] or USUAL[given["device"]]
-    return given.pop("plan"), Options(**given)
+    return given.pop("plan"), given.pop("allow_imports"), Options(**given)
 
 
 def _from(least: int) -> Callable[[str], int]:

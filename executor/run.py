@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 
 import torch
 
@@ -27,7 +28,7 @@ def run(plan: Plan, options: Options, launch: Launch, mark: Mark, patience: Pati
 
     Args:
         plan, options: the same on every rank.
-        launch: what torchrun says of this one.
+        launch: which one this is.
         mark: told how far this rank has come.
 
     Raises:
@@ -48,7 +49,9 @@ def run(plan: Plan, options: Options, launch: Launch, mark: Mark, patience: Pati
             tables = measure_together(plan, options, group, groups, launch.local_ranks, mark, patience)
             if options.count:
                 mark.enter("counting")
-                counts = group.gather(count_plan(plan, groups, device))
+                own = count_plan(plan, groups, device)
+                columns = [group.gather(getattr(own, column.name)) for column in fields(WorkTable)]
+                counts = [WorkTable(*rank) for rank in zip(*columns, strict=True)]
         mark.enter("writing")
         measured = None
         if group.rank == 0:

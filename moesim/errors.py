@@ -22,6 +22,8 @@ Only ``moesim.commands.cli`` turns them into a line and an exit code.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from moesim.routing.errors import PolicyError
 from placement.problem.errors import PlacementError
 from traces.base.errors import LoadTableError, MoesimError, OutputError, TimelineError, TraceError
@@ -48,9 +50,9 @@ class CalibrationError(MoesimError):
 class ExecutionError(MoesimError):
     """A real run that could not start, or did not end well."""
 
-    def __init__(self, rule: str, *, exit_code: int = 1) -> None:
+    def __init__(self, rule: str, *, exit_code: int = 1, log: Sequence[str] = ()) -> None:
         super().__init__(rule)
-        self.exit_code = exit_code
+        self.exit_code, self.log = exit_code, log
 
 
 __all__ = [

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from moesim.errors import OutputError
 from traces.base.door import is_folder
 from traces.base.files import check_is_file
+from traces.base.parts import clear, part_of
 
 # One of these stands in every folder that a run or a what-if wrote or has begun to write.
 _OURS = ("result.json", "whatif.json", "points", "plan.json", "execution.json", "validation.json")
@@ -32,6 +32,7 @@ def check_folder(folder: Path) -> None:
             nearest = nearest.parent
         if not nearest.is_dir():
             raise OutputError("is not a folder", file=nearest)
+        clear(nearest)  # what a killed run left does not make a folder full
         if folder.exists() and any(folder.iterdir()) and not any((folder / name).exists() for name in _OURS):
             raise OutputError(
                 "is not empty and holds no run of ours; name a new folder, so that nothing is overwritten",
@@ -81,18 +82,14 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
+        clear(folder.parent)  # what was left there before the folder was
         around = folder if folder.is_dir() else folder.parent
-        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=around))
+        with part_of(folder.name, around, folder=True) as part:
+            yield part
+            folder.mkdir(exist_ok=True)
+            for file in sorted(part.iterdir()):
+                if file.is_dir():  # a folder does not replace another that is not empty
+                    shutil.rmtree(folder / file.name, ignore_errors=True)
+                file.replace(folder / file.name)
     except OSError as error:
         raise OutputError(f"cannot be written: {error.strerror or error}", file=folder) from error
-    try:
-        yield part
-        folder.mkdir(exist_ok=True)
-        for file in sorted(part.iterdir()):
-            if file.is_dir():  # a folder does not replace another that is not empty
-                shutil.rmtree(folder / file.name, ignore_errors=True)
-            file.replace(folder / file.name)
-    except OSError as error:
-        raise OutputError(f"cannot be written: {error.strerror or error}", file=folder) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)

@@ -133,8 +133,7 @@ class _Hooks:
             if mask.ndim != 2:
                 raise TraceError("must have 2 axes", field="attention_mask", got=tuple(mask.shape))
             self._real_BS = mask[:, -tokens.shape[1] :].cpu().numpy().astype(bool)
-        cache = kwargs.get("past_key_values")
-        self._recorder.call(0 if cache is None else int(cache.get_seq_length()), self._real_BS)
+        self._recorder.call(_past(kwargs), self._real_BS)
 
     def _after(self, *_: Any) -> None:
         self._recorder.end_call(self._real_BS)
@@ -144,3 +143,23 @@ class _Hooks:
             self._recorder.choice(layer, output)
 
         return hook
+
+
+def _past(kwargs: Mapping[str, Any]) -> int:
+    """Tokens of each sequence that a call continues: the length of its key-value cache.
+
+    Raises:
+        TraceError: it continues something, and no cache says what: its tokens would pass for new requests.
+    """
+    # Known by what it can do: transformers has renamed it, from past_key_values to cache.
+    for value in kwargs.values():
+        if hasattr(value, "get_seq_length"):
+            return int(value.get_seq_length())
+    positions = kwargs.get("position_ids")
+    if positions is not None and int(positions.min()) > 0:
+        rule = "must have a cache that knows its length: the tokens continue others"
+        raise TraceError(rule, field="past_key_values", got=f"positions from {int(positions.min())} on")
+    for name in ("past_key_values", "cache"):
+        if kwargs.get(name) is not None:
+            raise TraceError("must know its length", field=name, got=type(kwargs[name]).__name__)
+    return 0

@@ -40,6 +40,7 @@ def _combine(rows, ids, y, slots, width, CHOICES: tl.constexpr, COLUMNS: tl.cons
     for choice in tl.static_range(CHOICES):
         a = token * CHOICES + choice
         slot = tl.load(ids + a)
-        served = (slot >= 0) & (slot < slots)
-        total += tl.load(rows + a * width + h, mask=served & (h < width), other=0.0).to(tl.float32)
+        # Not `served & (h < width)`: Triton's interpreter makes numbers of a scalar beside a block.
+        there = tl.where((slot >= 0) & (slot < slots), width, 0)
+        total += tl.load(rows + a * width + h, mask=h < there, other=0.0).to(tl.float32)
     tl.store(y + token * width + h, total.to(y.dtype.element_ty), mask=h < width)

@@ -174,7 +174,10 @@ def run(spec: Spec, out: Path, launch: Launch, mark: Mark, patience: Patience) -
         mark.enter("writing")
         patience(START_S)
         after = measure_offsets(group)
-        reached = group.gather(asdict(peaks))
+        reached = [
+            dict(zip(asdict(peaks), rank.tolist(), strict=True))
+            for rank in group.gather(np.array(list(asdict(peaks).values())))
+        ]
         tables = [group.gather(bench.spans.table()) for bench in benches]
         if before is not None and after is not None:
             for folder, of_ranks in zip(spec.plans, tables, strict=True):

@@ -30,8 +30,11 @@ _TIMES = 3
 """Bytes of memory for one of an array's file, while it is read and checked."""
 
 
-def read_plan(folder: Path) -> Plan:
+def read_plan(folder: Path, *, imports: bool = False) -> Plan:
     """Read and validate a plan.
+
+    Args:
+        imports: whether it may name policies by import path, whose code then runs.
 
     Raises:
         PlanError: naming the file, the field or array, the rule and the value.
@@ -80,7 +83,7 @@ def read_plan(folder: Path) -> Plan:
         tuple(head.texts("categories")) if "categories" in head.value else (),
         tuple(head.texts("overlap")) if "overlap" in head.value else (),
     )
-    _check(plan, head)
+    _check(plan, head, imports)
     return plan
 
 
@@ -120,7 +123,7 @@ def _others(head: _Head, arrays: _Arrays, tokens: int, shape: MoeShape) -> Other
     )
 
 
-def _check(plan: Plan, head: _Head) -> None:
+def _check(plan: Plan, head: _Head, imports: bool) -> None:
     """What shapes alone do not say."""
     E, S, R = plan.model.experts, len(plan.slot_gpu_S), plan.slots_LER.shape[2]
     if plan.ranks % plan.ranks_per_node:
@@ -160,10 +163,10 @@ def _check(plan: Plan, head: _Head) -> None:
     wrong_LER = (plan.slots_LER < 0) | (held_LER != np.arange(E)[:, None])
     if (counted_LER & wrong_LER).any():
         raise head.error("arrays.replica_slots", "must name slots that hold the expert")
-    _check_routing(plan, head)
+    _check_routing(plan, head, imports)
 
 
-def _check_routing(plan: Plan, head: _Head) -> None:
+def _check_routing(plan: Plan, head: _Head, imports: bool) -> None:
     """The policy and the choice of replicas are known here, and have what they need."""
     if plan.replicas not in REPLICA_CHOICES:
         raise head.error("replicas", f"must be one of: {', '.join(REPLICA_CHOICES)}", got=plan.replicas)
@@ -173,7 +176,7 @@ def _check_routing(plan: Plan, head: _Head) -> None:
             candidates=plan.others is not None,
             categories=plan.category_T is not None,
         )
-        check_needs(policies_from(plan.routing), known)
+        check_needs(policies_from(plan.routing, imports=imports), known)
     except MoesimError as error:
         raise PlanError(error.rule, file=head.file, field=error.field, got=error.got) from error
 

@@ -1,4 +1,4 @@
-"""What torchrun says to a rank in its environment, and what a rank that fails tells torchrun."""
+"""Which rank this process is, and what a rank that fails tells torchrun."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Self
 
 from executor.plan.errors import PlanError
 from executor.plan.plan import Plan
+from executor.ranks.progress import MEETING
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Launch:
     Attributes:
         local_rank, local_ranks: its place in its node, and how many ranks that has.
         agent: the process that started the ranks of the node, or this one itself.
+        meeting: the private folder where ranks of one machine meet, if ``moesim`` started them.
     """
 
     rank: int = 0
@@ -28,10 +30,14 @@ class Launch:
     local_rank: int = 0
     local_ranks: int = 1
     agent: int = 0
+    meeting: Path | None = None
 
     @classmethod
     def from_environment(cls) -> Self:
-        """As torchrun set it; a process that it did not start is the only rank."""
+        """As ``moesim`` or torchrun set it; a process that neither started is the only rank."""
+        if MEETING in os.environ:
+            rank, ranks, agent = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "MOESIM_LAUNCHER"))
+            return cls(rank, ranks, rank, ranks, agent, Path(os.environ[MEETING]))
         if "TORCHELASTIC_RUN_ID" not in os.environ:
             return cls(agent=os.getpid())
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")

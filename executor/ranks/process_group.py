@@ -1,4 +1,4 @@
-"""The ranks of a run, as ``torchrun`` starts them, and how they talk."""
+"""The ranks of a run, and how they talk."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
+from torch.distributed import FileStore  # type: ignore[attr-defined]
 
 from executor.plan.errors import PlanError
 from executor.ranks.launch import Launch
@@ -34,13 +37,20 @@ class Group:
     control: dist.ProcessGroup | None
     timeout: timedelta = timedelta(seconds=TIMEOUT_S)
 
-    def gather(self, value: Any) -> list[Any]:
-        """Every rank's value, on rank 0; an empty list elsewhere."""
+    def gather(self, rows_N: NDArray[Any]) -> list[NDArray[Any]]:
+        """Every rank's rows, on rank 0; an empty list elsewhere. All ranks have the same dtype and columns.
+
+        Numbers, never objects: those would be unpickled here, whoever sent them.
+        """
         if self.control is None:
-            return [value]
-        found: list[Any] | None = [None] * self.ranks if self.rank == 0 else None
-        dist.gather_object(value, found, dst=0, group=self.control)
-        return found or []
+            return [rows_N]
+        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.ranks)]
+        dist.all_gather(sizes, torch.tensor([len(rows_N)]), group=self.control)
+        most = max(int(size) for size in sizes)
+        padded_N = torch.from_numpy(np.resize(rows_N, (most, *rows_N.shape[1:])))
+        found = [torch.empty_like(padded_N) for _ in sizes] if self.rank == 0 else None
+        dist.gather(padded_N, found, dst=0, group=self.control)
+        return [each[: int(size)].numpy() for each, size in zip(found or (), sizes, strict=False)]
 
     def barrier(self) -> None:
         """Wait until every rank is here and its device has done what it was told."""
@@ -62,7 +72,15 @@ def joined(launch: Launch, device: torch.device, slowest_s: float = 0.0) -> Iter
         return
     gpu = device.type == "cuda"
     timeout = timedelta(seconds=max(TIMEOUT_S, 2 * slowest_s))
-    dist.init_process_group("nccl" if gpu else "gloo", timeout=timeout)
+    backend = "nccl" if gpu else "gloo"
+    if launch.meeting is None:
+        dist.init_process_group(backend, timeout=timeout)
+    else:
+        # A file, which nobody else can open, where torchrun has a server, which anybody can reach.
+        store = FileStore(str(launch.meeting / "store"), launch.ranks)
+        dist.init_process_group(
+            backend, store=store, rank=launch.rank, world_size=launch.ranks, timeout=timeout
+        )
     try:
         control = dist.new_group(backend="gloo", timeout=timeout)
         yield Group(launch.rank, launch.ranks, device, control, timeout)

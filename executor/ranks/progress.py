@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
+MEETING = "MOESIM_MEETING"
+"""In the environment of ranks that ``moesim`` started: a folder of their own."""
+
 _PATIENCE = struct.Struct("<d")
 # Of each rank: pid, state, exit code; phases entered, time of the last, repeat, step, layer; phase, cause.
 _WHO = struct.Struct("<qii")
@@ -150,8 +153,10 @@ class Mark:
         self._map[at : at + len(packed)] = packed
 
 
-def progress_file(agent: int) -> Path:
-    """Where the ranks of this node that the process ``agent`` started meet; no other run has the same."""
+def progress_file(agent: int, meeting: Path | None = None) -> Path:
+    """The file of the ranks of this node that the process ``agent`` started; no other run has the same."""
+    if meeting is not None:
+        return meeting / "progress"
     return Path(tempfile.gettempdir()) / f"moesim-{agent}-{_started(agent)}.progress"
 
 

@@ -14,6 +14,7 @@ from executor.ranks.launch import Launch, tell_torchrun
 from executor.ranks.progress import Mark, Progress, progress_file
 from executor.ranks.watch import Verdict
 from traces.base.errors import MoesimError, OutputError
+from traces.base.processes import end_with
 
 Patience = Callable[[float], None]
 """Told how many seconds any rank may stay in one phase from now on."""
@@ -31,11 +32,13 @@ def supervised(out: Path, writes: Sequence[str], work: Callable[[Launch, Mark, P
     Args:
         out: the folder for the results.
         writes: names of results, of which none may be left from an earlier run.
-        work: given what torchrun says of this rank, the mark that it sets at each phase, and the patience
+        work: given which rank this is, the mark that it sets at each phase, and the patience
             that it asks of the watcher. Importing torch belongs in there: it takes seconds.
     """
     launch = Launch.from_environment()
-    progress = Progress(progress_file(launch.agent), launch.first_rank, launch.local_ranks)
+    if launch.meeting is not None:
+        end_with(launch.agent)
+    progress = Progress(progress_file(launch.agent, launch.meeting), launch.first_rank, launch.local_ranks)
     mark = progress.mark(launch.rank)
     if launch.local_rank == 0:
         progress.patience_s = START_S

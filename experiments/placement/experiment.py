@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -30,6 +31,7 @@ from placement.solvers.lp_bound import sharpened
 from placement.solvers.one_pass import linear
 from placement.solvers.solution import Solution
 from placement.solvers.swap import swap
+from traces.base.processes import end_with
 
 SOURCE = "DeepSeek's EPLB (github.com/deepseek-ai/EPLB), run on the same families of loads"
 
@@ -116,7 +118,9 @@ def placement(jobs: int = -1) -> Comparison:
     # One by one: some take a second and some minutes.
     asked = [delayed(_cell)(setting, name) for setting, name in cases]
     asked += [delayed(unequal)(), delayed(moved)(), delayed(_recorded)()]
-    *cells, uneven, gains, trace = Parallel(n_jobs=jobs, batch_size=1)(asked)
+    *cells, uneven, gains, trace = Parallel(
+        jobs, "loky", batch_size=1, initializer=end_with, initargs=(os.getpid(),)
+    )(asked)
     rows: list[Row] = []
     checks: list[Row] = []
     for (setting, name), measured, cell in zip(cases, published, cells, strict=True):

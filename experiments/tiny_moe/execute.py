@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.table import Table
 
 from executor.dispatch.transport import Groups
@@ -39,7 +41,7 @@ def execute(model: TinyMoe, corpus: Corpus) -> Table | None:
         for name, placement in _placements(model, launch.ranks).items():
             here = spread(model, placement, groups)
             differs = float((here(bytes_BC[:, :-1]) - alone).abs().max())
-            found[name] = group.gather((loss_of(here, bytes_BC), loss_alone, differs))
+            found[name] = group.gather(np.array([loss_of(here, bytes_BC), loss_alone, differs]))
     return _table(found, launch.ranks) if launch.rank == 0 else None
 
 
@@ -58,7 +60,7 @@ def _placements(model: TinyMoe, ranks: int) -> dict[str, Placement]:
     }
 
 
-def _table(found: dict[str, list[tuple[float, float, float]]], ranks: int) -> Table:
+def _table(found: dict[str, list[NDArray[np.float64]]], ranks: int) -> Table:
     table = Table(title=f"held-out loss on {ranks} ranks, nats a byte", title_justify="left")
     for column in ("placement", "executor", "one process", "largest difference of a logit"):
         table.add_column(column, justify="left" if column == "placement" else "right")

@@ -5,7 +5,6 @@ Axes: X all measured cells of some phases, P parameters.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from moesim.live.launch import launch
 from moesim.live.repeats import join_repeats
 from moesim.spec.dtypes import Dtype
 from moesim.spec.profile import Jitter, Phase
+from traces.base.parts import scratch_folder
 from traces.timeline import read_timeline
 
 FloatArray = NDArray[np.float64]
@@ -135,8 +135,8 @@ def calibrate(settings: Settings) -> Calibration:
         MoesimError: a setting is at fault, or the ranks failed.
         CalibrationError: the machine was too noisy.
     """
-    with tempfile.TemporaryDirectory(prefix="moesim-calibrate-") as name:
-        calibrating = Calibrating(settings, Path(name))
+    with scratch_folder() as folder:
+        calibrating = Calibrating(settings, folder)
         calibrating.measure()
         return _sure(calibrating.fit())
 

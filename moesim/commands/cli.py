@@ -14,6 +14,7 @@ import typer.core
 
 from moesim import __version__
 from moesim.commands import calibrate, execute, place, presets, simulate, trace, validate
+from moesim.commands.signals import exit_code, stoppable
 from traces.base.errors import MoesimError
 
 
@@ -23,9 +24,9 @@ class _Commands(typer.core.TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             print("moesim: interrupted", file=sys.stderr)
-            raise typer.Exit(130) from None
+            raise typer.Exit(exit_code(interrupt)) from None
 
 
 app = typer.Typer(
@@ -58,13 +59,21 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
     try:
-        app()
+        with stoppable():
+            app()
     except MoesimError as error:
+        for line in error.log:
+            print(f"  {_harmless(line)}", file=sys.stderr)
         print(f"moesim: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except OSError as error:  # of the standard output; faults of other files are MoesimErrors
         print(f"moesim: the output cannot be written: {error.strerror or error}", file=sys.stderr)
         sys.exit(1)
+
+
+def _harmless(text: str) -> str:
+    """One line: a name may hold line breaks or terminal codes."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 @app.callback(invoke_without_command=True)

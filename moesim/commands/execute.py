@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from moesim.commands.signals import exit_code
 from moesim.commands.terminal import (
     AsJson,
     Out,
@@ -53,7 +54,7 @@ def execute(
     count: Annotated[bool, typer.Option("--count", help="Also count what arrives, to work.parquet.")] = False,
     serial: Serial = False,
 ) -> None:
-    """Run the MoE part of a scenario for real on this machine, with torchrun."""
+    """Run the MoE part of a scenario for real, on ranks of this machine."""
     from moesim.deployment.deployment import deploy
     from moesim.live.execute import RunOptions
     from moesim.live.execute import execute as run_for_real
@@ -102,9 +103,9 @@ def told_when_interrupted() -> Iterator[None]:
     """Say what becomes of a real run that the user ends."""
     try:
         yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         print("moesim: interrupted: all ranks have ended, nothing was written", file=sys.stderr)
-        raise typer.Exit(130) from None
+        raise typer.Exit(exit_code(interrupt)) from None
 
 
 def _write_plan(
@@ -117,7 +118,7 @@ def _write_plan(
     ranks, cluster = deployment.scenario.parallelism.ep, deployment.scenario.cluster
     nodes = 1 if options.serial else -(-ranks // cluster.gpus_per_node)
     processes = options.processes(ranks)
-    line = torchrun(processes, "executor", [folder, "-o", "OUT", *options.arguments()], nodes=nodes)
+    line = torchrun(processes, "executor", [folder, "-o", "OUT", *options.arguments(deployment)], nodes=nodes)
     if as_json:
         said = {"plan": str(folder), "nodes": nodes, "command": line, "notes": notes}
         show(said, list, as_json, None)

@@ -10,6 +10,7 @@ from moesim.deployment.deployment import Deployment
 from moesim.errors import SpecError
 from moesim.live.launch import launch
 from moesim.live.plan import write_plan
+from moesim.routing.policies import is_own
 from traces.base.files import check_format
 from traces.base.input_file import read_json
 from traces.timeline import Timeline, WorkTable, read_timeline, read_work
@@ -41,10 +42,11 @@ class RunOptions:
     count: bool = False
     serial: bool = False
 
-    def arguments(self) -> list[str]:
-        """Its part of the command line."""
+    def arguments(self, deployment: Deployment) -> list[str]:
+        """The command line that runs its plan. Code that its scenario names has been imported here, too."""
         given = ["--device", self.device, "--repeats", str(self.repeats), "--warmup", str(self.warmup)]
         given += [] if self.backend is None else ["--backend", self.backend]
+        given += ["--allow-imports"] if any(map(is_own, deployment.policies)) else []
         return given + [f"--{name}" for name in ("count", "serial") if getattr(self, name)]
 
     def processes(self, ranks: int) -> int:
@@ -82,7 +84,7 @@ def execute(deployment: Deployment, options: RunOptions, folder: Path) -> Execut
     plan = folder / "plan"
     write_plan(deployment, plan)
     processes = options.processes(deployment.scenario.parallelism.ep)
-    launch(processes, "executor", [plan, "-o", folder, *options.arguments()], folder)
+    launch(processes, "executor", [plan, "-o", folder, *options.arguments(deployment)], folder)
     return read_execution(folder)
 
 

@@ -1,33 +1,30 @@
-"""Starting ranks with torchrun, and what becomes of them: they end with this process, whatever ends it."""
+"""Starting ranks on this machine, and what becomes of them: they end with this process, whatever ends it.
+
+They meet in a private folder and talk over the loopback, so that nothing here is open to the network.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import importlib.util
 import os
-import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import moesim
 from moesim.errors import ExecutionError
-from traces.base.input_file import read_json
+from traces.base.parts import scratch_folder
 
+_LOOK_S = 0.1
 # The watcher of the ranks writes its verdict a moment after the first of them ends.
 _VERDICT_S = 3.0
-# torchrun asks its ranks to end, which one that is stopped cannot hear.
-_GOODBYE_S = 5.0
-
-_PR_SET_PDEATHSIG = 1  # prctl(2)
+_LOG_LINES = 10
 
 
 def torchrun(ranks: int, module: str, arguments: Sequence[str | Path], *, nodes: int = 1) -> str:
@@ -58,88 +55,91 @@ def launch(ranks: int, module: str, arguments: Sequence[str | Path], out: Path) 
     """
     if importlib.util.find_spec("torch") is None:
         raise ExecutionError("running for real needs torch: pip install 'moesim[executor]'", exit_code=2)
-    line = shlex.split(torchrun(ranks, module, arguments))
-    with tempfile.TemporaryDirectory(prefix="moesim-") as own, (Path(own) / "log").open("w+b") as log:
-        # torchrun would leave its folder behind.
-        command = [sys.executable, "-m", "torch.distributed.run", "--log-dir", own, *line[1:]]
-        # Of its own session, so that Ctrl-C reaches this process alone, which then ends the others.
-        with _interruptible():
-            agent = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=_environment(),
-                start_new_session=True,
-                preexec_fn=_end_with_parent(),
-            )
-            try:
-                exit_code = agent.wait()
-            finally:
-                _end(agent)
-        if exit_code:
-            log.seek(0)
-            raise _failure(out, log.read().decode(errors="replace"), exit_code)
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    started: list[subprocess.Popen[bytes]] = []
+    with scratch_folder() as meeting:
+        try:
+            for rank in range(ranks):
+                with _log(meeting, rank).open("wb") as log:
+                    started.append(
+                        subprocess.Popen(
+                            command,
+                            stdin=subprocess.DEVNULL,
+                            stdout=subprocess.DEVNULL,
+                            stderr=log,
+                            env=_environment(rank, ranks, meeting),
+                            # Ctrl-C reaches this process alone, which then ends the others.
+                            start_new_session=True,
+                        )
+                    )
+            while not any(codes := [process.poll() for process in started]):
+                if None not in codes:
+                    return
+                time.sleep(_LOOK_S)
+            found = _verdict(out / "failure.json")
+        finally:
+            for process in started:
+                process.kill()
+                process.wait()
+        ended = {process.pid: process.returncode for process in started}
+        rank = found["rank"] if found else next(rank for rank, code in enumerate(codes) if code)
+        raise _failure(found, rank, ended, _log(meeting, rank).read_text(errors="replace"))
 
 
-def _environment() -> dict[str, str]:
+def _environment(rank: int, ranks: int, meeting: Path) -> dict[str, str]:
     """The same code in every process, whatever the current folder holds; one thread unless told otherwise."""
     root = str(Path(moesim.__file__).parents[1])
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-    # Ranks of one machine meet over its loopback, which needs neither a network nor a host's name.
-    loopback = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
-    defaults = {"OMP_NUM_THREADS": "1", **loopback}
-    return defaults | os.environ | {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
+    loopback = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), "lo")
+    own = {
+        "PYTHONPATH": path,
+        "PYTHONSAFEPATH": "1",
+        "MOESIM_MEETING": str(meeting),
+        "MOESIM_LAUNCHER": str(os.getpid()),
+        "RANK": str(rank),
+        "WORLD_SIZE": str(ranks),
+        # Where gloo and NCCL listen, whatever a cluster's environment says.
+        "GLOO_SOCKET_IFNAME": loopback,
+        "NCCL_SOCKET_IFNAME": f"={loopback}",
+    }
+    return {"OMP_NUM_THREADS": "1"} | os.environ | own
 
 
-def _end_with_parent() -> Callable[[], object] | None:
-    """What a new process does first so that it is asked to end when this one has, be it by SIGKILL."""
-    if sys.platform != "linux":
-        return None
-    return partial(ctypes.CDLL(None).prctl, _PR_SET_PDEATHSIG, signal.SIGTERM)
+def _log(meeting: Path, rank: int) -> Path:
+    return meeting / f"rank-{rank}.log"
 
 
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """Inside the block a request to end this process arrives as Ctrl-C does."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = {each: signal.signal(each, interrupt) for each in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
-
-
-def _end(agent: subprocess.Popen[Any]) -> None:
-    """End torchrun if it still runs; its ranks end with it, or their watcher ends them when it is gone."""
-    if agent.poll() is not None:
-        return
-    agent.terminate()
-    try:
-        agent.wait(_GOODBYE_S)
-    except subprocess.TimeoutExpired:
-        agent.kill()
-        agent.wait()
-
-
-def _failure(out: Path, log: str, exit_code: int) -> ExecutionError:
-    """What the watcher found; where it had not even started, what torchrun says."""
-    file = out / "failure.json"
+def _verdict(file: Path) -> dict[str, Any]:
+    """What the watcher found; empty where it had not even started."""
     until = time.monotonic() + _VERDICT_S
-    while not file.exists() and time.monotonic() < until:
-        time.sleep(0.05)
-    if file.exists():
-        found = read_json(file, "what the watcher found", ExecutionError)
-        message, pid = found["message"], found["pid"]
-        ended = re.search(rf"Signal \d+ \((\w+)\) received by PID {pid}\b", log)
-        if found["cause"] == "died" and ended:
-            killed = ", by hand or for want of memory" if ended[1] == "SIGKILL" else ""
-            message += f": ended by {ended[1]}{killed}"
-        return ExecutionError(message, exit_code=found["exit_code"])
-    faults = re.findall(r"^[\w.]*(?:Error|Exception): .+", log, re.MULTILINE)
-    how = f"exit code {exit_code}" if exit_code > 0 else f"ended by {signal.Signals(-exit_code).name}"
-    return ExecutionError(f"torchrun could not run the ranks: {faults[-1] if faults else how}")
+    while not file.exists():
+        if time.monotonic() > until:
+            return {}
+        time.sleep(_LOOK_S)
+    found: dict[str, Any] = read_json(file, "what the watcher found", ExecutionError)
+    return found
+
+
+def _failure(found: dict[str, Any], rank: int, ended: dict[int, int], log: str) -> ExecutionError:
+    """One message, and the last lines of the rank at fault where the user's input is not.
+
+    Args:
+        found: the watcher's verdict.
+        ended: the exit code of each process.
+        log: what the rank said on its standard error.
+    """
+    lines = [line for line in log.splitlines() if line.strip()][-_LOG_LINES:]
+    if not found:
+        code = list(ended.values())[rank]
+        how = f"exit code {code}" if code > 0 else _signal(code)
+        return ExecutionError(f"rank {rank} could not run: {lines[-1] if lines else how}", log=lines)
+    message, code = found["message"], ended.get(found["pid"], 0)
+    if found["cause"] == "died" and code < 0:
+        message += f": {_signal(code)}"
+    exit_code = found["exit_code"]
+    return ExecutionError(message, exit_code=exit_code, log=() if exit_code == 2 else lines)
+
+
+def _signal(code: int) -> str:
+    name = signal.Signals(-code).name
+    return f"ended by {name}" + (", by hand or for want of memory" if name == "SIGKILL" else "")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from moesim.report.execution_page import execution_page
 from moesim.report.validation_page import validation_page
 from moesim.studies.validate import Validated
 from traces.base.files import write_text
+from traces.base.parts import scratch_folder
 from traces.perfetto import write_perfetto
 from traces.timeline import write_timeline
 
@@ -26,8 +26,8 @@ from traces.timeline import write_timeline
 def execution_folder(out: Path | None) -> Iterator[Path]:
     """An empty folder that becomes ``out`` if the block succeeds, or is thrown away where there is none."""
     if out is None:
-        with tempfile.TemporaryDirectory(prefix="moesim-") as folder:
-            yield Path(folder)
+        with scratch_folder() as folder:
+            yield folder
     else:
         with whole_folder(out) as part:
             yield part

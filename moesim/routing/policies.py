@@ -51,6 +51,8 @@ POLICIES: Mapping[str, type[Policy]] = MappingProxyType(
     }
 )
 
+_OURS = "moesim.routing."  # modules whose policies may be named by path wherever a plan runs
+
 PRESETS: Mapping[str, Mapping[str, object]] = MappingProxyType(
     {
         "switch": {"policy": "drop", "capacity_factor": 1.25, "order": "position"},
@@ -78,8 +80,8 @@ PRESET_SOURCES: Mapping[str, str] = MappingProxyType(
 """Where each preset is published."""
 
 
-def policy_from(spec: Mapping[str, object]) -> Policy:
-    """The policy that a mapping describes.
+def policy_from(spec: Mapping[str, object], *, imports: bool = True) -> Policy:
+    """The policy that a mapping describes; ``imports`` says whether it may name code of a user's own.
 
     >>> policy_from({"policy": "drop", "capacity_factor": 1.5})
     Drop(capacity_factor=1.5, unit='expert', scope='source', order='score', seed=0, renormalise=False)
@@ -93,7 +95,7 @@ def policy_from(spec: Mapping[str, object]) -> Policy:
     if isinstance(named, str) and named in PRESETS:
         spec = {**PRESETS[named], **{key: value for key, value in spec.items() if key != "policy"}}
     name = spec["policy"]
-    made = _class(name)
+    made = _class(name, imports)
     parameters = {key: value for key, value in spec.items() if key != "policy"}
     fields = _fields(made)
     for key in parameters:
@@ -105,14 +107,16 @@ def policy_from(spec: Mapping[str, object]) -> Policy:
     return cast(Any, made)(**parameters)  # type: ignore[no-any-return]  # a Protocol has no constructor
 
 
-def policies_from(spec: object) -> tuple[Policy, ...]:
+def policies_from(spec: object, *, imports: bool = True) -> tuple[Policy, ...]:
     """The policies that a scenario's ``routing`` describes, in the order in which they are applied.
+
+    ``imports``: as of :func:`policy_from`.
 
     Raises:
         PolicyError: as :func:`policy_from`; in a list it names the entry.
     """
     if isinstance(spec, Mapping):
-        return (policy_from(spec),)
+        return (policy_from(spec, imports=imports),)
     if not isinstance(spec, Sequence) or isinstance(spec, str) or not spec:
         rule = "must be a mapping such as {policy: none}, or a list of them"
         raise PolicyError(rule, field="routing", got=spec)
@@ -122,11 +126,16 @@ def policies_from(spec: object) -> tuple[Policy, ...]:
         if not isinstance(entry, Mapping):
             raise PolicyError("must be a mapping such as {policy: none}", field=at, got=entry)
         try:
-            policies.append(policy_from(entry))
+            policies.append(policy_from(entry, imports=imports))
         except PolicyError as error:
             error.field = at + (error.field or "").removeprefix("routing")
             raise
     return tuple(policies)
+
+
+def is_own(policy: Policy) -> bool:
+    """Whether it is a user's own, to be imported by its path."""
+    return not type(policy).__module__.startswith(_OURS)
 
 
 def spec_of(policy: Policy) -> dict[str, object]:
@@ -140,10 +149,13 @@ def spec_of(policy: Policy) -> dict[str, object]:
     return {"policy": name} | {key: getattr(policy, key) for key in _fields(made)}
 
 
-def _class(name: object) -> type[Policy]:
+def _class(name: object, imports: bool) -> type[Policy]:
     if isinstance(name, str) and name in POLICIES:
         return POLICIES[name]
     if isinstance(name, str) and ":" in name:
+        if not imports and not name.startswith(_OURS):
+            rule = "is code to be imported: pass --allow-imports if you trust it"
+            raise PolicyError(rule, field="routing.policy", got=name)
         return _own(name)
     known = ", ".join((*POLICIES, *PRESETS))
     raise PolicyError(f"no such policy; known: {known}", field="routing.policy", got=name)

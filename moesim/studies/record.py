@@ -68,6 +68,14 @@ def record_texts(
             recorder.category = name
             module(input_ids=torch.tensor([ids], device=module.device), use_cache=False)
             advance()
+        recorder.finish()
+        asked = len(requests), sum(len(ids) for _, ids in requests)
+        found = recorder.requests, recorder.tokens
+        if found != asked:
+            rule = (
+                "must give {} requests of {} tokens together: this version of transformers calls it otherwise"
+            )
+            raise TraceError(rule.format(*asked), file=model, got="{} of {}".format(*found))
 
 
 def _load(model: Path) -> tuple[Any, Any]:

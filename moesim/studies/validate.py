@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numba
@@ -34,6 +32,7 @@ from moesim.spec.override import Override
 from moesim.spec.presets import preset_names
 from moesim.spec.profile import Profile
 from moesim.spec.scenario import Scenario
+from traces.base.parts import scratch_folder
 from traces.timeline import Timeline, WorkTable
 
 REPEATS = 16
@@ -114,8 +113,8 @@ def calibrated_around(
         model=scenario.model.name if scenario.model.name in preset_names("models") else None,
         seconds=_STRETCH_S,
     )
-    with tempfile.TemporaryDirectory(prefix="moesim-calibrate-") as folder:
-        calibrating = Calibrating(settings, Path(folder))
+    with scratch_folder() as folder:
+        calibrating = Calibrating(settings, folder)
         calibrating.measure()
 
         def after_launch() -> None:
@@ -167,8 +166,8 @@ def run_until_steady(
     work = None
     while True:
         count = not options.serial and not timelines
-        with tempfile.TemporaryDirectory(prefix="moesim-") as folder:
-            execution = execute(deployment, replace(options, count=count), Path(folder))
+        with scratch_folder() as folder:
+            execution = execute(deployment, replace(options, count=count), folder)
         work = execution.work if count else work
         timelines.append(execution.timeline)
         launched()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ from moesim.spec.override import Override
 from moesim.spec.scenario import Scenario, load_scenario
 from moesim.spec.yaml_source import parse_yaml, show_loc
 from moesim.studies.store import Store
+from traces.base.processes import end_with
 
 MAX_POINTS = 10_000
 _SCHEDULER_TIMEOUT_S = 10
@@ -180,8 +182,9 @@ def _results(
         else:
             missing[name] = point
     work = (delayed(_simulate)(name, point, samples) for name, point in missing.items())
-    with workers:
-        for name, result in Parallel(return_as="generator_unordered")(work):
+    # One by one, so that each is kept as soon as it is there; and none goes on when this ends early.
+    with workers, closing(Parallel(return_as="generator_unordered", batch_size=1)(work)) as done:
+        for name, result in done:
             kept = isinstance(result, Result)
             known[name] = _kept(missing[name].scenario, result, store) if kept else result
             for _ in range(copies[name]):
@@ -246,7 +249,8 @@ def _workers(jobs: int, scheduler: str | None) -> AbstractContextManager[Any]:
 
 @contextmanager
 def _in_processes(jobs: int) -> Iterator[None]:
-    with parallel_config(n_jobs=jobs):
+    """Workers end with this process, however it ends."""
+    with parallel_config("loky", n_jobs=jobs, initializer=end_with, initargs=(os.getpid(),)):
         yield
 
 

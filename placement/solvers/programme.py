@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from placement.problem.errors import PlacementError
+from placement.solvers.quiet import quiet
 from placement.solvers.solution import Search
 from traces.base.arrays import Floats
 
@@ -125,7 +126,9 @@ def solve_programme(programme: pulp.LpProblem, effort: Effort) -> Outcome:
     """
     if effort.over:
         return Outcome(None, -math.inf, False)
-    return (_highs if effort.backend == "highs" else _cbc)(programme, effort.nodes, effort.seconds)
+    solve = _highs if effort.backend == "highs" else _cbc
+    with quiet():
+        return solve(programme, effort.nodes, effort.seconds)
 
 
 def _highs(programme: pulp.LpProblem, nodes: int, seconds: float | None) -> Outcome:

@@ -1,4 +1,4 @@
-"""``moesim execute`` from end to end: plans, real runs under torchrun, ranks that die, Ctrl-C."""
+"""``moesim execute`` from end to end: plans, real runs, ranks that die, Ctrl-C."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,11 +16,13 @@ from unittest import mock
 
 import pytest
 
+from executor.plan.errors import PlanError
 from executor.plan.plan_file import read_plan
 from executor.ranks.progress import Progress, Record
 from moesim.deployment.deployment import deploy
 from moesim.spec.scenario import load_scenario
 from tests.moesim.command import files, moesim, refused
+from tests.processes import listeners, tree
 from traces.timeline import read_timeline, read_work
 
 FP32 = ("-s", "model.activation_dtype=fp32", "-s", "cluster.gpu.flops.fp32=1 TFLOPS")
@@ -147,7 +150,7 @@ class _Run:
         while True:
             assert self.process.poll() is None, self.process.communicate()
             assert time.monotonic() < until
-            for file in self.temporary.glob("*.progress"):
+            for file in self.temporary.glob("*/progress"):
                 records = Progress(file, 0, self.processes).read()
                 if len(records) == self.processes and all(record.layer > 0 for record in records):
                     return records
@@ -179,6 +182,46 @@ def test_a_rank_that_is_killed(here: Path) -> None:
     assert said[-1].startswith("moesim: rank 1 died in ")
     assert said[-1].endswith(": ended by SIGKILL, by hand or for want of memory")
     assert not (here / "out").exists()
+
+
+@pytest.mark.executor
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="/proc is Linux's")
+def test_nobody_listens_beyond_this_machine(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As on the machine of a cluster, whose ranks talk over its network.
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth0")
+    with _Run(here, "-s", "dispatch.mode=per_node") as run:
+        records = run.records()
+        found = listeners(tree(run.process.pid))
+        run.process.send_signal(signal.SIGINT)
+        run.end(records)
+    assert found
+    assert all(address.is_loopback for address in found), found
+    with socket.create_server(("", 0)):  # which would be seen
+        assert not all(address.is_loopback for address in listeners({os.getpid()}))
+
+
+@pytest.mark.executor
+def test_ranks_end_with_a_process_that_is_killed(here: Path) -> None:
+    with _Run(here) as run:
+        records = run.records()
+        run.process.kill()
+        run.process.communicate(timeout=20)
+        until = time.monotonic() + 10
+        while any(Path(f"/proc/{record.pid}").exists() for record in records):
+            assert time.monotonic() < until
+            time.sleep(0.05)
+
+
+def test_a_policy_of_the_users_own_is_imported_where_the_plan_runs(here: Path) -> None:
+    """Its scenario had it imported here already; a plan from elsewhere does not."""
+    own = "routing={policy: 'tests.moesim.own_policy:FirstOnly'}"
+    done = moesim("execute", "s.yaml", "--ranks", "2", "--plan-only", "-s", own)
+    assert done.out.endswith(" --allow-imports\n")
+    refusal = "plan/plan.json: routing.policy: is code to be imported: pass --allow-imports if you trust it"
+    with pytest.raises(PlanError, match=f"^{refusal}") as refused_:
+        read_plan(Path("plan"))
+    assert str(refused_.value).endswith("(got 'tests.moesim.own_policy:FirstOnly')")
+    assert read_plan(Path("plan"), imports=True).ranks == 2
 
 
 @pytest.mark.executor

@@ -1,8 +1,7 @@
-"""What is said of ranks that failed, from what their watcher wrote and what torchrun printed."""
+"""What is said of ranks that failed, from what their watcher wrote and how they ended."""
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import subprocess
@@ -15,54 +14,47 @@ from moesim.errors import ExecutionError
 from moesim.live import launch as module
 from moesim.live.launch import launch, torchrun
 
-LOG = """
-W1122 api.py:1028] Sending process 7644 closing signal SIGTERM
-  exitcode  : -9 (pid: 7643)
-  traceback : Signal 9 (SIGKILL) received by PID 7643
-  traceback : Signal 15 (SIGTERM) received by PID 7644
-"""
+# The exit codes of two ranks, by their pids.
+ENDED = {7643: -9, 7644: -15}
 
 
-def failure(folder: Path, log: str, code: int, **found: object) -> ExecutionError:
-    if found:
-        (folder / "failure.json").write_text(json.dumps({"exit_code": 1, "pid": 7643} | found))
-    return module._failure(folder, log, code)
+def failure(ended: dict[int, int], log: str = "", rank: int = 0, **found: object) -> ExecutionError:
+    verdict = {"exit_code": 1, "pid": 7643, "rank": rank} | found if found else {}
+    return module._failure(verdict, rank, ended, log)
 
 
-@pytest.fixture(autouse=True)
-def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_VERDICT_S", 0.0)
-
-
-def test_a_signal_is_named_where_torchrun_knows_it(tmp_path: Path) -> None:
-    error = failure(tmp_path, LOG, 1, message="rank 0 died in x", cause="died")
+def test_a_signal_is_named() -> None:
+    error = failure(ENDED, message="rank 0 died in x", cause="died")
     assert str(error) == "rank 0 died in x: ended by SIGKILL, by hand or for want of memory"
     assert error.exit_code == 1
-    error = failure(tmp_path, LOG, 1, message="rank 1 died in x", cause="died", pid=7644)
+    error = failure(ENDED, message="rank 1 died in x", cause="died", pid=7644)
     assert str(error) == "rank 1 died in x: ended by SIGTERM"
     # Not the signal with which a rank at fault was ended afterwards.
-    error = failure(tmp_path, LOG, 1, message="rank 0 hangs in x", cause="hangs: for 10 s")
+    error = failure(ENDED, message="rank 0 hangs in x", cause="hangs: for 10 s")
     assert str(error) == "rank 0 hangs in x"
 
 
-def test_an_input_at_fault_keeps_its_exit_code(tmp_path: Path) -> None:
-    error = failure(tmp_path, LOG, 1, message="plan.json: is missing", cause="failed: …", exit_code=2)
-    assert (str(error), error.exit_code) == ("plan.json: is missing", 2)
+def test_an_input_at_fault_keeps_its_exit_code_and_needs_no_log() -> None:
+    error = failure(ENDED, "a warning", message="plan.json: is missing", cause="failed: …", exit_code=2)
+    assert (str(error), error.exit_code, error.log) == ("plan.json: is missing", 2, ())
+
+
+def test_the_last_lines_of_the_rank_at_fault_are_told() -> None:
+    log = "\n\n".join(f"line {number}" for number in range(40))
+    error = failure(ENDED, log, message="rank 0 failed in x: KeyError: 7", cause="failed: KeyError: 7")
+    assert list(error.log) == [f"line {number}" for number in range(30, 40)]
 
 
 @pytest.mark.parametrize(
     ("log", "code", "said"),
     [
-        ("Traceback\nValueError: a\n  File x\ntorch.distributed.DistNetworkError: port: 29500\nbye", 1, None),
-        ("nothing of use", 3, "exit code 3"),
+        ("Traceback\n  File x\nImportError: no torch\n", 1, "ImportError: no torch"),
+        ("", 3, "exit code 3"),
         ("", -15, "ended by SIGTERM"),
     ],
 )
-def test_without_a_verdict_torchrun_has_the_word(
-    tmp_path: Path, log: str, code: int, said: str | None
-) -> None:
-    said = said or "torch.distributed.DistNetworkError: port: 29500"
-    assert str(failure(tmp_path, log, code)) == f"torchrun could not run the ranks: {said}"
+def test_without_a_verdict_a_rank_has_the_word(log: str, code: int, said: str) -> None:
+    assert str(failure({7643: 0, 7644: code}, log, rank=1)) == f"rank 1 could not run: {said}"
 
 
 def test_lines_to_be_typed() -> None:
@@ -71,23 +63,35 @@ def test_lines_to_be_typed() -> None:
     )
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="a signal for the death of a parent is Linux's")
-def test_what_was_started_ends_with_a_process_that_is_killed() -> None:
-    code = (
-        "import subprocess; from moesim.live.launch import _end_with_parent; "
-        "child = subprocess.Popen(['sleep', '60'], preexec_fn=_end_with_parent()); "
-        "print(child.pid, flush=True); child.wait()"
+@pytest.mark.skipif(sys.platform != "linux", reason="handles of processes are Linux's")
+@pytest.mark.parametrize("on_linux", [True, False])
+def test_what_was_started_ends_with_a_process_that_is_killed(on_linux: bool) -> None:
+    """By a signal where the system gives one, by a look at who the parent is elsewhere."""
+    platform = "" if on_linux else "import sys; sys.platform = 'other'; "
+    child = (
+        f"{platform}import os, time; from traces.base.processes import end_with; "
+        "end_with(os.getppid()); print(os.getpid(), flush=True); time.sleep(60)"
     )
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
-        child = os.pidfd_open(int(parent.stdout.readline()))
+        handle = os.pidfd_open(int(parent.stdout.readline()))
         parent.kill()
-    assert select.select([child], [], [], 10)[0]
-    os.close(child)
+        assert select.select([handle], [], [], 10)[0]
+    os.close(handle)
+
+
+def test_who_has_lost_its_parent_already_does_not_begin() -> None:
+    code = "from traces.base.processes import end_with; end_with(1 << 22); print('begun')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
 
 
 @pytest.mark.executor
-def test_a_module_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(ExecutionError, match="torchrun could not run the ranks: ") as error:
+def test_a_module_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_VERDICT_S", 0.0)
+    with pytest.raises(
+        ExecutionError, match=r"rank 0 could not run: .*No module named executor.nothing"
+    ) as error:
         launch(1, "executor.nothing", [], tmp_path)
     assert error.value.exit_code == 1

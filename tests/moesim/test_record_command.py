@@ -70,6 +70,24 @@ def test_the_command_says_what_it_wrote(saved: Path, texts: list[Path], tmp_path
     assert done.out == f"{out}: 12 tokens of 2 requests, 3 layers, 8 experts, top-2\n"
 
 
+@pytest.mark.executor
+def test_a_model_that_calls_itself_otherwise_is_refused(
+    saved: Path, texts: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other requests than those that were asked for are a trace of something else."""
+    kind = type(tiny_model("Olmoe"))
+    real: Any = kind.__call__
+
+    def in_halves(self: Any, input_ids: Any, **options: Any) -> None:
+        for half in input_ids.chunk(2, dim=1):
+            real(self, input_ids=half, **options)
+
+    monkeypatch.setattr(kind, "__call__", in_halves)
+    with pytest.raises(TraceError, match=r"must give 4 requests of 32 tokens .* \(got '8 of 32'\)"):
+        record_texts(saved, texts, tmp_path / "t.parquet", length=10)
+    assert not (tmp_path / "t.parquet").exists()
+
+
 def test_what_is_no_model_is_refused(texts: list[Path], tmp_path: Path) -> None:
     with pytest.raises(TraceError, match="must be a folder with a model of transformers"):
         record_texts(tmp_path, texts, tmp_path / "t.parquet")

@@ -186,7 +186,7 @@ class Own(torch.nn.Module):  # type: ignore[name-defined,misc]
         self.routers = torch.nn.ModuleList(kind() for kind in kinds)
         self.use = range(len(kinds))
 
-    def forward(self, inputs_embeds: Any, past_key_values: Any = None, attention_mask: Any = None) -> None:
+    def forward(self, inputs_embeds: Any, **_: Any) -> None:
         for index in self.use:
             self.routers[index](inputs_embeds.reshape(-1, 4))
 
@@ -205,11 +205,13 @@ class Cache:
 HIDDEN = torch.arange(24.0).reshape(2, 3, 4).sin()
 
 
-def test_routers_may_be_named() -> None:
+@pytest.mark.parametrize("cache", ["past_key_values", "cache"])
+def test_routers_may_be_named(cache: str) -> None:
+    """transformers has called the cache by either name."""
     model = Own(Router, Router)
     with record(model, routers=model.named()) as recorder:
         model(HIDDEN)
-        model(HIDDEN[:, :1], past_key_values=Cache(3))
+        model(HIDDEN[:, :1], **{cache: Cache(3)})
     trace = recorder.trace
     assert trace.meta.layers == (3, 5)
     assert trace.request_offsets.tolist() == [0, 4, 8]
@@ -266,6 +268,13 @@ def uses(*order: int) -> Own:
             {},
             r"past_key_values: must continue what was recorded: nothing \(got '2 sequences of 7 tokens'\)",
         ),
+        (
+            Own(Router),
+            {"position_ids": torch.tensor([[3, 4, 5]])},
+            {},
+            r"past_key_values: must have a cache that knows its length: .* \(got 'positions from 3 on'\)",
+        ),
+        (Own(Router), {"cache": ((HIDDEN,),)}, {}, r"cache: must know its length \(got 'tuple'\)"),
         (
             Own(Router),
             {"attention_mask": torch.ones(2, 1, 3, 3)},

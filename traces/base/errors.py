@@ -5,7 +5,7 @@ The whole tree is drawn in :mod:`moesim.errors`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ class MoesimError(Exception):
     """
 
     exit_code = 2
+    log: Sequence[str] = ()
+    """What led to it, for the command line to show above the message."""
 
     def __init__(
         self,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from traces.base.errors import MoesimError, OutputError
+from traces.base.parts import part_of
 
 
 @contextlib.contextmanager
@@ -16,7 +16,8 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it onto ``path`` if the block succeeds.
 
     A reader therefore sees the old file or the new one, never a part. Whatever ends the block
-    early, Ctrl-C included, removes the temporary file. A link stays: the file behind it is replaced.
+    early, Ctrl-C included, removes the temporary file; the next write there removes what a process left that
+    was killed. A link stays: the file behind it is replaced.
 
     Raises:
         OutputError: the folder is missing or read-only, the disk is full, or there is something else than a
@@ -26,20 +27,13 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     check_is_file(target)
     behind = Path(os.path.realpath(target))
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{behind.name}.", suffix=".part", dir=behind.parent)
+        with part_of(behind.name, behind.parent) as partial:
+            yield partial
+            # Parts are private; give the result the permissions an ordinary open() would.
+            partial.chmod(0o666 & ~_umask())
+            partial.replace(behind)
     except OSError as error:
         raise OutputError(f"cannot be written: {error.strerror or error}", file=target) from error
-    os.close(handle)
-    partial = Path(name)
-    try:
-        yield partial
-        # mkstemp makes files private; give the result the permissions an ordinary open() would.
-        partial.chmod(0o666 & ~_umask())
-        partial.replace(behind)
-    except OSError as error:
-        raise OutputError(f"cannot be written: {error.strerror or error}", file=target) from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def check_is_file(target: Path) -> None:
