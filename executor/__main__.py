@@ -13,6 +13,7 @@ from executor.plan.plan_file import read_plan
 from executor.ranks.launch import Launch, tell_torchrun
 from executor.ranks.progress import Mark
 from executor.ranks.supervised import Patience, supervised
+from traces.base.text import visible
 
 WRITES = ("timeline.parquet", "work.parquet", "run.json")
 """What a run may leave in its folder."""
@@ -32,7 +33,7 @@ def main() -> None:
 
         measured = run(read_plan(plan, imports=imports), options, launch, mark, patience)
         if measured is not None:
-            print(f"{table(measured)}\nfiles: {options.out}", flush=True)
+            print(f"{table(measured)}\n" + visible(f"files: {options.out}"), flush=True)
 
     supervised(options.out, WRITES, work)
 

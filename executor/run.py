@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import fields
+from typing import Any
 
 import torch
 
@@ -19,7 +19,7 @@ from executor.ranks.patience import phase_s, preparation_s
 from executor.ranks.process_group import Group, device_of, joined
 from executor.ranks.progress import Mark
 from executor.ranks.supervised import Patience
-from traces.base.files import write_text
+from traces.base.files import write_json
 from traces.timeline import Timeline, WorkTable, write_timeline, write_work
 
 
@@ -57,7 +57,7 @@ def run(plan: Plan, options: Options, launch: Launch, mark: Mark, patience: Pati
         if group.rank == 0:
             if counts:
                 write_work(join_work(counts), options.out / "work.parquet")
-            write_text(options.out / "run.json", _describe(options, group))
+            write_json(options.out / "run.json", _describe(options, group))
             # The timeline comes last: where it is, all is.
             measured = timeline(plan.name, tables, together=not options.serial)
             write_timeline(measured, options.out / "timeline.parquet")
@@ -66,9 +66,9 @@ def run(plan: Plan, options: Options, launch: Launch, mark: Mark, patience: Pati
     return measured
 
 
-def _describe(options: Options, group: Group) -> str:
+def _describe(options: Options, group: Group) -> dict[str, Any]:
     gpu = group.device.type == "cuda"
-    value = {
+    return {
         "format": "moesim.run/1",
         "device": torch.cuda.get_device_name(group.device) if gpu else "cpu",
         "backend": options.backend,
@@ -78,4 +78,3 @@ def _describe(options: Options, group: Group) -> str:
         "serial": options.serial,
         "torch": str(torch.__version__),
     }
-    return json.dumps(value, indent=1) + "\n"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,8 @@ from rich.table import Table
 
 from experiments.comparison import Comparison, Row, summary
 from moesim.errors import MoesimError
+from moesim.report.terminal import terminal
+from traces.base.text import to_json, visible
 
 
 def run_command(
@@ -43,9 +44,9 @@ def run_command(
         if asked.out is not None:
             (draw or write_figure)(comparison, asked.out)
     if asked.json:
-        print(json.dumps(comparison.to_json(), indent=1, allow_nan=False, ensure_ascii=False))
+        print(to_json(comparison.to_json(), indent=1))
     else:
-        show(comparison, Console())
+        show(comparison, terminal())
 
 
 @contextmanager
@@ -54,7 +55,7 @@ def refusals() -> Iterator[None]:
     try:
         yield
     except MoesimError as error:
-        print(error, file=sys.stderr)
+        print(visible(str(error)), file=sys.stderr)
         raise SystemExit(error.exit_code) from error
 
 

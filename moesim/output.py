@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from moesim.errors import OutputError
 from traces.base.door import is_folder
@@ -67,11 +65,6 @@ def _is_file(path: Path | str, other: Path) -> bool:
         return Path(path).samefile(other)
     except (OSError, ValueError):  # a preset's name, or nothing that is there
         return False
-
-
-def to_json(value: dict[str, Any]) -> str:
-    """One JSON object, a line for each entry of its upper levels."""
-    return json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 @contextlib.contextmanager

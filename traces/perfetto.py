@@ -9,7 +9,6 @@ Format: "Trace Event Format", docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OO
 from __future__ import annotations
 
 import gzip
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -17,6 +16,7 @@ from typing import Final
 import numpy as np
 
 from traces.base.files import whole_file
+from traces.base.text import to_json
 from traces.timeline import PHASES, STREAMS, Timeline
 
 _CHUNK: Final = 1 << 15
@@ -83,7 +83,7 @@ def _names(timeline: Timeline, process_N: np.ndarray) -> Iterator[str]:
 
 def _metadata(kind: str, process: int, thread: int, **args: str | int) -> str:
     event = {"ph": "M", "name": kind, "pid": process, "tid": thread, "args": args}
-    return json.dumps(event, separators=(",", ":"))
+    return to_json(event)
 
 
 def _nanoseconds(timeline: Timeline) -> tuple[np.ndarray, np.ndarray]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import time
 from collections.abc import Sequence
@@ -36,7 +35,7 @@ from executor.ranks.patience import phase_s, preparation_s
 from executor.ranks.process_group import Group, device_of, joined
 from executor.ranks.progress import Mark
 from executor.ranks.supervised import START_S, Patience
-from traces.base.files import write_text
+from traces.base.files import write_json
 from traces.base.memory import physical_memory
 from traces.timeline import write_timeline
 
@@ -185,7 +184,7 @@ def run(spec: Spec, out: Path, launch: Launch, mark: Mark, patience: Patience) -
                 for rank, table_NC in enumerate(recorded):
                     table_NC[:, _TIMES] = aligned(table_NC[:, _TIMES], rank, before, after)
                 write_timeline(timeline(folder.name, recorded), out / f"{folder.name}.parquet")
-            write_text(out / MACHINE, json.dumps(_describe(device, launch, reached), indent=1) + "\n")
+            write_json(out / MACHINE, _describe(device, launch, reached))
         # Nobody is done before the files are there.
         group.barrier()
 

@@ -15,6 +15,7 @@ from executor.ranks.progress import Mark, Progress, progress_file
 from executor.ranks.watch import Verdict
 from traces.base.errors import MoesimError, OutputError
 from traces.base.processes import end_with
+from traces.base.text import visible
 
 Patience = Callable[[float], None]
 """Told how many seconds any rank may stay in one phase from now on."""
@@ -59,7 +60,8 @@ def supervised(out: Path, writes: Sequence[str], work: Callable[[Launch, Mark, P
         if launch.agent == os.getpid():
             # Nobody waits for more than this process: the watcher would speak too late.
             (record,) = progress.read()
-            print(f"executor: {Verdict(record, f'failed: {cause}').message}", file=sys.stderr)
+            said = Verdict(record, f"failed: {cause}").message
+            print(visible(f"executor: {said}"), file=sys.stderr)
         sys.stderr.flush()
         # An ordinary exit would wait for threads that wait for other ranks.
         os._exit(exit_code)

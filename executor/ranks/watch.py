@@ -7,7 +7,6 @@ that it takes no time of a rank that is being measured, and lives when any of th
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
 import select
@@ -17,10 +16,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from executor.ranks.progress import MEETING, Progress, Record, State, is_stopped
 from traces.base.errors import MoesimError
-from traces.base.files import write_text
+from traces.base.files import write_json
+from traces.base.text import visible
 
 _POLL_S = 0.2
 _SETTLE_S = 0.5
@@ -54,10 +55,10 @@ class Verdict:
         what, colon, why = self.cause.partition(": ")
         return f"rank {self.record.rank} {what} in {self.record.place}{colon}{why}"
 
-    def to_json(self) -> str:
+    def plain(self) -> dict[str, Any]:
         """What ``failure.json`` holds."""
         record = self.record
-        value = {
+        return {
             "format": "moesim.failure/1",
             "message": self.message,
             "exit_code": record.exit_code or 1,
@@ -69,7 +70,6 @@ class Verdict:
             "layer": record.layer,
             "cause": self.cause,
         }
-        return json.dumps(value, indent=1) + "\n"
 
 
 class Watcher:
@@ -197,7 +197,7 @@ def main() -> None:
         # Where the meeting is over nobody asks any more.
         if verdict is not None and progress.path.exists():
             with contextlib.suppress(MoesimError):
-                write_text(Path(out) / "failure.json", verdict.to_json())
+                write_json(Path(out) / "failure.json", verdict.plain())
     finally:
         progress.path.unlink(missing_ok=True)
     # Of a rank that nobody started the user knows what it said itself; moesim reads the verdict.
@@ -205,7 +205,7 @@ def main() -> None:
         return
     if verdict is not None and (verdict.record.pid, verdict.record.state) != (int(agent), State.FAILED):
         _wait_for_end(int(agent))
-        print(f"executor: {verdict.message}", file=sys.stderr, flush=True)
+        print(visible(f"executor: {verdict.message}"), file=sys.stderr, flush=True)
 
 
 def _wait_for_end(agent: int) -> None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
 from experiments.capacity_aware.front import (
     FAMILIES,
@@ -26,6 +24,8 @@ from experiments.tiny_moe.corpus import Corpus, read_corpus
 from experiments.tiny_moe.evaluate import evaluate
 from experiments.tiny_moe.model import TinyMoe
 from experiments.tiny_moe.train import load_model
+from moesim.report.terminal import terminal
+from traces.base.text import to_json
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -47,9 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if asked.json:
         best = front(choices)
         points = [asdict(each) | {"front": each in best} for each in choices]
-        print(json.dumps({"points": points}, indent=1, allow_nan=False))
+        print(to_json({"points": points}, indent=1))
     else:
-        Console().print(front_table(choices))
+        terminal().print(front_table(choices))
 
 
 def compare(model: TinyMoe, corpus: Corpus) -> list[Choice]:

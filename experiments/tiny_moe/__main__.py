@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
 from experiments.command import refusals
 from experiments.figure import check_figure
@@ -18,6 +17,7 @@ from experiments.tiny_moe.execute import execute
 from experiments.tiny_moe.model import Config
 from experiments.tiny_moe.record import passages, record
 from experiments.tiny_moe.train import Recipe, load_model, train
+from moesim.report.terminal import terminal
 from moesim.spec.yaml_source import parse_yaml
 from traces.trace_writer import write_trace
 
@@ -77,7 +77,7 @@ def _curve(out: Path | None) -> None:
     curves = {name: Curve.read(file) for name, file in CURVES.items()}
     if out is not None:
         draw_curves(curves, out)
-    Console().print(curve_table(curves))
+    terminal().print(curve_table(curves))
 
 
 def _run(asked: argparse.Namespace, corpus: Corpus) -> None:
@@ -86,7 +86,7 @@ def _run(asked: argparse.Namespace, corpus: Corpus) -> None:
         return
     model = load_model(asked.weights)
     text = passages(corpus, model.config.context, REQUESTS)
-    console = Console()
+    console = terminal()
     if asked.command == "record":
         write_trace(record(model, text), asked.out)
     elif asked.command == "routing":

@@ -13,7 +13,6 @@ from moesim.deployment.deployment import Deployment, deploy
 from moesim.dispatch.modes import DEFAULT, MODES
 from moesim.errors import SpecError
 from moesim.live.plan import write_plan
-from moesim.output import to_json
 from moesim.spec.base import validate
 from moesim.spec.cluster import Cluster
 from moesim.spec.dtypes import DTYPE_BYTES, Dtype
@@ -22,7 +21,7 @@ from moesim.spec.presets import load_model
 from moesim.spec.profile import load_profile
 from moesim.spec.scenario import Scenario
 from moesim.spec.yaml_source import Source
-from traces.base.files import check_format, write_text
+from traces.base.files import check_format, write_json
 from traces.base.input_file import read_json
 from traces.base.memory import physical_memory
 
@@ -201,7 +200,7 @@ def write_spec(settings: Settings, folder: Path) -> list[Deployment]:
         write_plan(each, folder / each.scenario.name)
     plans = [each.scenario.name for each in planned]
     spec = {"format": "moesim.microbench/1", "plans": plans, **asdict(settings)}
-    write_text(folder / "spec.json", to_json(spec))
+    write_json(folder / "spec.json", spec)
     return planned
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from moesim.commands.execute import Device, told_when_interrupted
-from moesim.commands.terminal import AsJson, progress, show
+from moesim.commands.terminal import AsJson, progress, say, show, tell
 
 if TYPE_CHECKING:
     from moesim.calibration.design import Settings
@@ -85,14 +84,14 @@ def calibrate(
         profile, found = calibrated_elsewhere(measured, out)
     else:
         if device == "cpu" and (crowd := crowded(ranks)):
-            print(f"moesim: note: {crowd}", file=sys.stderr)
+            tell(f"moesim: note: {crowd}")
         with told_when_interrupted(), progress("measuring", 1):
             profile, found = calibrated(settings, out)
     if out is not None:
         write_profile(profile, out)
     show(found, lambda: calibration_tables(found), as_json, None)
     if out is not None:
-        print(f"profile: {out}", file=sys.stderr)
+        tell(f"profile: {out}")
 
 
 def _write_plans(settings: Settings, folder: Path) -> None:
@@ -102,4 +101,4 @@ def _write_plans(settings: Settings, folder: Path) -> None:
 
     with whole_folder(folder) as part:
         write_spec(settings, part)
-    typer.echo(torchrun(settings.ranks, "executor.measuring.microbench", [folder / "spec.json", "-o", "OUT"]))
+    say(torchrun(settings.ranks, "executor.measuring.microbench", [folder / "spec.json", "-o", "OUT"]))

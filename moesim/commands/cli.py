@@ -5,8 +5,10 @@ What a command needs is imported inside it: ``moesim --help`` must not wait for 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import sys
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
@@ -15,18 +17,37 @@ import typer.core
 from moesim import __version__
 from moesim.commands import calibrate, execute, place, presets, simulate, trace, validate
 from moesim.commands.signals import exit_code, stoppable
+from moesim.commands.terminal import say, tell
 from traces.base.errors import MoesimError
+from traces.base.text import visible
+
+_UsageError: Any = typer.BadParameter.__base__  # click's, wherever typer has it from
 
 
 class _Commands(typer.core.TyperGroup):
     """All commands; of an interruption typer would say that they were aborted, with code 1."""
 
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        with _visible_usage():
+            return super().make_context(*args, **kwargs)
+
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with _visible_usage():
+                return super().invoke(ctx)
         except KeyboardInterrupt as interrupt:
-            print("moesim: interrupted", file=sys.stderr)
+            tell("moesim: interrupted")
             raise typer.Exit(exit_code(interrupt)) from None
+
+
+@contextlib.contextmanager
+def _visible_usage() -> Iterator[None]:
+    """What typer says of wrong options repeats them: without the terminal codes in them."""
+    try:
+        yield
+    except _UsageError as fault:
+        fault.message = visible(fault.message)
+        raise
 
 
 app = typer.Typer(
@@ -63,17 +84,12 @@ def main() -> None:
             app()
     except MoesimError as error:
         for line in error.log:
-            print(f"  {_harmless(line)}", file=sys.stderr)
-        print(f"moesim: {error}", file=sys.stderr)
+            tell(f"  {line}")
+        tell(f"moesim: {error}")
         sys.exit(error.exit_code)
     except OSError as error:  # of the standard output; faults of other files are MoesimErrors
-        print(f"moesim: the output cannot be written: {error.strerror or error}", file=sys.stderr)
+        tell(f"moesim: the output cannot be written: {error.strerror or error}")
         sys.exit(1)
-
-
-def _harmless(text: str) -> str:
-    """One line: a name may hold line breaks or terminal codes."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 @app.callback(invoke_without_command=True)
@@ -81,5 +97,5 @@ def _root(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
     if version:
-        typer.echo(f"moesim {__version__}")
+        say(f"moesim {__version__}")
         raise typer.Exit

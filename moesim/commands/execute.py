@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,9 @@ from moesim.commands.terminal import (
     faults_of,
     overrides,
     progress,
+    say,
     show,
+    tell,
 )
 
 if TYPE_CHECKING:
@@ -82,13 +83,13 @@ def execute(
     with faults_of(scenario):
         deployment = deploy(chosen.scenario)
     for note in notes:
-        print(f"moesim: note: {note}", file=sys.stderr)
+        tell(f"moesim: note: {note}")
     if plan_only:
         assert out is not None  # set above
         _write_plan(deployment, options, notes, out, as_json)
         return
     runs = f"{options.warmup} runs to warm up, {options.repeats} that are measured"
-    print(f"moesim: {plural(ranks, 'rank')}: making weights, then {runs}", file=sys.stderr)
+    tell(f"moesim: {plural(ranks, 'rank')}: making weights, then {runs}")
     with execution_folder(out) as folder:
         with told_when_interrupted(), progress("running", 1):
             done = run_for_real(deployment, options, folder)
@@ -104,7 +105,7 @@ def told_when_interrupted() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as interrupt:
-        print("moesim: interrupted: all ranks have ended, nothing was written", file=sys.stderr)
+        tell("moesim: interrupted: all ranks have ended, nothing was written")
         raise typer.Exit(exit_code(interrupt)) from None
 
 
@@ -123,4 +124,4 @@ def _write_plan(
         said = {"plan": str(folder), "nodes": nodes, "command": line, "notes": notes}
         show(said, list, as_json, None)
     else:  # as one line, however narrow the terminal
-        typer.echo(line)
+        say(line)

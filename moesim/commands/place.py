@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from moesim.commands.terminal import AsJson, Set, overrides, progress, show, trace_path
+from moesim.commands.terminal import AsJson, Set, overrides, progress, show, spinner, tell, trace_path
 
 if TYPE_CHECKING:
     from placement.solvers.solution import Report
@@ -163,12 +162,12 @@ def place(
         found = search(compared.problem, solver, loads.seen.what, Search(seconds=time_limit, report=report))
     if compiled.done:
         found = replace(found, wall_s=max(0.0, found.wall_s - compiled.duration))
-        print(f"compiled in {compiled.duration:.1f} s", file=sys.stderr)
+        tell(f"compiled in {compiled.duration:.1f} s")
     if out is not None:  # before anything else can be interrupted
         note = export(found.placement, out, format_, hidden_layers=hidden_layers)
-        print(f"placement: {out}" + (f" ({note})" if note else ""), file=sys.stderr)
+        tell(f"placement: {out}" + (f" ({note})" if note else ""))
         if load_with := how_to_load(found.placement, out, format_):
-            print(f"load it with: {load_with}", file=sys.stderr)
+            tell(f"load it with: {load_with}")
     runs = 0 if bench is None else 1 + len(compared.others)
     with progress("simulating", runs) as advance:
         value = answer(
@@ -203,20 +202,11 @@ def _check_options(
 
 
 def _say_that_it_compiles() -> None:
-    print("compiling the solver, once for this machine: up to a minute or two", file=sys.stderr, flush=True)
+    tell("compiling the solver, once for this machine: up to a minute or two")
 
 
 @contextlib.contextmanager
 def _searching(solver: str) -> Iterator[Report]:
     """How near the bound the search is, on stderr; silent where stderr is no terminal."""
-    from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
-    with Progress(
-        *columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
-    ) as bar:
-        task = bar.add_task(f"{solver}: searching", total=None)
-        yield lambda better: bar.update(
-            task, description=f"{better.solver}: at most {better.gap:.2%} above what must be"
-        )
+    with spinner(f"{solver}: searching") as shown:
+        yield lambda better: shown(f"{better.solver}: at most {better.gap:.2%} above what must be")

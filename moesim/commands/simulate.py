@@ -18,6 +18,7 @@ from moesim.commands.terminal import (
     faults_of,
     overrides,
     progress,
+    say,
     show,
 )
 
@@ -123,4 +124,4 @@ def report(
     from moesim.report.folder import rebuild_report
 
     for page in rebuild_report(folder):
-        typer.echo(page)
+        say(page)

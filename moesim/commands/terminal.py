@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,9 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from traces.base.errors import MoesimError
+from traces.base.text import to_json, visible
 from traces.sample import SAMPLE_NAME, SAMPLE_TRACE
 
 if TYPE_CHECKING:
+    from rich.progress import Progress, ProgressColumn, TaskID
+
     from moesim.spec.override import Override
 
 ScenarioName = Annotated[str, typer.Argument(metavar="SCENARIO", help="A YAML file or the name of a preset.")]
@@ -74,24 +76,58 @@ def faults_of(scenario: str) -> Iterator[None]:
 @contextlib.contextmanager
 def progress(what: str, total: int) -> Iterator[Callable[[], None]]:
     """A progress bar on stderr, gone when done; silent where stderr is no terminal."""
-    from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import BarColumn, TaskProgressColumn, TimeRemainingColumn
 
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task(what, total=total)
+    with _bar(what, total, BarColumn(), TaskProgressColumn(), TimeRemainingColumn()) as (bar, task):
         yield lambda: bar.advance(task)
+
+
+@contextlib.contextmanager
+def spinner(what: str) -> Iterator[Callable[[str], None]]:
+    """A line on stderr for work of unknown length, gone when done; yields what changes its text."""
+    from rich.progress import SpinnerColumn, TimeElapsedColumn
+
+    with _bar(what, None, TimeElapsedColumn(), before=SpinnerColumn()) as (bar, task):
+        yield lambda text: bar.update(task, description=visible(text))
+
+
+@contextlib.contextmanager
+def _bar(
+    what: str, total: int | None, *columns: ProgressColumn, before: ProgressColumn | None = None
+) -> Iterator[tuple[Progress, TaskID]]:
+    from rich.progress import Progress, TextColumn
+
+    from moesim.report.terminal import terminal
+
+    first = () if before is None else (before,)
+    text = TextColumn("{task.description}", markup=False)
+    shown = sys.stderr.isatty()
+    with Progress(
+        *first, text, *columns, console=terminal(stderr=True), transient=True, disable=not shown
+    ) as bar:
+        yield bar, bar.add_task(visible(what), total=total)
+
+
+def say(line: object) -> None:
+    """One line of the result, on stdout."""
+    print(visible(str(line)), flush=True)
+
+
+def tell(line: object) -> None:
+    """One line about the work, on stderr."""
+    print(visible(str(line)), file=sys.stderr, flush=True)
 
 
 def show(value: dict[str, Any], tables: Callable[[], list[Any]], as_json: bool, out: Path | None) -> None:
     """The result on stdout; where its files are on stderr."""
     if as_json:
-        sys.stdout.write(json.dumps(value, allow_nan=False) + "\n")
+        say(to_json(value))
     else:
-        from rich.console import Console
+        from moesim.report.terminal import terminal
 
-        console = Console()
+        console = terminal()
         for table in tables():
             console.print(table)
     sys.stdout.flush()
     if out is not None:
-        print(f"report: {out / 'report.html'}", file=sys.stderr)
+        tell(f"report: {out / 'report.html'}")

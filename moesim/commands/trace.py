@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from moesim.commands.terminal import AsJson, faults_of, progress, show, trace_path
+from moesim.commands.terminal import AsJson, faults_of, progress, say, show, trace_path
 from moesim.spec.question import plural
 from traces.base.errors import MoesimError
 
@@ -96,9 +96,9 @@ def trace_convert(
     check_file(out, reads=[file])
     hints = named_hints(model, experts, origin=origin, licence=licence)
     note = convert_trace(file, out, hints, layout=from_)
-    _say(out)
+    _say_what_is_in(out)
     if note:
-        typer.echo(note)
+        say(note)
 
 
 @app.command("window")
@@ -132,7 +132,7 @@ def trace_window(
             stop = trace.requests if wanted.stop is None else wanted.stop
             part = trace.read_requests(wanted.start, stop, some)
     write_trace(part, out)
-    _say(out)
+    _say_what_is_in(out)
 
 
 @app.command("record")
@@ -172,7 +172,7 @@ def trace_record(
         licence=licence,
         progress=progress,
     )
-    _say(out)
+    _say_what_is_in(out)
 
 
 @app.command("fit")
@@ -204,7 +204,7 @@ def trace_fit(
     write_generator(generator, out)
     meta, found = generator.meta, len(generator.log_weight_CLE)
     shape = f"{_shape(meta.layers, meta.experts)}, top-{meta.top_k}"
-    typer.echo(f"{out}: {plural(found, 'topic')}, {shape}; {meta.origin}")
+    say(f"{out}: {plural(found, 'topic')}, {shape}; {meta.origin}")
 
 
 @app.command("synth")
@@ -246,10 +246,10 @@ def trace_synth(
         indices = meta.layers if layers in (None, len(meta.layers)) else tuple(range(layers or 0))
         generator = generator.scaled(indices, experts or meta.experts, top_k or meta.top_k)
     write_trace(generate(generator, requests, tokens, seed), out)
-    _say(out)
+    _say_what_is_in(out)
 
 
-def _say(out: Path) -> None:
+def _say_what_is_in(out: Path) -> None:
     """One line on what was written."""
     from traces.load_table_file import is_load_table, read_load_table
     from traces.trace_file import TraceFile
@@ -257,11 +257,11 @@ def _say(out: Path) -> None:
     if is_load_table(out):
         table = read_load_table(out)
         windows = plural(table.windows, "window")
-        typer.echo(f"{out}: a load table of {windows}, {_shape(table.layers, table.experts)}")
+        say(f"{out}: a load table of {windows}, {_shape(table.layers, table.experts)}")
         return
     with TraceFile(out) as trace:
         shape = f"{_shape(trace.meta.layers, trace.meta.experts)}, top-{trace.meta.top_k}"
-        typer.echo(f"{out}: {plural(trace.tokens, 'token')} of {plural(trace.requests, 'request')}, {shape}")
+        say(f"{out}: {plural(trace.tokens, 'token')} of {plural(trace.requests, 'request')}, {shape}")
 
 
 def _shape(layers: tuple[int, ...], experts: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +18,7 @@ from moesim.commands.terminal import (
     overrides,
     progress,
     show,
+    tell,
 )
 
 
@@ -84,7 +84,7 @@ def validate(
     here = partial(MACHINES[device], serial=serial) if machine is None else measured_machine(machine, options)
     chosen = executable(scenario, asked, ranks, here)
     for note in chosen.notes:
-        print(f"moesim: note: {note}", file=sys.stderr)
+        tell(f"moesim: note: {note}")
     with faults_of(scenario):
         deployment = deploy(chosen.scenario)
     what = "running" if machine else "calibrating and running"

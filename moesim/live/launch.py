@@ -19,6 +19,7 @@ from typing import Any
 
 import moesim
 from moesim.errors import ExecutionError
+from traces.base.input_file import read_json
 from traces.base.parts import scratch_folder
 
 _LOOK_S = 0.1

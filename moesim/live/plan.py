@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from moesim.deployment.batch import batches
 from moesim.deployment.deployment import Deployment
 from moesim.errors import SpecError
-from moesim.output import to_json, whole_folder
+from moesim.output import whole_folder
 from moesim.routing.policies import spec_of
-from traces.base.files import write_text
+from traces.base.files import write_json
 from traces.base.memory import require_memory
 
 _ENTRY_BYTES = 6
@@ -34,7 +34,7 @@ def write_plan(deployment: Deployment, folder: Path) -> None:
     with whole_folder(folder) as part:
         for name, array in arrays.items():
             np.save(part / f"{name}.npy", array, allow_pickle=False)
-        write_text(part / "plan.json", to_json(_head(deployment, weighted="weights" in arrays)))
+        write_json(part / "plan.json", _head(deployment, weighted="weights" in arrays))
 
 
 def _arrays(deployment: Deployment) -> dict[str, NDArray[Any]]:

@@ -8,13 +8,13 @@ from moesim.analysis.execution_file import ExecutionResult
 from moesim.analysis.result_file import Comparison, Result
 from moesim.analysis.validation_file import ValidationResult
 from moesim.errors import OutputError
-from moesim.output import to_json, whole_folder
+from moesim.output import whole_folder
 from moesim.report.execution_page import execution_page
 from moesim.report.html import run_page, whatif_page
 from moesim.report.validation_page import validation_page
 from moesim.simulation.run import Run
 from placement.files.native import write_placement
-from traces.base.files import write_text
+from traces.base.files import write_json, write_text
 from traces.perfetto import write_perfetto
 from traces.timeline import read_timeline, read_work, write_timeline, write_work
 
@@ -28,7 +28,7 @@ def write_run(folder: Path, run: Run, result: Result, comparison: Comparison | N
     work = run.work()
     with whole_folder(folder) as part:
         write_text(part / "scenario.yaml", run.deployment.scenario.to_yaml())
-        write_text(part / "result.json", to_json(result.plain()))
+        write_json(part / "result.json", result.plain())
         write_timeline(run.timeline, part / "timeline.parquet")
         write_work(work, part / "work.parquet")
         write_perfetto(run.timeline, part / "timeline.json.gz")
@@ -38,7 +38,7 @@ def write_run(folder: Path, run: Run, result: Result, comparison: Comparison | N
         for move in run.moves:
             write_placement(move.placement, part / "placements" / f"step-{move.step}.json")
         if comparison is not None:
-            write_text(part / "whatif.json", to_json(comparison.plain()))
+            write_json(part / "whatif.json", comparison.plain())
         write_text(part / "report.html", run_page(result, run.timeline, work, comparison))
 
 
@@ -49,7 +49,7 @@ def write_comparison(folder: Path, comparison: Comparison) -> None:
         OutputError: the folder cannot be written.
     """
     with whole_folder(folder) as part:
-        write_text(part / "whatif.json", to_json(comparison.plain()))
+        write_json(part / "whatif.json", comparison.plain())
         write_text(part / "report.html", whatif_page(comparison))
 
 

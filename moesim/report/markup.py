@@ -6,6 +6,8 @@ import html
 from collections.abc import Iterable
 from typing import Protocol
 
+from traces.base.text import visible
+
 
 class Markup(str):
     """Text that may stand in a page as it is. Everything else is escaped on its way in."""
@@ -32,7 +34,7 @@ def tag(name: str, *children: str | Element, **attributes: str | float | None) -
     '<p class="note" data-x="1.5">a &lt; b</p>'
     """
     written = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{html.escape(_attribute(value))}"'
+        f' {key.rstrip("_").replace("_", "-")}="{_escape(_attribute(value))}"'
         for key, value in attributes.items()
         if value is not None
     )
@@ -63,5 +65,5 @@ def _attribute(value: str | float) -> str:
 
 
 def _escape(text: str) -> str:
-    # Control characters are no legal HTML, whatever the data holds.
-    return html.escape("".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text))
+    # Control characters are no legal HTML or XML, whatever the data holds.
+    return html.escape(visible(text))

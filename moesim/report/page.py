@@ -26,7 +26,7 @@ def page(title: str, sections: Iterable[Markup]) -> str:
         ],
         "\n",
     )
-    body = tag("main", _header(title), *(join(["\n", section]) for section in sections))
+    body = tag("main", _header(title), *(join(["", section], "\n") for section in sections))
     return f'<!doctype html>\n<html lang="en">\n{tag("head", head)}\n{tag("body", body)}\n</html>\n'
 
 

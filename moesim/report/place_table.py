@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from rich.console import Group, RenderableType
-from rich.text import Text
 
 from moesim.report.findings import steps as whole_steps
 from moesim.report.table import Table, numbers, words
-from moesim.report.terminal import bold, bullets, spaced
+from moesim.report.terminal import bold, bullets, plain, spaced
 from moesim.spec.question import plural
 from moesim.units import format_bytes, format_count, format_number, format_seconds, format_share
 
@@ -98,10 +97,10 @@ def _candidates(answer: Answer) -> Group:
         [list(cells.values()) for cells in rows],
         marks={len(rows) - 1: "best"},
     )
-    return Group(table, Text(_legend(answer, crosses), style="dim"))
+    return Group(table, *(plain(line, "dim") for line in _legend(answer, crosses)))
 
 
-def _legend(answer: Answer, crosses: bool) -> str:
+def _legend(answer: Answer, crosses: bool) -> list[str]:
     windows = ""
     if answer["windows"] > 1:
         windows = f"; {'the worst' if answer['worst_window'] else 'the mean'} of {answer['windows']} windows"
@@ -118,7 +117,7 @@ def _legend(answer: Answer, crosses: bool) -> str:
         lines.append(_which_eplb(answer))
     if crosses:
         lines.append("cross-node: copies sent to other nodes, one to each, for each assignment")
-    return "\n".join(lines)
+    return lines
 
 
 def _which_eplb(answer: Answer) -> str:

@@ -12,11 +12,11 @@ from moesim.calibration.files import write_profile
 from moesim.deployment.deployment import Deployment
 from moesim.live.execute import Execution
 from moesim.live.plan import write_plan
-from moesim.output import to_json, whole_folder
+from moesim.output import whole_folder
 from moesim.report.execution_page import execution_page
 from moesim.report.validation_page import validation_page
 from moesim.studies.validate import Validated
-from traces.base.files import write_text
+from traces.base.files import write_json, write_text
 from traces.base.parts import scratch_folder
 from traces.perfetto import write_perfetto
 from traces.timeline import write_timeline
@@ -42,7 +42,7 @@ def write_execution(
         OutputError: the folder cannot be written.
     """
     write_text(folder / "scenario.yaml", deployment.scenario.to_yaml())
-    write_text(folder / "execution.json", to_json(result.plain()))
+    write_json(folder / "execution.json", result.plain())
     write_perfetto(execution.timeline, folder / "timeline.json.gz")
     write_text(folder / "report.html", execution_page(result, execution.timeline))
 
@@ -58,7 +58,7 @@ def write_validation(folder: Path, validated: Validated, result: ValidationResul
     with whole_folder(folder) as part:
         write_text(part / "scenario.yaml", deployment.scenario.to_yaml())
         write_profile(deployment.scenario.profile, part / "profile.yaml")
-        write_text(part / "validation.json", to_json(result.plain()))
+        write_json(part / "validation.json", result.plain())
         write_timeline(validated.measured, part / "measured.parquet")
         write_timeline(simulated, part / "simulated.parquet")
         write_plan(deployment, part / "plan")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from moesim.report.markup import Markup, tag
 
 if TYPE_CHECKING:
-    from rich import table, text
+    from rich import table
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Table:
     """Columns and rows of text; rich prints it, and it may stand between the elements of a page.
 
     Attributes:
-        rows: a cell for each column. Whatever text the data holds is shown as it is.
+        rows: a cell for each column. Text from files is neither markup nor terminal codes.
         title: above it in the terminal, where it then has lines around its cells; a page has headings.
         caption: below it.
         strong: whether the caption is in bold in the terminal.
@@ -66,20 +66,22 @@ class Table:
     def __rich__(self) -> table.Table:
         from rich.table import Table as Grid
 
+        from moesim.report.terminal import plain
+
         columns, rows = self._part("terminal")
         heads = any(column.head for column in columns)
         if self.title:
-            grid = Grid(title=_plain(self.title, "table.title"), title_justify="left")
+            grid = Grid(title=plain(self.title, "table.title"), title_justify="left")
         else:
             grid = Grid(
                 box=None, pad_edge=False, padding=(0, self.gap, 0, 0), header_style="dim", show_header=heads
             )
         if self.caption:
-            grid.caption = _plain(self.caption, "bold" if self.strong else "table.caption")
+            grid.caption = plain(self.caption, "bold" if self.strong else "table.caption")
             grid.caption_justify = "left"
         for column in columns:
             grid.add_column(
-                _plain(column.short or column.head),
+                plain(column.short or column.head),
                 justify="right" if column.number else "left",
                 no_wrap=column.whole,
                 # Cut, a name would be another's.
@@ -87,7 +89,7 @@ class Table:
                 style="dim" if column.soft else None,
             )
         for index, row in enumerate(rows):
-            grid.add_row(*map(_plain, row), style="bold" if self.marks.get(index) == "best" else None)
+            grid.add_row(*map(plain, row), style="bold" if self.marks.get(index) == "best" else None)
         return grid
 
     def __html__(self) -> Markup:
@@ -107,10 +109,3 @@ class Table:
         """The columns shown there, and their cells by row."""
         kept = [number for number, column in enumerate(self.columns) if column.only in ("", where)]
         return [self.columns[n] for n in kept], [[row[n] for n in kept] for row in self.rows]
-
-
-def _plain(text: str, style: str = "") -> text.Text:
-    """Text as it is: rich reads none of it as markup."""
-    from rich.text import Text
-
-    return Text(text, style=style)

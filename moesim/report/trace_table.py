@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from rich.console import RenderableType
 
 from moesim.report.table import Table, numbers, words
-from moesim.report.terminal import Part, bold, spaced
+from moesim.report.terminal import bold, spaced
 from moesim.spec.question import plural
 from moesim.units import format_count, format_number, format_share
 from traces import full_statistics
@@ -41,7 +41,7 @@ def full_tables(found: FullStatistics) -> list[RenderableType]:
     ]
 
 
-def _of_load_table(facts: TableStatistics) -> list[Part]:
+def _of_load_table(facts: TableStatistics) -> list[RenderableType]:
     """A head with the shape, the balance of GPUs where it was asked for, and skew by layer."""
     head = (
         f"{facts.model or 'load table'}: {plural(facts.windows, 'window')}, "
@@ -64,7 +64,7 @@ def _assignments(facts: TableStatistics) -> str:
     return f"{facts.assignments:,.4g} assignments, averages among them"
 
 
-def _of_trace(facts: TraceStatistics) -> list[Part]:
+def _of_trace(facts: TraceStatistics) -> list[RenderableType]:
     """A head with the shape and origin, then skew by batch size and by layer."""
     meta = facts.meta
     head = (

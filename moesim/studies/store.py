@@ -14,7 +14,7 @@ from moesim.errors import MoesimError, OutputError
 from moesim.routing.policies import policies_from
 from moesim.spec.scenario import Scenario
 from traces.base.door import open_file
-from traces.base.files import write_text
+from traces.base.files import write_json
 from traces.routing import RoutingTrace
 
 
@@ -52,7 +52,7 @@ class Store:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"cannot be written: {error.strerror or error}", file=self._folder) from error
-        write_text(self._path(scenario), json.dumps(result.plain(), allow_nan=False))
+        write_json(self._path(scenario), result.plain())
 
     def _path(self, scenario: Scenario) -> Path:
         parts = {

@@ -19,9 +19,9 @@ from moesim.calibration.machine import Machine
 from moesim.calibration.observed import Observed
 from moesim.deployment.deployment import Deployment
 from moesim.live.plan import write_plan
-from moesim.output import to_json
 from tests.executor.processes import torchrun_ranks
 from tests.moesim.calibrated_machine import machine
+from traces.base.text import to_json
 from traces.timeline import Timeline, read_timeline
 
 torch = pytest.importorskip("torch")

@@ -107,8 +107,8 @@ def test_an_input_at_fault_needs_no_rank(progress: Progress) -> None:
     watcher.look(ranks(failed, failed), [], 100.0)
     verdict = watcher.look(ranks(failed, failed), [], 101.0)
     assert verdict is not None
-    assert json.loads(verdict.to_json())["message"] == "plan.json: is missing"
-    assert json.loads(verdict.to_json())["exit_code"] == 2
+    assert verdict.plain()["message"] == "plan.json: is missing"
+    assert verdict.plain()["exit_code"] == 2
 
 
 def looks(watcher: Watcher, records: list[Record], first_s: float, last_s: float) -> str | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from moesim.errors import OutputError
-from moesim.output import check_folder, to_json, whole_folder
+from moesim.output import check_folder, whole_folder
 from tests.moesim.command import files
 
 
@@ -84,9 +84,3 @@ def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
         check_folder(tmp_path)
     (tmp_path / "result.json").write_text("{}")
     check_folder(tmp_path)
-
-
-def test_json_refuses_what_json_cannot_hold() -> None:
-    assert to_json({"a": "é"}) == '{\n "a": "é"\n}\n'
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        to_json({"a": float("nan")})

@@ -13,6 +13,17 @@ from typing import Any
 _ABSENT: Any = ...
 
 
+def visible(text: str) -> str:
+    r"""The text on one line, each character that no terminal prints as itself written as its escape.
+
+    So names from files neither move the cursor nor turn the direction of writing, and can be encoded.
+
+    >>> print(visible("a\x1b[31m\u202eb\n"), visible("µ ×"))
+    a\x1b[31m\u202eb\n µ ×
+    """
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 class MoesimError(Exception):
     """A fault that is explained in one line: place, rule, and the value that broke it.
 
@@ -46,7 +57,7 @@ class MoesimError(Exception):
         value = "" if self.got is _ABSENT else f" (got {_short(self.got)})"
         line = ": ".join(part for part in (place, self.field, self.rule) if part) + value
         # A name may hold line breaks or terminal codes; the message stays one harmless line.
-        return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+        return visible(line)
 
 
 class TraceError(MoesimError):

@@ -6,9 +6,11 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from traces.base.errors import MoesimError, OutputError
 from traces.base.parts import part_of
+from traces.base.text import to_json
 
 
 @contextlib.contextmanager
@@ -57,6 +59,11 @@ def write_text(path: str | Path, text: str) -> None:
     """
     with whole_file(path) as partial:
         partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write ``value`` as JSON, whole or not at all, a line for each entry of its upper levels."""
+    write_text(path, to_json(value, indent=1) + "\n")
 
 
 def check_format(
