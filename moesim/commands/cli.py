@@ -14,7 +14,7 @@ import typer.core
 
 from moesim import __version__
 from moesim.commands import calibrate, execute, place, presets, simulate, trace, validate
-from moesim.commands.signals import exit_code, stoppable
+from moesim.commands.signals import exit_code, interrupt_behind, stoppable
 from traces.base.errors import MoesimError
 
 
@@ -24,7 +24,10 @@ class _Commands(typer.core.TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt as interrupt:
+        except BaseException as fault:
+            interrupt = interrupt_behind(fault)
+            if interrupt is None:
+                raise
             print("moesim: interrupted", file=sys.stderr)
             raise typer.Exit(exit_code(interrupt)) from None
 
