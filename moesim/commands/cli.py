@@ -16,7 +16,7 @@ import typer.core
 
 from moesim import __version__
 from moesim.commands import calibrate, execute, place, presets, simulate, trace, validate
-from moesim.commands.signals import exit_code, stoppable
+from moesim.commands.signals import exit_code, interrupt_behind, stoppable
 from moesim.commands.terminal import say, tell
 from traces.base.errors import MoesimError
 from traces.base.text import visible
@@ -35,7 +35,10 @@ class _Commands(typer.core.TyperGroup):
         try:
             with _visible_usage():
                 return super().invoke(ctx)
-        except KeyboardInterrupt as interrupt:
+        except BaseException as fault:
+            interrupt = interrupt_behind(fault)
+            if interrupt is None:
+                raise
             tell("moesim: interrupted")
             raise typer.Exit(exit_code(interrupt)) from None
 

@@ -38,6 +38,13 @@ def stoppable() -> Iterator[None]:
             signal.signal(each, before[each])
 
 
+def interrupt_behind(fault: BaseException | None) -> KeyboardInterrupt | None:
+    """The interruption that a fault is, or follows from: inside the making of a class Python wraps it."""
+    while fault is not None and not isinstance(fault, KeyboardInterrupt):
+        fault = fault.__cause__
+    return fault
+
+
 def exit_code(interrupt: KeyboardInterrupt) -> int:
     """As a shell gives it: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP."""
     return 128 + (interrupt.number if isinstance(interrupt, Stopped) else signal.SIGINT)

@@ -37,6 +37,19 @@ def test_a_signal_ends_a_command_as_ctrl_c_does(here: Path, number: signal.Signa
     assert signal.getsignal(number) is before
 
 
+def test_an_interruption_that_python_wraps_is_still_one(here: Path) -> None:
+    class Descriptor:
+        def __set_name__(self, *_: object) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    def simulate(*_: object) -> None:
+        type("Made", (), {"field": Descriptor()})
+
+    with mock.patch("moesim.analysis.result.simulate_scenario", side_effect=simulate):
+        done = moesim("run", "s.yaml")
+    assert (done.code, done.err.endswith("moesim: interrupted\n")) == (143, True)
+
+
 def test_a_signal_that_the_user_ignores_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
