@@ -74,8 +74,10 @@ def whatif(
     from moesim.output import check_folder
     from moesim.report.console import whatif_tables
     from moesim.report.folder import write_comparison
+    from moesim.spec.vary import Vary
+    from moesim.studies.points import plan
     from moesim.studies.store import Store
-    from moesim.studies.whatif import Vary, compare, plan
+    from moesim.studies.whatif import compare
 
     base, points = plan(scenario, overrides(set_), [Vary.parse(text) for text in vary])
     store = None
@@ -101,7 +103,8 @@ def demo(out: Out = None) -> None:
     from moesim.report.console import run_tables, whatif_table
     from moesim.report.folder import write_run
     from moesim.spec.scenario import load_scenario
-    from moesim.studies.whatif import compare, demo_points
+    from moesim.studies.points import demo_points
+    from moesim.studies.whatif import compare
 
     if out is not None:
         check_folder(out)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from joblib import Parallel, delayed, parallel_config
@@ -18,68 +15,11 @@ from moesim.analysis.rebalancing import payback_steps
 from moesim.analysis.result import simulate_scenario
 from moesim.analysis.result_file import Comparison, Infeasible, Outcome, Result
 from moesim.errors import MoesimError, SpecError
-from moesim.spec.override import Override
-from moesim.spec.scenario import Scenario, load_scenario
-from moesim.spec.yaml_source import parse_yaml, show_loc
+from moesim.spec.scenario import Scenario
+from moesim.studies.points import Point
 from moesim.studies.store import Store
 
-MAX_POINTS = 10_000
 _SCHEDULER_TIMEOUT_S = 10
-
-
-@dataclass(frozen=True)
-class Vary:
-    """One ``--vary KEY=[V1, V2]``: a key and the values that it takes in turn."""
-
-    key: str
-    values: tuple[Any, ...]
-
-    @classmethod
-    def parse(cls, text: str) -> Vary:
-        """From ``KEY=[V1, V2, …]``, the list in YAML.
-
-        >>> Vary.parse("routing.capacity_factor=[1.0, 1.5]")
-        Vary(key='routing.capacity_factor', values=(1.0, 1.5))
-        """
-        key, equals, values = text.partition("=")
-        loc = tuple(key.split("."))
-        if not equals or not all(loc):
-            raise SpecError("must read KEY=[V1, V2, …]", file="--vary", got=text)
-        option = f"--vary {show_loc(loc)}"
-        found = parse_yaml(values, option).value
-        if not isinstance(found, list) or not found:
-            raise SpecError("must be a list of values, such as [1.0, 1.5]", file=option, got=values)
-        return cls(key, tuple(found))
-
-
-@dataclass(frozen=True)
-class Point:
-    """One combination: what was varied, and the scenario that it makes."""
-
-    vary: dict[str, Any]
-    scenario: Scenario
-
-
-def plan(name: str, overrides: Sequence[Override], varied: Sequence[Vary]) -> tuple[Scenario, list[Point]]:
-    """The scenario itself and every combination; all are checked before any is run.
-
-    Raises:
-        MoesimError: a combination breaks a rule, or there are too many.
-    """
-    keys = [vary.key for vary in varied]
-    for key in keys:
-        if keys.count(key) > 1:
-            raise SpecError("is varied more than once: put all values into one list", file=f"--vary {key}")
-    count = math.prod(len(vary.values) for vary in varied)
-    if count > MAX_POINTS:
-        raise SpecError(f"more than {MAX_POINTS} combinations", file="--vary", got=count)
-    base = load_scenario(name, overrides)
-    points = []
-    for values in itertools.product(*(vary.values for vary in varied)):
-        chosen = {each.key: value for each, value in zip(varied, values, strict=True)}
-        settings = [Override(tuple(key.split(".")), value, "--vary") for key, value in chosen.items()]
-        points.append(Point(chosen, load_scenario(name, [*overrides, *settings])))
-    return base, points
 
 
 def compare(
@@ -264,20 +204,3 @@ def _kept(scenario: Scenario, result: Result, store: Store | None) -> Result:
     if store is not None:
         store.keep(scenario, result)
     return result
-
-
-def demo_points() -> list[Point]:
-    """What the demo lays beside its scenario: drop, reroute, placements without and with copies, together."""
-    drop, reroute = ({"policy": policy, "capacity_factor": 2.0} for policy in ("drop", "reroute"))
-    copies = {"solver": "eplb", "slots": 288}
-    varies: list[dict[str, Any]] = [
-        {"routing": drop},
-        {"routing": reroute},
-        {"placement": "eplb"},
-        {"placement": copies},
-        {"placement": copies, "routing": reroute},
-    ]
-    return [
-        Point(vary, load_scenario("demo", [Override((key,), value) for key, value in vary.items()]))
-        for vary in varies
-    ]

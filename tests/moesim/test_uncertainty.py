@@ -21,7 +21,8 @@ from moesim.spec.profile import Profile, load_profile
 from moesim.spec.scenario import Scenario, load_scenario
 from moesim.spec.uncertainty import covering, draws, figures, normal_D
 from moesim.spec.yaml_source import Source
-from moesim.studies.whatif import Point, compare
+from moesim.studies.points import Point
+from moesim.studies.whatif import compare
 from tests.moesim.command import moesim, refused
 from tests.moesim.tiny import tiny_scenario, write_scenario
 from tests.tolerance import rounding

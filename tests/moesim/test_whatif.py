@@ -17,9 +17,11 @@ from moesim.errors import MemoryFitError, OutputError, SpecError
 from moesim.report.notes import comparison_notes
 from moesim.spec.override import Override
 from moesim.spec.scenario import Scenario
+from moesim.spec.vary import Vary
 from moesim.studies import whatif
+from moesim.studies.points import Point, demo_points, plan
 from moesim.studies.store import Store
-from moesim.studies.whatif import Point, Vary, compare, demo_points, plan
+from moesim.studies.whatif import compare
 from tests.moesim.command import files
 from tests.traces.random_traces import random_trace
 from traces.trace_writer import write_trace
