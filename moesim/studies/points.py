@@ -11,7 +11,7 @@ from typing import Any
 from moesim.errors import SpecError
 from moesim.spec.override import Override
 from moesim.spec.scenario import Scenario, load_scenario
-from moesim.spec.vary import Vary
+from moesim.spec.vary import Vary, check_once
 
 MAX_POINTS = 10_000
 
@@ -30,19 +30,16 @@ def plan(name: str, overrides: Sequence[Override], varied: Sequence[Vary]) -> tu
     Raises:
         MoesimError: a combination breaks a rule, or there are too many.
     """
-    keys = [vary.key for vary in varied]
-    for key in keys:
-        if keys.count(key) > 1:
-            raise SpecError("is varied more than once: put all values into one list", file=f"--vary {key}")
-    count = math.prod(len(vary.values) for vary in varied)
+    check_once([vary.keys for vary in varied])
+    count = math.prod(len(vary.rows) for vary in varied)
     if count > MAX_POINTS:
         raise SpecError(f"more than {MAX_POINTS} combinations", file="--vary", got=count)
     base = load_scenario(name, overrides)
     points = []
-    for values in itertools.product(*(vary.values for vary in varied)):
-        chosen = {each.key: value for each, value in zip(varied, values, strict=True)}
-        settings = [Override(tuple(key.split(".")), value, "--vary") for key, value in chosen.items()]
-        points.append(Point(chosen, load_scenario(name, [*overrides, *settings])))
+    for rows in itertools.product(*(vary.rows for vary in varied)):
+        chosen = [setting for vary, row in zip(varied, rows, strict=True) for setting in vary.overrides(row)]
+        scenario = load_scenario(name, [*overrides, *chosen])
+        points.append(Point({each.key: each.value for each in chosen}, scenario))
     return base, points
 
 

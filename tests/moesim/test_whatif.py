@@ -45,7 +45,7 @@ def simulated(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def seeds(*values: int) -> tuple[Scenario, list[Point]]:
-    return plan("s.yaml", [TRACE], [Vary("seed", values)])
+    return plan("s.yaml", [TRACE], [Vary.of("seed", *values)])
 
 
 def timeless(comparison: Comparison) -> Comparison:
@@ -56,7 +56,7 @@ def timeless(comparison: Comparison) -> Comparison:
 
 
 def test_the_first_key_varies_slowest() -> None:
-    base, points = plan("s.yaml", [], [Vary("seed", (1, 2)), Vary("workload.steps", (3, 4))])
+    base, points = plan("s.yaml", [], [Vary.of("seed", 1, 2), Vary.of("workload.steps", 3, 4)])
     assert [tuple(point.vary.values()) for point in points] == [(1, 3), (1, 4), (2, 3), (2, 4)]
     assert [(point.scenario.seed, point.scenario.workload.steps) for point in points] == [
         (1, 3),
@@ -68,15 +68,27 @@ def test_the_first_key_varies_slowest() -> None:
 
 
 def test_a_varied_key_comes_after_the_options() -> None:
-    _, (point,) = plan("s.yaml", [Override(("seed",), 7)], [Vary("seed", (8,))])
+    _, (point,) = plan("s.yaml", [Override(("seed",), 7)], [Vary.of("seed", 8)])
     assert point.scenario.seed == 8
 
 
 def test_values_are_yaml() -> None:
     vary = Vary.parse("placement=[linear, {solver: greedy, slots: 12}, null, 1.5]")
-    assert vary == Vary("placement", ("linear", {"solver": "greedy", "slots": 12}, None, 1.5))
+    assert vary == Vary.of("placement", "linear", {"solver": "greedy", "slots": 12}, None, 1.5)
     # Only the first "=" separates.
-    assert Vary.parse("name=[a=b]") == Vary("name", ("a=b",))
+    assert Vary.parse("name=[a=b]") == Vary.of("name", "a=b")
+
+
+def test_keys_that_vary_together() -> None:
+    option = "parallelism.ep,cluster.nodes,seed=[[2, 1, 5], [4, 2, 6]]"
+    _, points = plan("s.yaml", [], [Vary.parse(option), Vary.of("workload.steps", 3, 4)])
+    assert [point.vary for point in points] == [
+        {"parallelism.ep": ep, "cluster.nodes": nodes, "seed": seed, "workload.steps": steps}
+        for ep, nodes, seed in ((2, 1, 5), (4, 2, 6))
+        for steps in (3, 4)
+    ]
+    assert [point.scenario.parallelism.ep for point in points] == [2, 2, 4, 4]
+    assert [point.scenario.cluster.gpus for point in points] == [2, 2, 4, 4]
 
 
 def test_the_points_of_the_demo_can_be_simulated() -> None:
@@ -101,7 +113,7 @@ def test_points_are_the_results_of_their_scenarios() -> None:
 
 
 def test_a_fault_is_laid_at_the_door_of_its_gpu() -> None:
-    base, points = plan("s.yaml", [TRACE], [Vary("faults", ([{"gpu": 2, "clock": 0.01}], []))])
+    base, points = plan("s.yaml", [TRACE], [Vary.of("faults", [{"gpu": 2, "clock": 0.01}], [])])
     slow, healthy = compare(base, points).outcomes
     assert slow.culprit == Culprit(rank=2, layers=2, cause="hardware")
     assert healthy.culprit is None or healthy.culprit.cause != "hardware"
@@ -136,7 +148,7 @@ def test_the_number_of_workers_changes_nothing(here: Path) -> None:
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_point_that_cannot_be_is_a_row_that_says_why(jobs: int) -> None:
-    base, points = plan("s.yaml", [], [Vary("workload.context", (10**7, 8))])
+    base, points = plan("s.yaml", [], [Vary.of("workload.context", 10**7, 8)])
     comparison = compare(base, points, jobs=jobs)
     cannot, ran = comparison.points
     assert isinstance(cannot, Infeasible)
@@ -306,7 +318,7 @@ def test_a_cluster_gives_the_same_results(here: Path, scheduler: str) -> None:
 
 
 def test_faults_come_back_from_the_cluster(scheduler: str) -> None:
-    base, points = plan("s.yaml", [], [Vary("workload.context", (10**7,))])
+    base, points = plan("s.yaml", [], [Vary.of("workload.context", 10**7)])
     (cannot,) = compare(base, points, scheduler=scheduler).infeasible
     assert cannot.infeasible.startswith("cluster.gpu.memory: tiny")
 
