@@ -259,7 +259,7 @@ class Outcome(Record):
 
 
 class Infeasible(Record):
-    """A point of a comparison that cannot be, and why: it needs more memory than there is, say."""
+    """What cannot be, and why: it needs more memory than there is, say."""
 
     vary: dict[str, Any]
     infeasible: str
@@ -273,6 +273,8 @@ class Comparison(FileRecord):
     """``whatif.json``: a scenario and points that differ from it.
 
     Attributes:
+        baseline: of the scenario itself; where that cannot be, of the first point that can.
+        infeasible: why the scenario itself cannot be.
         faster: of each pair, the scenario first, then the points that ran, in order: the share of draws in
             which the one of the row serves more tokens a second than the one of the column.
     """
@@ -282,6 +284,7 @@ class Comparison(FileRecord):
     format: Literal["moesim.whatif/1"] = "moesim.whatif/1"
     baseline: Result
     points: list[Outcome | Infeasible]
+    infeasible: str | None = None
     faster: list[list[Fraction]] | None = None
 
     @property
@@ -290,9 +293,10 @@ class Comparison(FileRecord):
         return [point for point in self.points if isinstance(point, Outcome)]
 
     @property
-    def infeasible(self) -> list[Infeasible]:
-        """The points that cannot be."""
-        return [point for point in self.points if isinstance(point, Infeasible)]
+    def refused(self) -> list[Infeasible]:
+        """What cannot be: the scenario itself, which varies nothing, and points."""
+        own = [Infeasible(vary={}, infeasible=self.infeasible)] if self.infeasible is not None else []
+        return own + [point for point in self.points if isinstance(point, Infeasible)]
 
     def made(self, **facts: Any) -> Self:
         """With more, or other, entries of the baseline's provenance."""

@@ -10,6 +10,7 @@ from moesim.analysis.result_file import Compared, Comparison, Outcome
 from moesim.report.findings import (
     SMALL,
     best_point,
+    named_vary,
     rebalances,
     shares,
     slow_gpu,
@@ -19,8 +20,8 @@ from moesim.report.findings import (
     varied_keys,
     vary,
 )
-from moesim.report.table import Column, Table, numbers
-from moesim.spec.question import brief
+from moesim.report.table import Column, Table, numbers, words
+from moesim.spec.question import brief, plural
 from moesim.units import UNKNOWN, format_bytes, format_count, format_number, format_seconds, format_share
 
 # What the columns of numbers leave in the terminal to what is varied.
@@ -35,6 +36,7 @@ _GIVE_WAY: Final = {
     "tokens/s": None,
     "balance": None,
 }
+_MOST_REFUSED: Final = 20
 _Told = tuple[Column, Sequence[str]]  # with the cells below it
 
 _NOTHING: Final = {format_share(0.0), UNKNOWN, ""}
@@ -118,6 +120,17 @@ def comparison_table(comparison: Comparison) -> Table:
     return Table([column for column, _ in told], rows, marks={0: "base", **marks}, gap=1)
 
 
+def refused_table(comparison: Comparison) -> Table | None:
+    """What cannot be, and why; None where everything can."""
+    found = comparison.refused
+    if not found:
+        return None
+    rows = [(named_vary(each.vary) or "as asked", each.infeasible) for each in found[:_MOST_REFUSED]]
+    hidden = len(found) - len(rows)
+    more = f"{plural(hidden, 'other point')} cannot be; the JSON says why." if hidden else ""
+    return Table(words("cannot be", "because"), rows, caption=more)
+
+
 def _drawn(comparison: Comparison, order: Sequence[tuple[int, Outcome]]) -> list[_Told]:
     """The column of the speedups' intervals, where draws were asked for."""
     if comparison.faster is None:
@@ -147,7 +160,7 @@ def _rows(comparison: Comparison, cells: Sequence[Sequence[str]]) -> list[Sequen
     asked = ["as asked", *[""] * (len(cells[0]) - 1)] if cells else ["as asked"]
     for point, (first, *others) in zip(comparison.outcomes, cells, strict=True):
         if point.as_asked:
-            asked = [f"as asked: {first}", *others]
+            asked = [first if comparison.infeasible else f"as asked: {first}", *others]
             break
     return [asked, *(cells[index] for index, _ in by_speedup(comparison))]
 

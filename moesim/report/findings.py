@@ -180,9 +180,17 @@ def tried(comparison: Comparison) -> list[tuple[int, Outcome]]:
 
 
 def named_runs(comparison: Comparison) -> list[tuple[str, Compared]]:
-    """The scenario itself and the tried points, each with what to call it in a sentence."""
+    """The baseline and the tried points, each with what to call it in a sentence."""
     points = [(f"with {vary(point)}", point) for _, point in tried(comparison)]
-    return [("as asked", comparison.baseline), *points]
+    named = baseline_named(comparison)
+    return [(f"with {named}" if comparison.infeasible else named, comparison.baseline), *points]
+
+
+def baseline_named(comparison: Comparison) -> str:
+    """What others are compared with: the scenario as asked, or what it yielded to."""
+    if comparison.infeasible is None:
+        return "as asked"
+    return next((vary(point) for point in comparison.outcomes if point.as_asked), "the first that can be")
 
 
 def best_point(comparison: Comparison) -> int | None:
@@ -196,6 +204,9 @@ def whatif_answer(comparison: Comparison) -> str:
     ranked = unranked(comparison) or "".join(
         sentence(comparison) for sentence in (_fastest, _alike, _beyond, _weights_read)
     )
+    if comparison.infeasible is not None:
+        named = baseline_named(comparison)
+        ranked = f"The scenario itself cannot be; points are compared with {named}. {ranked}"
     return ranked + _rebalancing(comparison) + _slow_hardware(comparison)
 
 
@@ -332,6 +343,8 @@ def _fastest(comparison: Comparison) -> str:
     """The best point that costs no quality to speak of; if another is faster, also that and its price."""
     best = best_point(comparison)
     if best is None:
+        if comparison.infeasible is not None:
+            return "No other point can be."
         return "Nothing but the scenario itself was tried." if comparison.points else "Nothing was varied."
     point, base = comparison.outcomes[best], comparison.baseline
     base_s, point_s = base.metrics.step_time_s.mean, point.metrics.step_time_s.mean

@@ -9,9 +9,9 @@ import numpy as np
 from moesim.analysis.result_file import Comparison, Result
 from moesim.errors import TimelineError
 from moesim.report.breakdown import breakdown, comparison_chart
-from moesim.report.comparison_table import comparison_table
+from moesim.report.comparison_table import comparison_table, refused_table
 from moesim.report.figures import key_figures
-from moesim.report.findings import TERMS, advice, answer, shares, varied_keys, whatif_answer
+from moesim.report.findings import TERMS, advice, answer, baseline_named, shares, varied_keys, whatif_answer
 from moesim.report.gantt import gantt
 from moesim.report.heatmap import heatmap
 from moesim.report.markup import Element, Markup, join, tag
@@ -89,7 +89,8 @@ def whatif_page(comparison: Comparison) -> str:
     sections = [
         opening(asked, whatif_answer(comparison), trace_note(base.trace)),
         section("The points, fastest first", comparison_chart(comparison), comparison_table(comparison)),
-        section("The scenario itself", tag("p", answer(base)), breakdown(base), phase_table(base)),
+        *_refused(comparison),
+        section(_baseline(comparison), tag("p", answer(base)), breakdown(base), phase_table(base)),
         *listed("Mind", comparison_notes(comparison)),
         _provenance(base),
     ]
@@ -140,7 +141,20 @@ def _comparison(comparison: Comparison) -> Markup:
         tag("p", whatif_answer(comparison)),
         comparison_chart(comparison),
         comparison_table(comparison),
+        *([refused] if (refused := refused_table(comparison)) else []),
     )
+
+
+def _refused(comparison: Comparison) -> list[Markup]:
+    """What cannot be, under its own heading; nothing where everything can."""
+    table = refused_table(comparison)
+    return [section("What cannot be", table)] if table else []
+
+
+def _baseline(comparison: Comparison) -> str:
+    if comparison.infeasible is None:
+        return "The scenario itself"
+    return f"What points are compared with: {baseline_named(comparison)}"
 
 
 def _provenance(result: Result) -> Markup:

@@ -10,7 +10,7 @@ from typing import Any
 
 from joblib import Parallel, delayed, parallel_config
 
-from moesim.analysis.intervals import drawn_profiles, drawn_tokens_per_s, ends, faster_shares
+from moesim.analysis.intervals import check_samples, drawn_tokens_per_s, ends, faster_shares
 from moesim.analysis.rebalancing import payback_steps
 from moesim.analysis.result import simulate_scenario
 from moesim.analysis.result_file import Comparison, Infeasible, Outcome, Result
@@ -23,7 +23,7 @@ _SCHEDULER_TIMEOUT_S = 10
 
 
 def compare(
-    base: Scenario,
+    base: Scenario | MoesimError,
     points: Sequence[Point],
     *,
     samples: int = 0,
@@ -36,6 +36,7 @@ def compare(
     """Simulate the base and all points; format ``moesim.whatif/1``.
 
     Args:
+        base: the scenario itself, or why it is none.
         samples: profiles to draw for intervals, the same for all points; 0 asks for none.
         jobs: worker processes; the result does not depend on it.
         scheduler: address of a dask scheduler whose workers simulate instead; they must reach the files
@@ -44,35 +45,68 @@ def compare(
         baseline: the result of the base, where it is known already.
         progress: called once for the base and for each point, when its result is there.
 
-    A point that cannot be, for lack of memory say, is a row that says why.
+    A point that cannot be, for lack of memory say, is a row that says why. A base that cannot be yields to
+    the first point that can.
 
     Raises:
-        MoesimError: the base cannot be simulated.
+        MoesimError: no point can be simulated, or, where there are none, the base.
     """
-    for each in (base, *(point.scenario for point in points)):
-        drawn_profiles(each.profile, samples)
-    # The base runs here and first: it compiles, and the workers find everything in the cache.
-    if baseline is None:
-        baseline = _stored(base, store) or _kept(base, simulate_scenario(base, samples)[1], store)
+    check_samples(samples)
+    known: dict[str, Result | MoesimError] = {}
+    if baseline is not None and isinstance(base, Scenario):
+        known[_name(base)] = baseline
+    asked, found = _first([Point({}, base), *points], samples, store, known)
     progress()
-    results = _results(base, baseline, points, samples, store, _workers(jobs, scheduler), progress)
+    results = _results(points, known, samples, store, _workers(jobs, scheduler), progress)
     ran = [each for each in zip(points, results, strict=True) if isinstance(each[1], Result)]
-    found = [result for _, result in ran if isinstance(result, Result)]
-    _, *paybacks = _paybacks([base, *(point.scenario for point, _ in ran)], [baseline, *found])
+    faults = [result for result in results if isinstance(result, MoesimError)]
+    if faults and not ran:
+        raise faults[0]
+    others = [result for _, result in ran if isinstance(result, Result)]
+    scenarios = [point.scenario for point, _ in ran if isinstance(point.scenario, Scenario)]
+    _, *paybacks = _paybacks([asked, *scenarios], [found, *others])
     payback = iter(paybacks)
     rows = [
-        Infeasible(vary=point.vary, infeasible=result)
-        if isinstance(result, str)
-        else _outcome(point, result, base, baseline, next(payback))
+        Infeasible(vary=point.vary, infeasible=str(result))
+        if isinstance(result, MoesimError)
+        else _outcome(point, result, asked, found, next(payback))
         for point, result in zip(points, results, strict=True)
     ]
-    pairs = {"faster": faster_shares([baseline, *found])} if samples else {}
-    return Comparison(format="moesim.whatif/1", baseline=baseline, points=rows, **pairs)
+    extra: dict[str, Any] = {"faster": faster_shares([found, *others])} if samples else {}
+    if base is not asked:
+        extra["infeasible"] = str(base if isinstance(base, MoesimError) else known[_name(base)])
+    return Comparison(format="moesim.whatif/1", baseline=found, points=rows, **extra)
+
+
+def _first(
+    candidates: Sequence[Point], samples: int, store: Store | None, known: dict[str, Result | MoesimError]
+) -> tuple[Scenario, Result]:
+    """The first that can be, with its result; ``known`` learns what became of those before it.
+
+    It runs here: it compiles, and the workers find everything in the cache.
+
+    Raises:
+        MoesimError: the fault of the first, where none can be.
+    """
+    faults = []
+    for point in candidates:
+        if isinstance(point.scenario, Scenario):
+            name = _name(point.scenario)
+            if name not in known:
+                known[name] = _stored(point.scenario, store) or _simulate(name, point, samples)[1]
+                _keep(point, known[name], store)
+            if isinstance(found := known[name], Result):
+                return point.scenario, found
+            faults.append(found)
+        else:
+            faults.append(point.scenario)
+    raise faults[0]
 
 
 def _outcome(
     point: Point, result: Result, base: Scenario, baseline: Result, payback: float | None
 ) -> Outcome:
+    assert isinstance(point.scenario, Scenario)  # it has been simulated
     return Outcome(
         vary=point.vary,
         metrics=result.metrics,
@@ -99,34 +133,34 @@ def _interval(baseline: Result, result: Result) -> dict[str, list[float]]:
 
 
 def _results(
-    base: Scenario,
-    baseline: Result,
     points: Sequence[Point],
+    known: dict[str, Result | MoesimError],
     samples: int,
     store: Store | None,
     workers: AbstractContextManager[Any],
     progress: Callable[[], None],
-) -> list[Result | str]:
-    """The result of each point, or why it cannot be. Equal ones, or equal to the base, are simulated once."""
-    names = [_name(point.scenario) for point in points]
-    copies = Counter(names)
-    known: dict[str, Result | str] = {_name(base): baseline}
+) -> list[Result | MoesimError]:
+    """The result of each point, or why it cannot be. Equal ones, and those known, are not simulated again."""
+    made = {at: each.scenario for at, each in enumerate(points) if isinstance(each.scenario, Scenario)}
+    names = {at: _name(scenario) for at, scenario in made.items()}
+    copies = Counter(names.values())
     missing: dict[str, Point] = {}
-    for name, point in zip(names, points, strict=True):
-        if name not in known and (found := _stored(point.scenario, store)) is not None:
-            known[name] = found
-        if name in known:
+    for at, point in enumerate(points):
+        if at in made and names[at] not in known and (found := _stored(made[at], store)) is not None:
+            known[names[at]] = found
+        if at not in made or names[at] in known:
             progress()
         else:
-            missing[name] = point
+            missing[names[at]] = point
     work = (delayed(_simulate)(name, point, samples) for name, point in missing.items())
     with workers:
         for name, result in Parallel(return_as="generator_unordered")(work):
-            kept = isinstance(result, Result)
-            known[name] = _kept(missing[name].scenario, result, store) if kept else result
+            known[name] = result
+            _keep(missing[name], result, store)
             for _ in range(copies[name]):
                 progress()
-    return [known[name] for name in names]
+    faults = {at: each.scenario for at, each in enumerate(points) if isinstance(each.scenario, MoesimError)}
+    return [faults[at] if at in faults else known[names[at]] for at in range(len(points))]
 
 
 def _paybacks(scenarios: Sequence[Scenario], results: Sequence[Result]) -> list[float | None]:
@@ -156,12 +190,13 @@ def _name(scenario: Scenario) -> str:
     return json.dumps(scenario.resolved(), sort_keys=True)
 
 
-def _simulate(name: str, point: Point, samples: int) -> tuple[str, Result | str]:
+def _simulate(name: str, point: Point, samples: int) -> tuple[str, Result | MoesimError]:
     """In a worker: one point, or why it cannot be, with the name it was sent under."""
+    assert isinstance(point.scenario, Scenario)  # those that are none are not sent
     try:
         return name, simulate_scenario(point.scenario, samples)[1]
     except MoesimError as error:
-        return name, str(error)
+        return name, error
 
 
 def _workers(jobs: int, scheduler: str | None) -> AbstractContextManager[Any]:
@@ -200,7 +235,6 @@ def _stored(scenario: Scenario, store: Store | None) -> Result | None:
     return None if store is None else store.find(scenario)
 
 
-def _kept(scenario: Scenario, result: Result, store: Store | None) -> Result:
-    if store is not None:
-        store.keep(scenario, result)
-    return result
+def _keep(point: Point, result: Result | MoesimError, store: Store | None) -> None:
+    if store is not None and isinstance(point.scenario, Scenario) and isinstance(result, Result):
+        store.keep(point.scenario, result)

@@ -268,7 +268,7 @@ BAD: dict[str, tuple[Callable[[], list[str]], list[str]]] = {
         vary(*(f"{key}=[{', '.join('1' * 101)}]" for key in ("seed", "workload.steps"))),
         ["--vary: more than 10000 combinations (got 10201)"],
     ),
-    "--vary a bad value": (vary("seed=[0, -1]"), ["--vary seed: must be at least 0 (got -1)"]),
+    "--vary a bad value": (vary("seed=[-2, -1]"), ["--vary seed: must be at least 0 (got -2)"]),
     "--vary a foreign parameter": (
         vary("routing.capacity_factor=[1]"),
         ["--vary routing.capacity_factor: ", "policy none"],
