@@ -7,8 +7,9 @@ from typing import Final
 
 from moesim.analysis.result_file import Compared, Comparison, Result
 from moesim.report import svg
+from moesim.report.comparison_answer import speedup
 from moesim.report.comparison_table import by_speedup, names
-from moesim.report.findings import TERMS, speedup
+from moesim.report.findings import TERMS
 from moesim.report.markup import Markup, tag
 from moesim.units import format_seconds, format_share
 from traces.timeline import PHASES

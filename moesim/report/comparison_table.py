@@ -7,12 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from moesim.analysis.result_file import Compared, Comparison, Outcome
-from moesim.report.findings import (
-    SMALL,
+from moesim.report.comparison_answer import (
     best_point,
     named_vary,
     rebalances,
-    shares,
     slow_gpu,
     speedup,
     steps,
@@ -20,6 +18,7 @@ from moesim.report.findings import (
     varied_keys,
     vary,
 )
+from moesim.report.findings import SMALL, shares
 from moesim.report.table import Column, Table, numbers, words
 from moesim.spec.question import brief, plural
 from moesim.units import UNKNOWN, format_bytes, format_count, format_number, format_seconds, format_share

@@ -10,8 +10,9 @@ from rich.console import Group, RenderableType
 from rich.padding import Padding
 
 from moesim.analysis.result_file import Comparison, Result
+from moesim.report.comparison_answer import whatif_answer
 from moesim.report.comparison_table import comparison_table, refused_table
-from moesim.report.findings import advice, answer, whatif_answer
+from moesim.report.findings import advice, answer
 from moesim.report.notes import comparison_notes
 from moesim.report.run_table import attribution_table, figure_table, phase_table, stage_table, straggler_table
 from moesim.report.table import Table

@@ -9,9 +9,10 @@ import numpy as np
 from moesim.analysis.result_file import Comparison, Result
 from moesim.errors import TimelineError
 from moesim.report.breakdown import breakdown, comparison_chart
+from moesim.report.comparison_answer import baseline_named, varied_keys, whatif_answer
 from moesim.report.comparison_table import comparison_table, refused_table
 from moesim.report.figures import key_figures
-from moesim.report.findings import TERMS, advice, answer, baseline_named, shares, varied_keys, whatif_answer
+from moesim.report.findings import TERMS, advice, answer, shares
 from moesim.report.gantt import gantt
 from moesim.report.heatmap import heatmap
 from moesim.report.markup import Element, Markup, join, tag

@@ -10,15 +10,15 @@ import pytest
 from moesim.analysis.culprit import Straggler
 from moesim.analysis.culprit import culprit as culprit_of
 from moesim.analysis.culprit import lost_by_cause as lost_of
+from moesim.report import comparison_answer, findings
 from moesim.report import comparison_table as comparisons
-from moesim.report import findings
 from moesim.report.markup import join
 from moesim.spec.question import question
 from moesim.units import format_share
 from tests.moesim.report_example import example_comparison, example_run, on_plain
 
 advice, answer = on_plain(findings.advice), on_plain(findings.answer)
-whatif_answer, vary = on_plain(findings.whatif_answer), on_plain(findings.vary)
+whatif_answer, vary = on_plain(comparison_answer.whatif_answer), on_plain(comparison_answer.vary)
 comparison_table = on_plain(comparisons.comparison_table)
 
 

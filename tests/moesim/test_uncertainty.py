@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from moesim.analysis.result import simulate_scenario
 from moesim.analysis.result_file import Result
 from moesim.errors import SpecError
-from moesim.report.findings import whatif_answer
+from moesim.report.comparison_answer import whatif_answer
 from moesim.spec.presets import preset_names, preset_source
 from moesim.spec.profile import Profile, load_profile
 from moesim.spec.scenario import Scenario, load_scenario
