@@ -230,6 +230,15 @@ METRICS: tuple[Metric, ...] = (
             _note("tokens a second, all GPUs together"),
         ),
     ),
+    Metric(
+        "tokens_per_s_per_gpu",
+        of_run=lambda done: (
+            done.run.tokens
+            / done.run.deployment.scenario.workload.steps
+            / float(Spans(done.run.timeline, 0.0).step_s.mean())
+            / done.run.deployment.scenario.parallelism.ep
+        ),
+    ),
     Metric("layer_time_s", _layer_time),
     Metric("phase_time_s", _phase_time),
     Metric(

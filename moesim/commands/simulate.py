@@ -53,6 +53,14 @@ def whatif(
         list[str], typer.Option("--vary", metavar="KEY=[V1,V2,…]", help="Values of a field; may be repeated.")
     ],
     set_: Set = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--target",
+            metavar="METRIC<=VALUE",
+            help="What the best point must meet, such as step_time_s.p99<=50ms; may be repeated.",
+        ),
+    ] = None,
     samples: Samples = 0,
     out: Out = None,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Worker processes.")] = 1,
@@ -71,6 +79,7 @@ def whatif(
 
     With -o, finished points survive an interruption in OUT/points and are not run again.
     """
+    from moesim.analysis.target import Target
     from moesim.output import check_folder
     from moesim.report.console import whatif_tables
     from moesim.report.folder import write_comparison
@@ -79,6 +88,7 @@ def whatif(
     from moesim.studies.store import Store
     from moesim.studies.whatif import compare
 
+    targets = [Target.parse(text) for text in target or []]
     base, points = plan(scenario, overrides(set_), [Vary.parse(text) for text in vary])
     store = None
     if out is not None:
@@ -86,10 +96,18 @@ def whatif(
         store = Store(out / "points", samples)
     with progress("simulating", 1 + len(points)) as advance, faults_of(scenario):
         comparison = compare(
-            base, points, samples=samples, jobs=jobs, scheduler=scheduler, store=store, progress=advance
+            base,
+            points,
+            targets=targets,
+            samples=samples,
+            jobs=jobs,
+            scheduler=scheduler,
+            store=store,
+            progress=advance,
         )
+    asked = [part for each in targets for part in ("--target", each.text)]
     comparison = comparison.made(
-        command=command_line("whatif", scenario, set_, vary, *asked_samples(samples))
+        command=command_line("whatif", scenario, set_, vary, *asked, *asked_samples(samples))
     )
     if out is not None:
         write_comparison(out, comparison)

@@ -5,14 +5,21 @@ Every sentence is made from ``whatif.json`` alone, so that the terminal and the 
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Final
 
+from moesim.analysis.ranking import BASE, Ranking, comparable, rank, tried
 from moesim.analysis.result_file import Compared, Comparison, Metrics, Outcome, Result
 from moesim.report.findings import SMALL, TERMS, shares
-from moesim.spec.question import brief, plural
+from moesim.report.point_names import baseline_named, named_runs, speedup, steps, vary
+from moesim.report.ranked_answer import (
+    front_answer,
+    modelling_answer,
+    otherwise_modelled,
+    price,
+    targets_answer,
+)
+from moesim.spec.question import plural
 from moesim.units import format_bytes, format_count, format_seconds, format_share
 
 # So few more assignments dropped are none to speak of.
@@ -33,46 +40,39 @@ _WON: Final = {
 }
 
 
-def tried(comparison: Comparison) -> list[tuple[int, Outcome]]:
-    """The points with their indices, but for those that are the scenario itself."""
-    return [item for item in enumerate(comparison.outcomes) if not item[1].as_asked]
-
-
-def named_runs(comparison: Comparison) -> list[tuple[str, Compared]]:
-    """The baseline and the tried points, each with what to call it in a sentence."""
-    points = [(f"with {vary(point)}", point) for _, point in tried(comparison)]
-    named = baseline_named(comparison)
-    return [(f"with {named}" if comparison.infeasible else named, comparison.baseline), *points]
-
-
-def baseline_named(comparison: Comparison) -> str:
-    """What others are compared with: the scenario as asked, or what it yielded to."""
-    if comparison.infeasible is None:
-        return "as asked"
-    return next((vary(point) for point in comparison.outcomes if point.as_asked), "the first that can be")
-
-
-def best_point(comparison: Comparison) -> int | None:
-    """Index of the tried point with the largest speedup, the first of equals; None where none was tried."""
-    best = max(tried(comparison), key=lambda item: item[1].speedup, default=None)
-    return None if best is None else best[0]
-
-
 def whatif_answer(comparison: Comparison) -> str:
-    """Which point is best, at which price; whether rebalancing pays, and who is on slow hardware."""
-    ranked = unranked(comparison) or "".join(
-        sentence(comparison) for sentence in (_fastest, _alike, _beyond, _weights_read)
-    )
+    """Which points answer the question, at which price; whether rebalancing pays, and slow hardware."""
+    ranking, found = rank(comparison), unranked(comparison)
+    if ranking.kind == "targets":
+        found = " ".join(filter(None, (targets_answer(comparison, ranking), found)))
+    elif not found:
+        found = _ranked(comparison, ranking)
     if comparison.infeasible is not None:
         named = baseline_named(comparison)
-        ranked = f"The scenario itself cannot be; points are compared with {named}. {ranked}"
-    return ranked + _rebalancing(comparison) + _slow_hardware(comparison)
+        found = f"The scenario itself cannot be; points are compared with {named}. {found}"
+    return found + _rebalancing(comparison) + _slow_hardware(comparison)
 
 
-def _alike(comparison: Comparison) -> str:
+def _ranked(comparison: Comparison, ranking: Ranking) -> str:
+    """Without targets: the front of points with other loads, or the fastest point and what it won."""
+    if ranking.kind == "front":
+        return front_answer(comparison, ranking)
+    if ranking.kind == "modelling":
+        return modelling_answer(comparison)
+    if ranking.best is None:
+        if comparison.infeasible is not None:
+            return "No other point can be."
+        return "Nothing but the scenario itself was tried." if comparison.points else "Nothing was varied."
+    best = ranking.best
+    sentences = (_fastest, _alike, _beyond)
+    found = "".join(sentence(comparison, best) for sentence in sentences) + _weights_read(comparison)
+    return found + otherwise_modelled(comparison, best)
+
+
+def _alike(comparison: Comparison, best: int) -> str:
     """Which runs the draws do not tell from the best point; empty where there are no draws, or none such."""
-    best, drawn = best_point(comparison), comparison.baseline.intervals
-    if best is None or comparison.faster is None or drawn is None:
+    drawn = comparison.baseline.intervals
+    if comparison.faster is None or drawn is None:
         return ""
     # The scenario comes first in the table of pairs.
     others = [(at + 1, vary(point)) for at, point in tried(comparison) if at != best]
@@ -85,10 +85,10 @@ def _alike(comparison: Comparison) -> str:
     return f" It cannot be told from {name}{also}: it is faster in {share}."
 
 
-def _beyond(comparison: Comparison) -> str:
+def _beyond(comparison: Comparison, best: int) -> str:
     """What a placement won that even work would not have: not by balance but by less work."""
-    base, best = comparison.baseline, best_point(comparison)
-    if best is None or base.ceilings is None or not _places(comparison.outcomes[best]):
+    base = comparison.baseline
+    if base.ceilings is None or not _places(comparison.outcomes[best]):
         return ""
     before, after = base.metrics, comparison.outcomes[best].metrics
     won_s, most_s = before.step_time_s.mean - after.step_time_s.mean, base.ceilings.placements_s
@@ -159,8 +159,8 @@ def _rebalancing(comparison: Comparison) -> str:
         return (
             " Rebalancing does not pay here: nothing that rebalances is faster than the best that does not."
         )
-    best = best_point(comparison)
-    payback = None if best is None else comparison.outcomes[best].payback_steps
+    best = rank(comparison).best
+    payback = None if best is None or best == BASE else comparison.outcomes[best].payback_steps
     if payback is None or max(moving) <= 1:
         return ""
     return f" There a rebalance has paid for itself after {steps(payback)}."
@@ -189,35 +189,16 @@ def rebalances(point: Compared) -> int:
     return point.metrics.rebalancing.rebalances
 
 
-def steps(count: float) -> str:
-    """A number of steps, one that has begun counting whole.
-
-    >>> steps(0.2), steps(41.3)
-    ('1 step', '42 steps')
-    """
-    return plural(max(1, math.ceil(count)), "step")
-
-
-def _fastest(comparison: Comparison) -> str:
+def _fastest(comparison: Comparison, best: int) -> str:
     """The best point that costs no quality to speak of; if another is faster, also that and its price."""
-    best = best_point(comparison)
-    if best is None:
-        if comparison.infeasible is not None:
-            return "No other point can be."
-        return "Nothing but the scenario itself was tried." if comparison.points else "Nothing was varied."
     point, base = comparison.outcomes[best], comparison.baseline
-    base_s, point_s = base.metrics.step_time_s.mean, point.metrics.step_time_s.mean
+    less_s = base.metrics.step_time_s.mean - point.metrics.step_time_s.mean
     if point.speedup < 1 + SMALL / 2:
         return f"Nothing tried here is faster: the best point, {vary(point)}, runs {speedup(point)}."
     free = _is_free(point, base)
-    more = (point.gpus or 0) > base.gpus
-    sentence = f"{vary(point)} is {'best' if free and not more else 'fastest'}: {speedup(point)}"
-    if not math.isclose(_tokens_per_step(point), _tokens_per_step(base), rel_tol=1e-6):
-        sentence += " the tokens per second"
-    else:
-        sentence += f", {format_seconds(base_s - point_s)} less per step{_won(base, point)}"
-    sentence += _price(point, base)
-    return f"{sentence}." if free else f"{_best_free(comparison)} {sentence}."
+    sentence = f"{vary(point)} is {'best' if free else 'fastest'}: {speedup(point)}, "
+    sentence += f"{format_seconds(less_s)} less per step{_won(base, point)}{price(point, base)}."
+    return sentence if free else f"{_best_free(comparison)} {sentence}"
 
 
 def _won(base: Result, point: Outcome) -> str:
@@ -241,61 +222,17 @@ def _is_free(point: Outcome, base: Result) -> bool:
     return few and metrics.rerouted <= max(before.rerouted, _MOST)
 
 
-def _price(point: Outcome, base: Result) -> str:
-    """On how many GPUs it runs, where that differs, and what it does to the router's choice more."""
-    metrics = point.metrics
-    asked, used, runs = base.gpus, point.gpus, ""
-    if used and used != asked:
-        each = point.speedup * asked / used
-        runs = f", on {plural(used, 'GPU')} instead of {asked:,} ({each:.2f}× for each GPU)"
-    prices: list[str] = []
-    for name, verb in (("dropped", "drops"), ("rerouted", "reroutes"), ("added", "adds")):
-        share = getattr(metrics, name)
-        if share <= getattr(base.metrics, name):
-            continue
-        whole = "" if prices else " of the assignments"
-        prices.append(f"{verb} {format_share(share)}{whole}")
-        if name == "dropped" and metrics.gate_mass_lost is not None:
-            prices[-1] += f" ({format_share(metrics.gate_mass_lost)} of the gate mass)"
-    return runs + (f"; it {' and '.join(prices)}" if prices else "")
-
-
-def _tokens_per_step(run: Compared) -> float:
-    return run.metrics.tokens_per_s * run.metrics.step_time_s.mean
-
-
-def vary(point: Outcome, names: Mapping[str, str] | None = None) -> str:
-    """A point's varied keys, or their ``names``, and values, ``key=value`` after another."""
-    return named_vary(point.vary, names)
-
-
-def named_vary(values: Mapping[str, Any], names: Mapping[str, str] | None = None) -> str:
-    """Varied keys and their values."""
-    return ", ".join(f"{(names or {}).get(key, key)}={brief(value)}" for key, value in values.items())
-
-
-def varied_keys(comparison: Comparison) -> dict[str, str]:
-    """Every varied key in order of appearance, and its short name: the last part where that is unique."""
-    keys = list(dict.fromkeys(key for point in comparison.outcomes for key in point.vary))
-    last = Counter(key.rsplit(".", 1)[-1] for key in keys)
-    return {key: short if last[short := key.rsplit(".", 1)[-1]] == 1 else key for key in keys}
-
-
-def speedup(point: Outcome) -> str:
-    """A speedup as a factor: 1.31×."""
-    return f"{point.speedup:.2f}×"
-
-
 def _best_free(comparison: Comparison) -> str:
     """The fastest point that leaves the router's choice as the scenario does, or that there is none."""
     base = comparison.baseline
-    free = [point for point in comparison.outcomes if _is_free(point, base)]
+    points = [point for _, point in comparable(comparison)]
+    free = [point for point in points if _is_free(point, base)]
     best = max(free, key=lambda point: point.speedup, default=None)
     if best is None or best.speedup < 1 + SMALL / 2:
-        faster = [point for point in comparison.outcomes if point.speedup >= 1 + SMALL / 2]
+        faster = [point for point in points if point.speedup >= 1 + SMALL / 2]
         most = any(point.metrics.rerouted > _MOST for point in faster)
         also = " and reroutes less than half" if most else ""
         return f"No point that drops no more than the scenario{also} is faster."
-    price = _price(best, base)
-    what = "that drops next to nothing" if "drops" in price else "without dropping more than the scenario"
-    return f"Best {what} is {vary(best)}, {speedup(best)}{price}."
+    more = price(best, base)
+    what = "that drops next to nothing" if "drops" in more else "without dropping more than the scenario"
+    return f"Best {what} is {vary(best)}, {speedup(best)}{more}."

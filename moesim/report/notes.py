@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from moesim.analysis.result_file import Comparison
-from moesim.report.comparison_answer import named_runs, unranked
+from moesim.report.comparison_answer import unranked
+from moesim.report.point_names import named_runs
 from moesim.spec.question import plural
 
 _MOST: Final = 6

@@ -8,7 +8,7 @@ from typing import Any, Final
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from moesim.report.comparison_answer import steps as whole_steps
+from moesim.report.point_names import steps as whole_steps
 from moesim.report.table import Table, numbers, words
 from moesim.report.terminal import bold, bullets, spaced
 from moesim.spec.question import plural

@@ -14,6 +14,7 @@ from moesim.analysis.intervals import check_samples, drawn_tokens_per_s, ends, f
 from moesim.analysis.rebalancing import payback_steps
 from moesim.analysis.result import simulate_scenario
 from moesim.analysis.result_file import Comparison, Infeasible, Outcome, Result
+from moesim.analysis.target import Target
 from moesim.errors import MoesimError, SpecError
 from moesim.spec.scenario import Scenario
 from moesim.studies.points import Point
@@ -26,6 +27,7 @@ def compare(
     base: Scenario | MoesimError,
     points: Sequence[Point],
     *,
+    targets: Sequence[Target] = (),
     samples: int = 0,
     jobs: int = 1,
     scheduler: str | None = None,
@@ -37,6 +39,7 @@ def compare(
 
     Args:
         base: the scenario itself, or why it is none.
+        targets: bounds that the best point shall meet.
         samples: profiles to draw for intervals, the same for all points; 0 asks for none.
         jobs: worker processes; the result does not depend on it.
         scheduler: address of a dask scheduler whose workers simulate instead; they must reach the files
@@ -69,10 +72,12 @@ def compare(
     rows = [
         Infeasible(vary=point.vary, infeasible=str(result))
         if isinstance(result, MoesimError)
-        else _outcome(point, result, asked, found, next(payback))
+        else _outcome(point, result, asked, found, next(payback), targets)
         for point, result in zip(points, results, strict=True)
     ]
     extra: dict[str, Any] = {"faster": faster_shares([found, *others])} if samples else {}
+    if targets:
+        extra["targets"] = [target.text for target in targets]
     if base is not asked:
         extra["infeasible"] = str(base if isinstance(base, MoesimError) else known[_name(base)])
     return Comparison(format="moesim.whatif/1", baseline=found, points=rows, **extra)
@@ -104,9 +109,17 @@ def _first(
 
 
 def _outcome(
-    point: Point, result: Result, base: Scenario, baseline: Result, payback: float | None
+    point: Point,
+    result: Result,
+    base: Scenario,
+    baseline: Result,
+    payback: float | None,
+    targets: Sequence[Target],
 ) -> Outcome:
     assert isinstance(point.scenario, Scenario)  # it has been simulated
+    verdict: dict[str, Any] = {}
+    if targets:
+        verdict["meets"] = all(target.met(result.metrics) for target in targets)
     return Outcome(
         vary=point.vary,
         metrics=result.metrics,
@@ -117,6 +130,7 @@ def _outcome(
         speedup=result.metrics.tokens_per_s / baseline.metrics.tokens_per_s,
         **_interval(baseline, result),
         payback_steps=payback,
+        **verdict,
         # Combinations of values that the scenario has anyway.
         as_asked=_name(point.scenario) == _name(base),
         notes=result.notes,
@@ -125,7 +139,7 @@ def _outcome(
     )
 
 
-def _interval(baseline: Result, result: Result) -> dict[str, list[float]]:
+def _interval(baseline: Result, result: Result) -> dict[str, Any]:
     """The interval of a point's speedup, where draws were asked for."""
     if result.intervals is None:
         return {}
