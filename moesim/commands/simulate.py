@@ -39,8 +39,8 @@ def run(
     asked = load_scenario(scenario, overrides(set_))
     if out is not None:
         check_folder(out)
-    with progress("simulating", 1), faults_of(scenario):
-        done, result = simulate_scenario(asked, samples)
+    with progress("simulating", 1) as advance, faults_of(scenario):
+        done, result = simulate_scenario(asked, samples, advance)
     result = result.made(command=command_line("run", scenario, set_, None, *asked_samples(samples)))
     if out is not None:
         write_run(out, done, result)

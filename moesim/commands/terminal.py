@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
@@ -30,6 +30,9 @@ Samples = Annotated[
     ),
 ]
 Out = Annotated[Path | None, typer.Option("-o", metavar="OUT", help="Write the files to this folder.")]
+# What remains is told from the speed of so long: one point may take minutes.
+_SPEED_S = 3600.0
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 
 
@@ -71,15 +74,31 @@ def faults_of(scenario: str) -> Iterator[None]:
         raise
 
 
+class Advance(Protocol):
+    """Adds so much to a progress bar."""
+
+    def __call__(self, part: float = 1.0) -> None: ...
+
+
 @contextlib.contextmanager
-def progress(what: str, total: int) -> Iterator[Callable[[], None]]:
-    """A progress bar on stderr, gone when done; silent where stderr is no terminal."""
+def progress(what: str, total: int) -> Iterator[Advance]:
+    """A bar on stderr with the time that remains, gone when done; silent where stderr is no terminal."""
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+    bar = Progress(
+        console=Console(stderr=True),
+        transient=True,
+        disable=not sys.stderr.isatty(),
+        speed_estimate_period=_SPEED_S,
+    )
+    with bar:
         task = bar.add_task(what, total=total)
-        yield lambda: bar.advance(task)
+
+        def advance(part: float = 1.0) -> None:
+            bar.advance(task, part)
+
+        yield advance
 
 
 def show(value: dict[str, Any], tables: Callable[[], list[Any]], as_json: bool, out: Path | None) -> None:

@@ -13,7 +13,7 @@ from moesim.analysis.result_file import Compared, Comparison, Outcome
 from moesim.analysis.target import Target
 from moesim.report.comparison_answer import rebalances, slow_gpu
 from moesim.report.findings import SMALL, shares
-from moesim.report.point_names import named_vary, speedup, steps, varied_keys, vary
+from moesim.report.point_names import Varied, named_vary, speedup, steps
 from moesim.report.ranked_answer import LATENCY
 from moesim.report.table import Column, Table, numbers, words
 from moesim.spec.question import brief, plural
@@ -143,7 +143,8 @@ def comparison_table(comparison: Comparison) -> Table:
     if ranking.best is not None:
         marks[rows_of[ranking.best]] = "best"
     rows = list(zip(*(cells for _, cells in told), strict=True))
-    return Table([column for column, _ in told], rows, marks=marks, gap=1)
+    shared = Varied.of(comparison).shared()
+    return Table([column for column, _ in told], rows, caption=shared, marks=marks, gap=1)
 
 
 def _factors(comparison: Comparison, ranking: Ranking) -> list[_Told]:
@@ -177,8 +178,7 @@ def ranked(comparison: Comparison) -> list[Outcome]:
 
 def names(comparison: Comparison) -> list[str]:
     """What to call the scenario itself, and each point, best first: ``key=value`` after another."""
-    keys = varied_keys(comparison)
-    return [name for (name,) in _rows(comparison, [[vary(point, keys)] for point in comparison.outcomes])]
+    return [name for (name,) in _rows(comparison, [[name] for name in Varied.of(comparison).names()])]
 
 
 def _rows(comparison: Comparison, cells: Sequence[Sequence[str]]) -> list[Sequence[str]]:
@@ -197,11 +197,10 @@ def _rows(comparison: Comparison, cells: Sequence[Sequence[str]]) -> list[Sequen
 
 def _varied(comparison: Comparison) -> list[_Told]:
     """The columns that tell points apart: one for each key, in the terminal one for all if that is long."""
-    keys = varied_keys(comparison)
-    heads = list(keys.values()) or [""]
+    varied = Varied.of(comparison)
+    keys, heads = list(varied.heads), list(varied.heads.values()) or [""]
     cells = [
-        [brief(point.vary[key]) if key in point.vary else "" for key in keys] or [""]
-        for point in comparison.outcomes
+        [brief(values[key]) if key in values else "" for key in keys] or [""] for values in varied.points
     ]
     wide = sum(max(map(len, column)) + 1 for column in zip(heads, *cells, strict=True))
     together = not keys or wide > _VARIED_WIDTH

@@ -49,7 +49,9 @@ def whatif_tables(comparison: Comparison) -> list[RenderableType]:
 
 def whatif_table(comparison: Comparison) -> Table:
     """All points, and the answer below them."""
-    return replace(comparison_table(comparison), caption=whatif_answer(comparison), strong=True)
+    table = comparison_table(comparison)
+    caption = " ".join(filter(None, (table.caption, whatif_answer(comparison))))
+    return replace(table, caption=caption, strong=True)
 
 
 def _stragglers(result: Result) -> Table | None:

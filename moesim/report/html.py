@@ -19,7 +19,7 @@ from moesim.report.heatmap import heatmap
 from moesim.report.markup import Element, Markup, join, tag
 from moesim.report.notes import comparison_notes
 from moesim.report.page import figures_list, listed, opening, page, provenance, section, trace_note
-from moesim.report.point_names import baseline_named, varied_keys
+from moesim.report.point_names import Varied, baseline_named
 from moesim.report.run_table import attribution_table, phase_table, stage_table, straggler_table
 from moesim.report.table import Table, words
 from moesim.spec.question import question
@@ -87,7 +87,7 @@ def _check_fit(timeline: Timeline, gpus: int) -> None:
 def whatif_page(comparison: Comparison) -> str:
     """The page of a comparison alone."""
     base = comparison.baseline
-    keys = " or ".join(varied_keys(comparison).values())
+    keys = " or ".join(Varied.of(comparison).heads.values())
     asked = question(base.scenario)[:-1] + f", and what if {keys} were another?"
     sections = [
         opening(asked, whatif_answer(comparison), trace_note(base.trace)),

@@ -33,7 +33,7 @@ def compare(
     scheduler: str | None = None,
     store: Store | None = None,
     baseline: Result | None = None,
-    progress: Callable[[], None] = lambda: None,
+    progress: Callable[[float], None] = lambda _: None,
 ) -> Comparison:
     """Simulate the base and all points; format ``moesim.whatif/1``.
 
@@ -46,7 +46,7 @@ def compare(
             that the scenario names.
         store: where finished points survive an interruption; what it holds is not run again.
         baseline: the result of the base, where it is known already.
-        progress: called once for the base and for each point, when its result is there.
+        progress: told of parts of the base as it runs, and of each point; all are 1 each.
 
     A point that cannot be, for lack of memory say, is a row that says why. A base that cannot be yields to
     the first point that can.
@@ -58,8 +58,7 @@ def compare(
     known: dict[str, Result | MoesimError] = {}
     if baseline is not None and isinstance(base, Scenario):
         known[_name(base)] = baseline
-    asked, found = _first([Point({}, base), *points], samples, store, known)
-    progress()
+    asked, found = _first([Point({}, base), *points], samples, store, known, progress)
     results = _results(points, known, samples, store, _workers(jobs, scheduler), progress)
     ran = [each for each in zip(points, results, strict=True) if isinstance(each[1], Result)]
     faults = [result for result in results if isinstance(result, MoesimError)]
@@ -84,7 +83,11 @@ def compare(
 
 
 def _first(
-    candidates: Sequence[Point], samples: int, store: Store | None, known: dict[str, Result | MoesimError]
+    candidates: Sequence[Point],
+    samples: int,
+    store: Store | None,
+    known: dict[str, Result | MoesimError],
+    progress: Callable[[float], None],
 ) -> tuple[Scenario, Result]:
     """The first that can be, with its result; ``known`` learns what became of those before it.
 
@@ -93,14 +96,21 @@ def _first(
     Raises:
         MoesimError: the fault of the first, where none can be.
     """
-    faults = []
+    faults, left = [], 1.0
+
+    def tell(part: float) -> None:
+        nonlocal left
+        left -= part
+        progress(part)
+
     for point in candidates:
         if isinstance(point.scenario, Scenario):
             name = _name(point.scenario)
             if name not in known:
-                known[name] = _stored(point.scenario, store) or _simulate(name, point, samples)[1]
+                known[name] = _stored(point.scenario, store) or _simulate(name, point, samples, tell)[1]
                 _keep(point, known[name], store)
             if isinstance(found := known[name], Result):
+                progress(left)
                 return point.scenario, found
             faults.append(found)
         else:
@@ -152,7 +162,7 @@ def _results(
     samples: int,
     store: Store | None,
     workers: AbstractContextManager[Any],
-    progress: Callable[[], None],
+    progress: Callable[[float], None],
 ) -> list[Result | MoesimError]:
     """The result of each point, or why it cannot be. Equal ones, and those known, are not simulated again."""
     made = {at: each.scenario for at, each in enumerate(points) if isinstance(each.scenario, Scenario)}
@@ -163,7 +173,7 @@ def _results(
         if at in made and names[at] not in known and (found := _stored(made[at], store)) is not None:
             known[names[at]] = found
         if at not in made or names[at] in known:
-            progress()
+            progress(1.0)
         else:
             missing[names[at]] = point
     work = (delayed(_simulate)(name, point, samples) for name, point in missing.items())
@@ -172,7 +182,7 @@ def _results(
             known[name] = result
             _keep(missing[name], result, store)
             for _ in range(copies[name]):
-                progress()
+                progress(1.0)
     faults = {at: each.scenario for at, each in enumerate(points) if isinstance(each.scenario, MoesimError)}
     return [faults[at] if at in faults else known[names[at]] for at in range(len(points))]
 
@@ -204,11 +214,13 @@ def _name(scenario: Scenario) -> str:
     return json.dumps(scenario.resolved(), sort_keys=True)
 
 
-def _simulate(name: str, point: Point, samples: int) -> tuple[str, Result | MoesimError]:
+def _simulate(
+    name: str, point: Point, samples: int, progress: Callable[[float], None] = lambda _: None
+) -> tuple[str, Result | MoesimError]:
     """In a worker: one point, or why it cannot be, with the name it was sent under."""
     assert isinstance(point.scenario, Scenario)  # those that are none are not sent
     try:
-        return name, simulate_scenario(point.scenario, samples)[1]
+        return name, simulate_scenario(point.scenario, samples, progress)[1]
     except MoesimError as error:
         return name, error
 

@@ -36,9 +36,9 @@ def simulated(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The seeds of the scenarios that have been simulated in this process."""
     seeds: list[int] = []
 
-    def counted(scenario: Scenario, samples: int) -> Any:
+    def counted(scenario: Scenario, *others: Any) -> Any:
         seeds.append(scenario.seed)
-        return simulate_scenario(scenario, samples)
+        return simulate_scenario(scenario, *others)
 
     monkeypatch.setattr(whatif, "simulate_scenario", counted)
     return seeds
@@ -127,11 +127,12 @@ def test_a_fault_is_laid_at_the_door_of_its_gpu() -> None:
 
 
 def test_equal_scenarios_are_simulated_once(simulated: list[int]) -> None:
-    told: list[int] = []
+    told: list[float] = []
     base, points = seeds(0, 1, 1, 2)
-    comparison = compare(base, points, progress=lambda: told.append(1))
+    comparison = compare(base, points, progress=told.append)
     assert simulated == [0, 1, 2]
-    assert len(told) == 5
+    # The two steps of the base as they run, and each point.
+    assert told == [0.5, 0.5, 0.0, 1.0, 1.0, 1.0, 1.0]
     assert [row.vary["seed"] for row in comparison.points] == [0, 1, 1, 2]
     assert comparison.outcomes[0].speedup == 1
     assert [row.as_asked for row in comparison.outcomes] == [True, False, False, False]
@@ -277,11 +278,11 @@ def test_finished_points_are_not_run_again(here: Path, simulated: list[int]) -> 
 def test_an_interrupted_comparison_goes_on(here: Path, simulated: list[int]) -> None:
     store = Store(here / "points")
     base, points = seeds(1, 2, 3)
-    told: list[int] = []
+    told: list[float] = []
 
-    def interrupt() -> None:
-        told.append(1)
-        if len(told) == 3:
+    def interrupt(part: float) -> None:
+        told.append(part)
+        if sum(told) == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
