@@ -5,7 +5,7 @@ BIN := .venv/bin
 EXTRAS ?= test,executor
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-deep lint bench bench-gpu clean
+.PHONY: demo test test-deep fuzz lint bench bench-gpu clean
 
 demo: .venv/core
 	$(BIN)/moesim demo -o moesim-demo
@@ -16,6 +16,13 @@ test: .venv/test
 # The property tests alone, with other examples on every run and ten times as many.
 test-deep: .venv/test
 	$(BIN)/python -m pytest -n auto --dist worksteal -m hypothesis --hypothesis-profile=deep
+
+# Mutated files for every reader, a worker for each core: 200,000 take a quarter of an hour on two slow ones.
+# Another SEED tries others; each failure comes with the command that repeats it.
+MUTATIONS ?= 200000
+SEED ?= 0
+fuzz: .venv/test
+	$(BIN)/python -m tests.fuzz --mutations $(MUTATIONS) --seed $(SEED)
 
 lint: .venv/test
 	$(BIN)/ruff check .

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from moesim.errors import OutputError
+from traces.base.door import is_folder
 from traces.base.files import check_is_file
 
 # One of these stands in every folder that a run or a what-if wrote or has begun to write.
@@ -52,7 +53,7 @@ def check_file(out: Path, *, reads: Iterable[Path | str | None] = ()) -> None:
         OutputError: it is a folder, a device or one of ``reads``; its folder is missing or closed to us.
     """
     check_is_file(out)
-    if not out.parent.is_dir():
+    if not is_folder(out.parent):
         raise OutputError("there is no such folder", file=out.parent)
     if not os.access(out.parent, os.W_OK | os.X_OK):
         raise OutputError("cannot be written: Permission denied", file=out)

@@ -11,9 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from traces.base import parquet
+from traces.base.door import first_bytes, require_file
 from traces.base.errors import LoadTableError
 from traces.base.files import check_format, whole_file, write_text
-from traces.base.input_file import MAX_JSON_BYTES, first_bytes, read_json, require_file
+from traces.base.input_file import MAX_JSON_BYTES, read_json
 from traces.base.memory import require_memory
 from traces.load_table import (
     HEADER,
@@ -104,8 +105,8 @@ def _write_parquet(table: LoadTable, meta: dict[str, Any], target: Path) -> None
     }
     plain = pa.table(columns)
     stamped = plain.replace_schema_metadata(parquet.with_metadata(plain.schema, meta).metadata)
-    with whole_file(target) as partial:
-        pq.write_table(stamped, partial, compression="zstd", write_page_checksum=True)
+    with whole_file(target) as partial, parquet.to_write(partial) as out:
+        pq.write_table(stamped, out, compression="zstd", write_page_checksum=True)
 
 
 def _read_parquet(source: Path) -> LoadTable:
@@ -120,7 +121,7 @@ def _read_parquet(source: Path) -> LoadTable:
             raise LoadTableError(rule, file=source, got=f"{rows} rows")
         names = ["window", "layer", "load"]
         parquet.require_columns(file, names, source, LoadTableError)
-        require_memory(rows * experts * 8, "the load table", error=LoadTableError, file=source)
+        require_memory(2 * rows * experts * 8, "the load table", error=LoadTableError, file=source)
         with parquet.reading(source, LoadTableError):
             batches = list(file.iter_batches(max(1, _BATCH_COUNTS // experts), columns=names))
             load_NE = np.concatenate([_loads(batch, experts, source) for batch in batches])

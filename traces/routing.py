@@ -23,6 +23,7 @@ from traces.meta import TraceMeta
 # Tokens of a row group and of a streamed window. Measured with 58 layers, top-8: going from 65,536 to
 # 16,384 quarters the time to read 1,000 tokens and costs nothing else; 8,192 writes a fifth slower.
 WINDOW_TOKENS = 16_384
+MAX_CATEGORY_BYTES = 1 << 24  # of all names; every row group and the footer have them
 
 TOKEN_ARRAYS = (
     "ids_TLK",
@@ -199,6 +200,13 @@ class RoutingTrace:
             raise TraceError("candidates and their scores come together", file=file)
         if len(set(self.categories)) != len(self.categories):
             raise TraceError("must not repeat a name", file=file, field="categories")
+        try:
+            size = sum(len(name.encode()) for name in self.categories)
+        except UnicodeEncodeError as error:  # a lone surrogate, which JSON can smuggle in
+            raise TraceError("must be valid Unicode", file=file, field="categories") from error
+        if size > MAX_CATEGORY_BYTES:
+            rule = f"may take at most {MAX_CATEGORY_BYTES} bytes in all"
+            raise TraceError(rule, file=file, field="categories", got=size)
 
 
 def check_range(start: int, stop: int, count: int, field: str, file: Path | None = None) -> None:

@@ -73,7 +73,7 @@ class TraceFile:
 
     def close(self) -> None:
         """Release the file."""
-        self._parquet.close()
+        self._parquet.close(force=True)
 
     @property
     def tokens(self) -> int:
@@ -228,6 +228,7 @@ class TraceFile:
         for kind in self._kinds:
             needed += [f"{kind}_{layer}" for layer in self.meta.layers]
         parquet.require_columns(self._parquet, needed, self.path, TraceError)
+        parquet.require_texts(self._parquet, ["category"], self.path, TraceError)
         if self.tokens == 0:
             raise TraceError("has no tokens", file=self.path)
 

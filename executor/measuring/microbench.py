@@ -12,10 +12,12 @@ import argparse
 from pathlib import Path
 
 from executor.measuring.spec import MACHINE, SPEC, Spec
+from executor.plan.errors import PlanError
 from executor.ranks.launch import Launch
 from executor.ranks.progress import Mark
 from executor.ranks.supervised import Patience, supervised
 from traces.base.files import write_text
+from traces.base.input_file import read_text
 
 
 def main() -> None:
@@ -35,7 +37,9 @@ def main() -> None:
         spec = Spec.read(given.spec)
         if launch.rank == 0:
             # What was asked for, for whoever fits it elsewhere.
-            write_text(given.out / SPEC, given.spec.read_text("utf-8"))
+            write_text(
+                given.out / SPEC, read_text(given.spec, "a specification of plans to measure", PlanError)
+            )
         run(spec, given.out, launch, mark, patience)
 
     supervised(given.out, (MACHINE,), work)

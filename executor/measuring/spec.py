@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from executor.plan.errors import PlanError
 from traces.base.files import check_format
+from traces.base.input_file import read_json
 
 MACHINE, SPEC = "machine.json", "spec.json"
 
@@ -35,20 +35,13 @@ class Spec:
         Raises:
             PlanError: the file cannot be read, or lacks a field.
         """
-        try:
-            value = json.loads(file.read_bytes())
-        except OSError as error:
-            raise PlanError(f"cannot be read: {error.strerror or error}", file=file) from error
-        except (ValueError, RecursionError) as error:
-            raise PlanError(f"is not JSON: {error}", file=file) from error
-        if not isinstance(value, dict):
-            raise PlanError("must be a JSON object", file=file)
+        value = read_json(file, "a specification of plans to measure", PlanError)
         check_format(value.get("format"), "microbench", 1, file=file, error=PlanError)
         try:
             plans = tuple(file.parent / name for name in value["plans"])
             device, backend = str(value["device"]), str(value["backend"])
             threads, seconds = int(value["threads"]), float(value["seconds"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise PlanError(f"lacks a field, or it is of another type: {error!r}", file=file) from error
         for field, holds, rule in (
             ("plans", bool(plans), "must name at least one"),

@@ -6,7 +6,6 @@ Axes: as in :mod:`executor.plan.plan`.
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,12 +20,14 @@ from moesim.dispatch.modes import MODES
 from moesim.routing.policies import policies_from
 from moesim.routing.policy import check_needs, known_needs
 from moesim.routing.replicas import REPLICA_CHOICES
+from traces.base.door import require_file
 from traces.base.errors import MoesimError
 from traces.base.files import check_format
+from traces.base.input_file import read_json
 from traces.interop.npy import DAMAGED
 
-_MAX_BYTES = 16 << 20
-"""Of plan.json, which holds no array."""
+_TIMES = 3
+"""Bytes of memory for one of an array's file, while it is read and checked."""
 
 
 def read_plan(folder: Path) -> Plan:
@@ -185,16 +186,7 @@ class _Head:
         self.value = self._read() if value is None else value
 
     def _read(self) -> dict[str, Any]:
-        try:
-            if self.file.stat().st_size > _MAX_BYTES:
-                raise PlanError(f"must be at most {_MAX_BYTES >> 20} MiB", file=self.file)
-            value = json.loads(self.file.read_bytes())
-        except OSError as error:
-            raise PlanError(f"cannot be read: {error.strerror or error}", file=self.file) from error
-        except (ValueError, RecursionError) as error:
-            raise PlanError(f"is not JSON: {error}", file=self.file) from error
-        if not isinstance(value, dict):
-            raise PlanError("must be a JSON object", file=self.file)
+        value = read_json(self.file, "a plan", PlanError)
         check_format(value.get("format"), "plan", 2, file=self.file, error=PlanError, oldest=1)
         return value
 
@@ -275,6 +267,7 @@ class _Arrays:
     def load(self, name: str, dtype: Any, shape: tuple[int | None, ...]) -> npt.NDArray[Any]:
         """An array of just this dtype and shape; None stands for any length."""
         file = self.folder / f"{name}.npy"
+        require_file(file, "a .npy array", PlanError, times=_TIMES)
         try:
             # Mapped first: a header may claim any shape, the file's size holds it to what is there.
             array = np.lib.format.open_memmap(file, mode="r")

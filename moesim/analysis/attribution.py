@@ -36,9 +36,9 @@ class Counterfactuals:
     """Seconds of all steps with less and less in their way; told of each step as it ends.
 
     Attributes:
-        seconds: of all steps together, without faults (``healthy``), also without experts that move
-            (``settled``), also with even ``homes``, ``experts`` and ``traffic``, also without ``network``,
-            also without ``overhead``; and with even traffic after the best possible ``router``.
+        seconds: of all these steps together, ``as run``, without faults (``healthy``), also without experts
+            that move (``settled``), also with even ``homes``, ``experts`` and ``traffic``, also without
+            ``network``, also without ``overhead``; and with even traffic after the best possible ``router``.
         drawn: for each profile of ``draws``, the same from ``settled`` on, without ``router``.
     """
 
@@ -58,15 +58,11 @@ class Counterfactuals:
         self.seconds = Seconds(float)
         self.drawn = [Seconds(float) for _ in draws]
 
-    @property
-    def migration_s(self) -> float:
-        """What moving experts cost, of all steps."""
-        return self.seconds["healthy"] - self.seconds["settled"]
-
     def observe(self, step: Step, clock: StepClock) -> None:
         """Add a step that has run."""
         asked, seconds = self._asked, self.seconds
         as_run_s = clock.end_s - clock.start_s
+        seconds["as run"] += as_run_s
         healthy_s = as_run_s if step.program is step.healthy else asked.seconds(step.healthy)
         settled_s = healthy_s if step.settled is step.healthy else asked.seconds(step.settled)
         seconds["healthy"] += healthy_s
@@ -85,37 +81,40 @@ class Counterfactuals:
             drawn["homes"] += homes_s
             priced.add(drawn, spread, even)
 
-    def terms(self, step_s: float, steps: int) -> Attribution:
+    def terms(self, step_s: float) -> Attribution:
         """Seconds of a step by cause; but for the parts of imbalance they sum to ``step_s``.
 
         A term may be negative, and is shown as it is.
 
         Args:
-            step_s: T0, mean seconds of a step.
-            steps: how many steps ran.
+            step_s: T0, mean seconds of a step: also of steps that this has not been told of.
         """
-        at = {name: seconds / steps for name, seconds in self.seconds.items()}
+        at = self._per_step(self.seconds, step_s)
         return _attribution(at, hardware_s=step_s - at["healthy"], migration_s=at["healthy"] - at["settled"])
 
-    def drawn_terms(self, step_s: float, steps: int) -> list[Attribution]:
+    def drawn_terms(self, step_s: float) -> list[Attribution]:
         """The same with each of the profiles that were drawn.
 
         Faults and experts that move are not drawn anew: they cost the same part of a step as asked.
         """
-        asked, found = self.terms(step_s, steps), []
+        asked, found = self.terms(step_s), []
         for seconds in self.drawn:
-            at = {name: each / steps for name, each in seconds.items()}
+            at = self._per_step(seconds, step_s)
             longer = seconds["settled"] / self.seconds["settled"]
             disturbed = {"hardware_s": asked.hardware_s, "migration_s": asked.migration_s}
             found.append(_attribution(at, **{name: cost_s * longer for name, cost_s in disturbed.items()}))
         return found
 
-    def ceilings(self, steps: int) -> Ceilings:
-        """The most that placements and routers can win of a step."""
-        settled_s, even_s, routed_s = (
-            self.seconds[name] / steps for name in ("settled", "traffic", "router")
+    def ceilings(self, step_s: float) -> Ceilings:
+        """The most that placements and routers can win of a step of so many seconds."""
+        at = self._per_step(self.seconds, step_s)
+        return Ceilings(placements_s=at["settled"] - at["traffic"], routers_s=at["settled"] - at["router"])
+
+    def _per_step(self, seconds: Seconds, step_s: float) -> Seconds:
+        """Of a mean step, as these steps are to it."""
+        return Seconds(
+            float, {name: each * (step_s / self.seconds["as run"]) for name, each in seconds.items()}
         )
-        return Ceilings(placements_s=settled_s - even_s, routers_s=settled_s - routed_s)
 
     def _evened(
         self, parts: Sequence[Part]
@@ -185,7 +184,7 @@ class _Priced:
         return min(self.seconds(program) for program in programs)
 
 
-def _attribution(at: dict[str, float], **disturbed: float) -> Attribution:
+def _attribution(at: Seconds, **disturbed: float) -> Attribution:
     """From seconds of a mean step."""
     return Attribution(
         **disturbed,

@@ -15,7 +15,7 @@ class Bounds:
     def __init__(self, deployment: Deployment) -> None:
         self._costs = Costs(deployment)
         self._links = deployment.pricing.fabric(DATA_SHEET)
-        self._steps = deployment.scenario.workload.steps
+        self._steps = 0
         self._seconds: dict[str, float] = {}
 
     def observe(self, step: Step, clock: StepClock) -> None:
@@ -23,6 +23,7 @@ class Bounds:
 
         A collective takes its bytes over all ports of a class, the slower class.
         """
+        self._steps += 1
         ideal, links = [self._costs.busy(part, DATA_SHEET) for part in step.parts], self._links
         for operation in step.settled.operations:
             transfer = operation.transfer

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
+from traces.base.jit import jit
 from traces.timeline import PHASES, Timeline
 
 _WAIT = PHASES.index("wait")
-_COLLECTIVES = (PHASES.index("dispatch"), PHASES.index("combine"))
+_DISPATCH, _COMBINE = PHASES.index("dispatch"), PHASES.index("combine")
 
 
 def critical_path(timeline: Timeline, step: int) -> NDArray[np.float64]:
@@ -27,27 +30,31 @@ def critical_path(timeline: Timeline, step: int) -> NDArray[np.float64]:
         One value for each of ``PHASES``.
     """
     chosen = np.flatnonzero(timeline.step_N == step)
-    begin = float(timeline.start_s_N[chosen].min())
-    now = float(timeline.end_s_N[chosen].max())
-    worked = (timeline.phase_N[chosen] != _WAIT) & (timeline.end_s_N[chosen] > timeline.start_s_N[chosen])
-    work = timeline.select(chosen[worked])
-    # By end; of equal ends the lowest rank last, where a look-up from the right finds it.
-    work = work.select(np.lexsort((-work.rank_N, work.end_s_N)))
-    start, end, phase = work.start_s_N.tolist(), work.end_s_N.tolist(), work.phase_N.tolist()
-    rank = work.rank_N.tolist()
-    of_rank = {each: np.flatnonzero(work.rank_N == each) for each in set(rank)}
-    end_of_rank = {each: work.end_s_N[own] for each, own in of_rank.items()}
-
+    start_N, end_N, rank_N = timeline.start_s_N[chosen], timeline.end_s_N[chosen], timeline.rank_N[chosen]
+    phase_N = timeline.phase_N[chosen]
+    # By end; of equal ends the lowest rank last, where who comes from the right finds it.
+    order_N = np.lexsort((-rank_N, end_N))
+    order_N = order_N[(phase_N[order_N] != _WAIT) & (end_N[order_N] > start_N[order_N])]
     seconds = np.zeros(len(PHASES))
-    at = len(work) - 1
-    while at >= 0:
-        seconds[_WAIT] += now - end[at]
-        seconds[phase[at]] += end[at] - start[at]
-        now = start[at]
-        if phase[at] in _COLLECTIVES:
-            at = int(np.searchsorted(work.end_s_N, now, side="right")) - 1
-        else:
-            found = int(np.searchsorted(end_of_rank[rank[at]], now, side="right"))
-            at = int(of_rank[rank[at]][found - 1]) if found else -1
-    seconds[_WAIT] += now - begin
+    if len(chosen):
+        begin, end = float(start_N.min()), float(end_N.max())
+        start_N, end_N, rank_N = start_N[order_N], end_N[order_N], rank_N[order_N]
+        _trace_back(start_N, end_N, phase_N[order_N], rank_N, begin, end, seconds)
     return seconds
+
+
+@jit
+def _trace_back(
+    start_N: Any, end_N: Any, phase_N: Any, rank_N: Any, begin: float, now: float, seconds: Any
+) -> None:
+    at = len(start_N) - 1
+    while at >= 0:
+        phase, rank = phase_N[at], rank_N[at]
+        seconds[_WAIT] += now - end_N[at]
+        seconds[phase] += end_N[at] - start_N[at]
+        now = start_N[at]
+        anyones = phase in (_DISPATCH, _COMBINE)
+        # What it leads to ended no later than it began.
+        while at >= 0 and (end_N[at] > now or not (anyones or rank_N[at] == rank)):
+            at -= 1
+    seconds[_WAIT] += now - begin

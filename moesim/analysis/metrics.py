@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from moesim.analysis.attribution import Counterfactuals
 from moesim.analysis.critical_path import critical_path
-from moesim.analysis.cube import Cube, layer_times, max_over_mean, step_times
+from moesim.analysis.cube import Cube, layer_times, ratios, step_times
 from moesim.analysis.rebalancing import rebalancing_metrics
 from moesim.analysis.result_file import Metrics, Rebalancing, Stage, StepTime
 from moesim.simulation.run import Run
@@ -29,10 +29,9 @@ Unit = Literal["s", "B", "1/s", "share", "ratio", "times"]
 
 @dataclass(frozen=True)
 class Spans:
-    """One run, one repeat; ``tokens_per_step`` of all ranks together."""
+    """Some steps of one run, one repeat."""
 
     timeline: Timeline
-    tokens_per_step: float
 
     @cached_property
     def cube(self) -> Cube:
@@ -50,11 +49,56 @@ class Spans:
         return self.cube.values("experts", self.timeline.assignments_N)
 
 
+class Columns:
+    """What the metrics keep of each step: so little that steps may be many."""
+
+    def __init__(self) -> None:
+        self._blocks: dict[str, list[FloatArray]] = {}
+
+    def add(self, timeline: Timeline) -> None:
+        """Add the steps of one run, one repeat."""
+        spans = Spans(timeline)
+        for metric in METRICS:
+            if metric.of_steps is not None:
+                self._blocks.setdefault(metric.key, []).append(metric.of_steps.column(spans))
+
+    @property
+    def step_s(self) -> float:
+        """Mean seconds of a step."""
+        return float(np.concatenate(self._blocks["step_time_s"]).mean())
+
+    def metrics(self, tokens_per_step: float) -> dict[str, Any]:
+        """The metrics that spans alone determine, in the form of ``result.json``.
+
+        Args:
+            tokens_per_step: of all ranks together.
+        """
+        return {
+            metric.key: metric.of_steps.summary(np.concatenate(self._blocks[metric.key]), tokens_per_step)
+            for metric in METRICS
+            if metric.of_steps is not None
+        }
+
+
+@dataclass(frozen=True)
+class OfSteps:
+    """A metric that spans alone determine.
+
+    Attributes:
+        column: what is kept of each step, its first axis.
+        summary: of all steps, in the form of ``result.json``; told the tokens of a mean step, too.
+    """
+
+    column: Callable[[Spans], FloatArray]
+    summary: Callable[[FloatArray, float], Any]
+
+
 @dataclass(frozen=True)
 class Explained:
-    """A simulated run, and the same steps without the causes of their time."""
+    """A simulated run, what was kept of its steps, and the same steps without the causes of their time."""
 
     run: Run
+    columns: Columns
     without: Counterfactuals
 
 
@@ -79,13 +123,13 @@ class Metric:
 
     Attributes:
         key: in ``result.json``. A key that :class:`Metrics` lacks is kept there all the same.
-        of_spans, of_run: computes it, in the form of ``result.json``; an empty list is not written. What
+        of_steps, of_run: computes it, in the form of ``result.json``; an empty list is not written. What
             spans alone determine is a metric of real runs, too.
         figure: what tables and the page show of it among their key figures, if anything.
     """
 
     key: str
-    of_spans: Callable[[Spans], Any] | None = None
+    of_steps: OfSteps | None = None
     of_run: Callable[[Explained], Any] | None = None
     figure: Figure | None = None
 
@@ -97,15 +141,14 @@ def timeline_metrics(timeline: Timeline, tokens_per_step: float) -> dict[str, An
         timeline: one run, one repeat.
         tokens_per_step: of all ranks together.
     """
-    spans = Spans(timeline, tokens_per_step)
-    return {metric.key: metric.of_spans(spans) for metric in METRICS if metric.of_spans is not None}
+    columns = Columns()
+    columns.add(timeline)
+    return columns.metrics(tokens_per_step)
 
 
 def run_metrics(done: Explained) -> Metrics:
     """All metrics of a simulated run."""
-    values = timeline_metrics(
-        done.run.timeline, done.run.tokens / done.run.deployment.scenario.workload.steps
-    )
+    values = done.columns.metrics(done.run.tokens / done.run.deployment.scenario.workload.steps)
     values |= {metric.key: metric.of_run(done) for metric in METRICS if metric.of_run is not None}
     return Metrics.model_validate({key: value for key, value in values.items() if value != []})
 
@@ -124,28 +167,42 @@ def routing_metrics(tally: Tally) -> dict[str, float | None]:
     return shares
 
 
-def _step_time(spans: Spans) -> dict[str, float]:
-    percentiles = {f"p{q}": float(np.percentile(spans.step_s, q)) for q in (50, 95, 99)}
-    return {"mean": float(spans.step_s.mean()), **percentiles}
+def _step_time(step_s_W: FloatArray, _: float) -> dict[str, float]:
+    percentiles = {f"p{q}": float(np.percentile(step_s_W, q)) for q in (50, 95, 99)}
+    return {"mean": float(step_s_W.mean()), **percentiles}
 
 
-def _layer_time(spans: Spans) -> dict[str, float]:
-    layer_s = layer_times(spans.timeline, spans.cube)
-    return {"mean": float(layer_s.mean()), "p95": float(np.percentile(layer_s, 95))}
+def _layer_time(layer_s_WL: FloatArray, _: float) -> dict[str, float]:
+    return {"mean": float(layer_s_WL.mean()), "p95": float(np.percentile(layer_s_WL, 95))}
 
 
-def _phase_time(spans: Spans) -> dict[str, float]:
-    path_s = np.mean([critical_path(spans.timeline, step) for step in range(spans.cube.steps)], axis=0)
-    return dict(zip(PHASES, path_s.tolist(), strict=True))
+def _paths(spans: Spans) -> FloatArray:
+    return np.array([critical_path(spans.timeline, step) for step in spans.cube.step_W.tolist()])
 
 
-def _straggler_ratio(spans: Spans) -> dict[str, float]:
+def _phase_time(path_s_WP: FloatArray, _: float) -> dict[str, float]:
+    return dict(zip(PHASES, path_s_WP.mean(axis=0).tolist(), strict=True))
+
+
+_RATIOS = ("assignments", "experts_time", "dispatch_bytes")
+
+
+def _straggler_ratios(spans: Spans) -> FloatArray:
+    """[W, 3]: max over mean of each of ``_RATIOS``, the mean over layers."""
     cube = spans.cube
-    return {
-        "assignments": max_over_mean(spans.assignments_WLG),
-        "experts_time": max_over_mean(cube.seconds("experts")),
-        "dispatch_bytes": max_over_mean(cube.values("dispatch", spans.timeline.bytes_N)),
-    }
+    bytes_WLG = cube.values("dispatch", spans.timeline.bytes_N)
+    values = (spans.assignments_WLG, cube.seconds("experts"), bytes_WLG)
+    return np.stack([ratios(each_WLG).mean(axis=1) for each_WLG in values], axis=1)
+
+
+def _straggler_ratio(ratio_WX: FloatArray, _: float) -> dict[str, float]:
+    return dict(zip(_RATIOS, ratio_WX.mean(axis=0).tolist(), strict=True))
+
+
+def _per_gpu(done: Explained) -> float:
+    scenario = done.run.deployment.scenario
+    tokens_per_step = done.run.tokens / scenario.workload.steps
+    return tokens_per_step / done.columns.step_s / scenario.parallelism.ep
 
 
 def _share(name: str) -> Callable[[Explained], float | None]:
@@ -161,13 +218,12 @@ def _stages(done: Explained) -> list[dict[str, Any]]:
 
 
 def _slots(done: Explained) -> dict[str, float]:
-    deployment, count_N = done.run.deployment, done.run.slots.count_N
-    layers = deployment.scenario.workload.steps * len(deployment.scenario.model.moe_layers)
-    align = deployment.pricing.links(deployment.scenario.profile).align
+    run, scenario = done.run, done.run.deployment.scenario
+    layers = scenario.workload.steps * len(scenario.model.moe_layers)
     return {
-        "held": int((deployment.placement.slot_expert_LS >= 0).sum(axis=1).max()),
-        "active": len(count_N) / layers,
-        "rows": float((-(-count_N // align) * align).sum()) / layers,
+        "held": int((run.deployment.placement.slot_expert_LS >= 0).sum(axis=1).max()),
+        "active": run.active_slots / layers,
+        "rows": run.rows / layers,
     }
 
 
@@ -217,12 +273,12 @@ _CHANGED: Final = {
 METRICS: tuple[Metric, ...] = (
     Metric(
         "step_time_s",
-        _step_time,
+        OfSteps(lambda spans: spans.step_s, _step_time),
         figure=Figure("step time", "s", lambda m: m.step_time_s.mean, lambda m: _times(m.step_time_s)),
     ),
     Metric(
         "tokens_per_s",
-        lambda spans: spans.tokens_per_step / float(spans.step_s.mean()),
+        OfSteps(lambda spans: spans.step_s, lambda step_s_W, tokens: tokens / float(step_s_W.mean())),
         figure=Figure(
             "throughput",
             "1/s",
@@ -230,25 +286,20 @@ METRICS: tuple[Metric, ...] = (
             _note("tokens a second, all GPUs together"),
         ),
     ),
-    Metric(
-        "tokens_per_s_per_gpu",
-        of_run=lambda done: (
-            done.run.tokens
-            / done.run.deployment.scenario.workload.steps
-            / float(Spans(done.run.timeline, 0.0).step_s.mean())
-            / done.run.deployment.scenario.parallelism.ep
-        ),
-    ),
-    Metric("layer_time_s", _layer_time),
-    Metric("phase_time_s", _phase_time),
+    Metric("tokens_per_s_per_gpu", of_run=_per_gpu),
+    Metric("layer_time_s", OfSteps(lambda spans: layer_times(spans.timeline, spans.cube), _layer_time)),
+    Metric("phase_time_s", OfSteps(_paths, _phase_time)),
     Metric(
         "straggler_ratio",
-        _straggler_ratio,
+        OfSteps(_straggler_ratios, _straggler_ratio),
         figure=Figure("straggler ratio", "ratio", lambda m: m.straggler_ratio.assignments, _ratio_note),
     ),
     Metric(
         "balancedness",
-        lambda spans: sglang(spans.assignments_WLG),
+        OfSteps(
+            lambda spans: np.array([sglang(each_LG) for each_LG in spans.assignments_WLG]),
+            lambda balanced_W, _: float(balanced_W.mean()),
+        ),
         figure=Figure(
             "balancedness",
             "ratio",
@@ -277,7 +328,9 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric(
         "rebalancing",
-        of_run=lambda done: rebalancing_metrics(done.run, done.without.migration_s),
+        of_run=lambda done: rebalancing_metrics(
+            done.run, done.without.terms(done.columns.step_s).migration_s
+        ),
         figure=Figure(
             "rebalanced", "times", lambda m: m.rebalancing.rebalances or None, lambda m: _sent(m.rebalancing)
         ),

@@ -37,12 +37,25 @@ def notes(
         *_idle_policies(deployment, tallies),
         *_idle_solver(deployment),
         *_rebalances(deployment, moves),
+        *_kept(deployment),
         *_extrapolated(deployment, tokens_per_step / scenario.parallelism.ep),
         *_host(deployment),
         *_certain(deployment),
         *_moving(deployment),
         *_prompts(deployment),
         *_fitted_requests(deployment),
+    ]
+
+
+def _kept(deployment: Deployment) -> list[str]:
+    workload = deployment.scenario.workload
+    every = workload.kept_every
+    if every == 1:
+        return []
+    kept = -(-workload.steps // every)
+    return [
+        f"Of {workload.steps:,} steps one in {every:,} is kept whole: timeline, stragglers and causes of a "
+        f"step's time are of these {kept:,}, metrics of all (workload.timeline_every)."
     ]
 
 

@@ -14,14 +14,14 @@ def rebalancing_metrics(done: Run, migration_s: float) -> Rebalancing:
     """What the rebalances of a run did in all.
 
     Args:
-        migration_s: by how much moving experts made all steps together longer.
+        migration_s: by how much moving experts made a mean step longer.
     """
     steps, spec = done.deployment.scenario.workload.steps, done.deployment.scenario.rebalance
     return Rebalancing(
         rebalances=len(done.moves),
         moved_experts=sum(move.copies for move in done.moves),
         bytes=sum((move.bytes for move in done.moves), 0.0),
-        migration_s=migration_s / steps,
+        migration_s=migration_s,
         solver_s=len(done.moves) * spec.solve / steps if spec is not None and spec.mode == "sync" else 0.0,
     )
 

@@ -13,10 +13,12 @@ from pydantic_core import CoreSchema, core_schema
 
 from moesim.errors import MoesimError
 from moesim.spec.base import rule_of
+from traces.base.door import read_bytes
 from traces.base.files import check_format
 
 # A comparison of a thousand points takes a few megabytes.
 MAX_BYTES: Final = 1 << 28
+_TIMES: Final = 25  # bytes in memory for one of JSON, decoded and checked
 
 Fraction = Annotated[float, Field(ge=0)]
 """Not negative; above 1 where more arrives than was there."""
@@ -53,13 +55,7 @@ class FileRecord(Record):
         Raises:
             MoesimError: naming the file, the field, the rule and the value.
         """
-        try:
-            with Path(path).open("rb") as file:
-                raw = file.read(MAX_BYTES + 1)
-        except OSError as error:
-            raise MoesimError(f"cannot be read: {error.strerror or error}", file=path) from error
-        if len(raw) > MAX_BYTES:
-            raise MoesimError(f"must not be larger than {MAX_BYTES} bytes", file=path)
+        raw = read_bytes(path, f"a moesim {cls.THING}", MoesimError, most=MAX_BYTES, times=_TIMES)
         try:
             content = json.loads(raw)
         except (ValueError, RecursionError) as error:

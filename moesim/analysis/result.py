@@ -12,7 +12,7 @@ from moesim import __version__
 from moesim.analysis.attribution import Counterfactuals
 from moesim.analysis.bounds import Bounds
 from moesim.analysis.intervals import drawn_profiles, intervals
-from moesim.analysis.metrics import Explained, run_metrics
+from moesim.analysis.metrics import Columns, Explained, run_metrics
 from moesim.analysis.notes import notes, unseen
 from moesim.analysis.rebalancing import rebalance_rows
 from moesim.analysis.result_file import Result
@@ -51,25 +51,27 @@ def simulate_deployment(
     """The same of what is deployed already; ``provenance.wall_s`` is left at 0."""
     draws = drawn_profiles(deployment.scenario.profile, samples)
     without, bounds = Counterfactuals(deployment, draws), Bounds(deployment)
-    part = 1 / deployment.scenario.workload.steps
-    done = run(deployment, without.observe, bounds.observe, lambda *_: progress(part))
-    return done, result(done, without, bounds)
+    columns, part = Columns(), 1 / deployment.scenario.workload.steps
+    told = (without.observe, bounds.observe, lambda *_: progress(part))
+    done = run(deployment, *told, read=columns.add)
+    return done, result(Explained(done, columns, without), bounds)
 
 
-def result(done: Run, without: Counterfactuals, bounds: Bounds) -> Result:
+def result(explained: Explained, bounds: Bounds) -> Result:
     """The content of ``result.json``; ``provenance.wall_s`` is left at 0."""
+    done, without = explained.run, explained.without
     deployment = done.deployment
     scenario, steps = deployment.scenario, deployment.scenario.workload.steps
-    metrics = run_metrics(Explained(done, without))
+    metrics = run_metrics(explained)
     step_s = metrics.step_time_s.mean
-    drawn = without.drawn_terms(step_s, steps)
+    drawn = without.drawn_terms(step_s)
     asked = {"intervals": intervals(drawn, done.tokens / steps)} if drawn else {}
     return Result(
         format="moesim.result/1",
         scenario=scenario.resolved(),
         metrics=metrics,
-        attribution=without.terms(step_s, steps),
-        ceilings=without.ceilings(steps),
+        attribution=without.terms(step_s),
+        ceilings=without.ceilings(step_s),
         **asked,
         rebalances=rebalance_rows(done.moves, deployment.placement),
         notes=notes(deployment, step_s * steps, done.tokens / steps, done.moves, done.tallies),

@@ -130,7 +130,7 @@ def _uncertainty(done: Calibration, generic: Profile) -> dict[str, float]:
     if "transfers" not in off:
         assumed.add("dispatch")
     unseen = {key: sigma for key, sigma in generic.uncertainty.items() if key.split(".")[0] in assumed}
-    return unseen | {key: sigma for key, sigma in measured.items() if sigma > 0.0}
+    return unseen | {key: sigma for key, sigma in measured.items() if sigma > _NOTHING}
 
 
 def _links(done: Calibration, settings: Settings) -> dict[str, Any]:

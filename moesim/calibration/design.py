@@ -23,6 +23,7 @@ from moesim.spec.profile import load_profile
 from moesim.spec.scenario import Scenario
 from moesim.spec.yaml_source import Source
 from traces.base.files import check_format, write_text
+from traces.base.input_file import read_json
 from traces.base.memory import physical_memory
 
 _NOWHERE = Source(None, None, {})
@@ -211,13 +212,11 @@ def read_settings(file: Path) -> Settings:
         SpecError: it is no such file.
     """
     try:
-        value = json.loads(file.read_bytes())
+        value = read_json(file, "what `moesim calibrate --plan-only` wrote", SpecError)
         check_format(value.get("format"), "microbench", 1, file=file, error=SpecError)
         given = {field.name: value[field.name] for field in fields(Settings)}
         found = TypeAdapter(Settings).validate_json(json.dumps(given), strict=True)
-    except OSError as error:
-        raise SpecError(f"cannot be read: {error.strerror or error}", file=file) from error
-    except (ValueError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError) as error:
         raise SpecError("is not what `moesim calibrate --plan-only` wrote", file=file) from error
     if not 1 <= found.ranks <= MOST_RANKS:
         raise SpecError(f"must be from 1 to {MOST_RANKS}", file=file, field="ranks", got=found.ranks)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from moesim.spec.cluster import Cluster, Gpu, preset_system
 from moesim.spec.dtypes import Dtype
 from moesim.spec.presets import preset_names, preset_source
 from traces.base.files import check_format
+from traces.base.input_file import read_json
 
 
 @dataclass(frozen=True)
@@ -47,15 +47,13 @@ class Machine:
         Raises:
             CalibrationError: it is no such file.
         """
+        value = read_json(file, "what the microbenchmarks wrote", CalibrationError)
         try:
-            value: dict[str, Any] = json.loads(file.read_bytes())
             check_format(value.get("format"), "machine", 1, file=file, error=CalibrationError)
-            peaks = {
-                name: float(np.median([rank[name] for rank in value["peaks"]])) for name in value["peaks"][0]
-            }
+            peaks = {name: _median(value["peaks"], name) for name in value["peaks"][0]}
             kind, device, version = (str(value[name]) for name in ("kind", "device", "torch"))
             return cls(kind, device, int(value["memory"]), int(value["sms"]), version, **peaks)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
             raise CalibrationError(f"cannot be read: {error!r}", file=file) from error
 
     def quantities(self, dtype: Dtype) -> list[Quantity]:
@@ -109,3 +107,11 @@ class Machine:
             {"name": f"{ranks} × {gpu.name}", "gpu": gpu, "gpus_per_node": ranks, "nic": nic}
             | {key: system[key] for key in ("intra_node", "gpus_per_switch", "host") if key in system},
         )
+
+
+def _median(ranks: list[dict[str, object]], name: str) -> float:
+    """Of what the ranks reached."""
+    found = [rank[name] for rank in ranks]
+    if not all(type(each) in (int, float) and 0 <= each < math.inf for each in found):  # type: ignore[operator]
+        raise ValueError(f"peaks: {name} must be numbers from 0")
+    return float(np.median(np.array(found, np.float64)))

@@ -60,9 +60,7 @@ def main() -> None:
     try:
         app()
     except MoesimError as error:
-        # A name may hold line breaks or terminal codes; the message stays one harmless line.
-        line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(error))
-        print(f"moesim: {line}", file=sys.stderr)
+        print(f"moesim: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except OSError as error:  # of the standard output; faults of other files are MoesimErrors
         print(f"moesim: the output cannot be written: {error.strerror or error}", file=sys.stderr)

@@ -117,9 +117,11 @@ def check_size(scenario: Scenario) -> None:
     kept = 4 * L * (slots + G + pairs * G * G) + 2 * _SPAN_BYTES * operations * G
     if scenario.rebalance is not None:  # int64 loads for the solver
         kept += 8 * L * scenario.model.experts.count
+    whole = -(-steps // scenario.workload.kept_every)
+    # Of every step metrics keep a figure for each layer.
     require_memory(
-        steps * kept,
-        f"simulating {steps} steps on {G} GPUs",
+        whole * kept + steps * 8 * (scenario.model.layers + 32),
+        f"simulating {steps} steps on {G} GPUs, {whole} of them kept whole,",
         error=SpecError,
-        way_out="lower workload.steps or parallelism.ep",
+        way_out="raise workload.timeline_every, or lower workload.steps or parallelism.ep",
     )

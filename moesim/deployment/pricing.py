@@ -31,6 +31,19 @@ class Pricing:
 
     def kernels(self, profile: Profile, health: Health | None = None) -> Kernels:
         """The kernel model with this profile, on healthy GPUs unless told otherwise."""
+        if health is not None:
+            return self._kernels(profile, health)
+        # Every step asks for it, with the scenario's profile or one of a few drawn ones.
+        if id(profile) not in self._healthy:
+            self._healthy[id(profile)] = profile, self._kernels(profile, None)
+        return self._healthy[id(profile)][1]
+
+    @cached_property
+    def _healthy(self) -> dict[int, tuple[Profile, Kernels]]:
+        """By identity of the profile, which is kept so that no other gets its identity."""
+        return {}
+
+    def _kernels(self, profile: Profile, health: Health | None) -> Kernels:
         scenario = self.scenario
         kernels = Kernels(
             scenario.model,

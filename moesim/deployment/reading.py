@@ -59,8 +59,11 @@ def _sample_shape() -> tuple[tuple[int, ...], int, int]:
 
 def _version(path: Path) -> tuple[int, int] | None:
     """Another one after a file has changed: between two runs of one process it must be read again."""
-    stat = path.stat() if path.exists() else None
-    return (stat.st_mtime_ns, stat.st_size) if stat else None
+    try:
+        stat = path.stat()
+    except (OSError, ValueError):  # whoever reads it says so
+        return None
+    return stat.st_mtime_ns, stat.st_size
 
 
 @lru_cache(maxsize=2)

@@ -75,10 +75,16 @@ class Kernels:
             layer: true index of the layer, whose kinds of experts are launched one after the other. What is
                 ``other`` in a layer is the host, that waits for the counts of its dispatch.
         """
+        if (phase, layer) not in self._launches:
+            self._launches[phase, layer] = self._counted_launches(phase, layer)
+        return self._launches[phase, layer]
+
+    def _counted_launches(self, phase: Phase, layer: int) -> int:
         if phase == "other" and layer >= 0:
             return 0
         count = self.profile.kernels.get(phase, 0)
-        count += sum(each.launches for each in self._small_of(phase, layer))
+        attention = self.model.attention_in(layer) if phase == "attention" else None
+        count += sum(each.launches for each in self._small.get((phase, attention), ()))
         if phase == "experts" and not self.profile.loop:
             count *= self.model.kinds_in(layer)
         return count
@@ -99,24 +105,26 @@ class Kernels:
         launches_s = self.profile.launch * self.launches(phase, layer)
         return launches_s + self.links.floor_s(phase) if phase in ("dispatch", "combine") else launches_s
 
-    def between(self, phase: Phase, rows: Mapping[RowsOf, FloatArray], layer: int = -1) -> FloatArray | float:
+    def between(
+        self, phase: Phase, rows: Mapping[RowsOf, FloatArray], attention: Attention | None = None
+    ) -> FloatArray | float:
         """The small kernels of a phase: bytes of their rows through memory.
 
         Args:
             rows: how many there are on each GPU.
-            layer: as for ``launches``.
+            attention: of the layer, of phase ``attention``.
         """
-        own = [each for each in self._small_of(phase, layer) if each.row_bytes]
+        own = [each for each in self._small.get((phase, attention), ()) if each.row_bytes]
         share = self.profile.small_kernels
         if not own or share is None:
             return 0.0
         rate = self.gpu.memory_bandwidth * share
         return sum(rows[each.rows] * (each.row_bytes / rate) for each in own)
 
-    def _small_of(self, phase: Phase, layer: int) -> list[SmallKernel]:
-        """The small kernels of a phase in a layer."""
-        attention = self.model.attention_in(layer) if phase == "attention" else None
-        return self._small.get((phase, attention), [])
+    @cached_property
+    def _launches(self) -> dict[tuple[Phase, int], int]:
+        """What has been counted so far."""
+        return {}
 
     @cached_property
     def _small(self) -> dict[tuple[Phase, Attention | None], list[SmallKernel]]:
@@ -128,7 +136,7 @@ class Kernels:
     def arrange(self, served_G: FloatArray, copy_bytes: float) -> FloatArray:
         """Putting the rows of served assignments in order around a dispatch or a combine."""
         if self.links.arrange is None:
-            return np.zeros(len(served_G))
+            return np.zeros(served_G.shape)
         return served_G * (2 * copy_bytes / (self.gpu.memory_bandwidth * self.links.arrange))
 
     def attention(

@@ -149,17 +149,19 @@ def ports_end(
     nic_sent_G = np.zeros(G)
     uses_nvlink_G = np.zeros(G, np.bool_)
     uses_nic_G = np.zeros(G, np.bool_)
+    # A division for each pair of GPUs takes longer than all else here.
+    node_G = np.arange(G) // P
     # From the latest to the earliest a running sum is Σ over s_h ≥ s_k.
     for i in range(G):
         sender = sender_G[i]
-        node = sender // P
+        node = node_G[sender]
         for j in range(G):
             receiver = receiver_G[j]
             load = first_GG[sender, receiver] + second_GG[sender, receiver]
             if load == 0.0:
                 continue
             start = max(start_G[sender], free_G[receiver])
-            if receiver // P == node:
+            if node_G[receiver] == node:
                 nvlink_out_G[sender] += load
                 nvlink_in_G[receiver] += load
                 sent = start + nvlink_out_G[sender] * nvlink_s_B_G[sender]
@@ -187,21 +189,20 @@ def ports_end(
             end = max(end, nvlink_end_G[gpu] + nvlink_latency)
         if uses_nic_G[gpu]:
             end = max(end, nic_end_G[gpu] + nic_latency)
-        for sender in range(G):
-            if first_GG[sender, gpu] + second_GG[sender, gpu] == 0.0:
-                continue
-            if sender // P == gpu // P:
-                end = max(end, nvlink_sent_G[sender] + nvlink_latency)
-            else:
-                end = max(end, nic_sent_G[sender] + nic_latency)
-        for entry in range(G):
-            # The entry GPU's NIC feeds a relay over NVLink (dispatch), its NVLink one over the NIC (combine).
-            if second_GG[entry, gpu] == 0.0:
-                continue
-            if entry // P == gpu // P:
-                if uses_nic_G[entry]:
-                    end = max(end, nic_end_G[entry] + nic_latency + nvlink_latency)
-            elif uses_nvlink_G[entry]:
-                end = max(end, nvlink_end_G[entry] + nvlink_latency + nic_latency)
         end_G[gpu] = end
+    for sender in range(G):
+        inside, across = nvlink_sent_G[sender] + nvlink_latency, nic_sent_G[sender] + nic_latency
+        for gpu in range(G):
+            relayed = second_GG[sender, gpu]
+            if first_GG[sender, gpu] + relayed == 0.0:
+                continue
+            near = node_G[sender] == node_G[gpu]
+            end_G[gpu] = max(end_G[gpu], inside if near else across)
+            if relayed == 0.0:
+                continue
+            # The entry GPU's NIC feeds a relay over NVLink (dispatch), its NVLink one over the NIC (combine).
+            if near and uses_nic_G[sender]:
+                end_G[gpu] = max(end_G[gpu], nic_end_G[sender] + nic_latency + nvlink_latency)
+            if not near and uses_nvlink_G[sender]:
+                end_G[gpu] = max(end_G[gpu], nvlink_end_G[sender] + nvlink_latency + nic_latency)
     return end_G

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,10 @@ _PASSES = 2  # a copy is written to a buffer and read from it, at each end
 
 @dataclass(frozen=True)
 class Transfer:
-    """Bytes of a collective's two hops, GPU (row) to GPU (column); the second relays the first."""
+    """Bytes of a collective's two hops, GPU (row) to GPU (column); the second relays the first.
+
+    Of several collectives, ``first_CGG`` and so on: what is computed of them has the same leading axis.
+    """
 
     first_GG: FloatArray
     second_GG: FloatArray
@@ -37,23 +40,30 @@ class Transfer:
         So it is read and written once more at each end than it would have to be (DeepEP, ``csrc/kernels``).
         """
         bytes_GG = self.first_GG + self.second_GG
-        return _PASSES * (bytes_GG.sum(axis=0) + bytes_GG.sum(axis=1))  # type: ignore[no-any-return]
+        return _PASSES * (bytes_GG.sum(axis=-2) + bytes_GG.sum(axis=-1))  # type: ignore[no-any-return]
 
-    @property
+    @cached_property
     def received_G(self) -> FloatArray:
         """Bytes that enter each GPU, those it relays included."""
-        return (self.first_GG + self.second_GG).sum(axis=0)  # type: ignore[no-any-return]
+        return self.first_GG.sum(axis=-2) + self.second_GG.sum(axis=-2)  # type: ignore[no-any-return]
 
     @property
     def carried_G(self) -> FloatArray:
         """Bytes that each GPU's multiprocessors move: sent or received, whichever are more."""
         bytes_GG = self.first_GG + self.second_GG
-        return np.maximum(bytes_GG.sum(axis=0), bytes_GG.sum(axis=1))  # type: ignore[no-any-return]
+        return np.maximum(bytes_GG.sum(axis=-2), bytes_GG.sum(axis=-1))  # type: ignore[no-any-return]
 
     def cross_node_bytes(self, gpus_per_node: int) -> float:
         """Bytes that cross a NIC."""
-        across_GG = _across_nodes(len(self.first_GG), gpus_per_node)
-        return float((self.first_GG + self.second_GG)[across_GG].sum())
+        gpus, P = self.first_GG.shape[-1], gpus_per_node
+        if gpus <= P:
+            return 0.0
+        inside = sum(
+            float(bytes_GG[..., first : first + P, first : first + P].sum())
+            for first in range(0, gpus, P)
+            for bytes_GG in (self.first_GG, self.second_GG)
+        )
+        return float(self.received_G.sum()) - inside
 
 
 @dataclass(frozen=True)
@@ -85,12 +95,13 @@ def combine_transfer(
 
     Without relays every copy goes straight back in the first hop.
     """
-    back_GG = sent_GG.T * copy_bytes
-    if not relayed_GG.any():
+    back_GG = sent_GG.swapaxes(-1, -2) * copy_bytes
+    relays = relayed_GG.any(axis=(-1, -2), keepdims=True)
+    if not relays.any():
         return Transfer(back_GG, np.zeros_like(back_GG))
-    across_GG = _across_nodes(len(sent_GG), gpus_per_node)
-    inside_GG = np.where(across_GG, 0.0, back_GG) + relayed_GG.T * copy_bytes
-    return Transfer(inside_GG, np.where(across_GG, back_GG, 0.0))
+    summed_GG = _across_nodes(sent_GG.shape[-1], gpus_per_node) & relays
+    inside_GG = np.where(summed_GG, 0.0, back_GG) + relayed_GG.swapaxes(-1, -2) * copy_bytes
+    return Transfer(inside_GG, np.where(summed_GG, back_GG, 0.0))
 
 
 def busiest_s(transfer: Transfer, links: Links, copy_bytes: float) -> FloatArray:
@@ -100,7 +111,7 @@ def busiest_s(transfer: Transfer, links: Links, copy_bytes: float) -> FloatArray
     it, so that the fullest has z standard deviations more, √(n / sms) each (Poisson); ``links.spread`` is z.
     """
     if links.rate is None:
-        return np.zeros(len(transfer.first_GG))
+        return np.zeros(transfer.first_GG.shape[:-1])
     copies_G = transfer.carried_G / (copy_bytes * links.sms)
     return links.spread * np.sqrt(copies_G) * (copy_bytes / links.rate)
 

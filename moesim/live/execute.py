@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from moesim.errors import SpecError
 from moesim.live.launch import launch
 from moesim.live.plan import write_plan
 from traces.base.files import check_format
+from traces.base.input_file import read_json
 from traces.timeline import Timeline, WorkTable, read_timeline, read_work
 
 USUAL = {"cpu": "loop", "cuda": "grouped_mm"}
@@ -93,14 +93,9 @@ def read_execution(folder: Path) -> Execution:
         MoesimError: a file is missing or damaged.
     """
     file = folder / "run.json"
-    try:
-        run = json.loads(file.read_bytes())
-        check_format(run.get("format"), "run", 1, file=file, error=SpecError)
-        missing = [name for name in _TOLD if name not in run]
-    except OSError as error:
-        raise SpecError(f"cannot be read: {error.strerror or error}", file=file) from error
-    except (ValueError, AttributeError, RecursionError) as error:
-        raise SpecError(f"is not what the executor wrote: {error}", file=file) from error
+    run = read_json(file, "what the executor wrote", SpecError)
+    check_format(run.get("format"), "run", 1, file=file, error=SpecError)
+    missing = [name for name in _TOLD if name not in run]
     if missing:
         raise SpecError("lacks a field", file=file, field=missing[0])
     counts = folder / "work.parquet"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib.util
-import json
 import os
 import re
 import shlex
@@ -21,6 +20,7 @@ from typing import Any
 
 import moesim
 from moesim.errors import ExecutionError
+from traces.base.input_file import read_json
 
 # The watcher of the ranks writes its verdict a moment after the first of them ends.
 _VERDICT_S = 3.0
@@ -133,7 +133,7 @@ def _failure(out: Path, log: str, exit_code: int) -> ExecutionError:
     while not file.exists() and time.monotonic() < until:
         time.sleep(0.05)
     if file.exists():
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = read_json(file, "what the watcher found", ExecutionError)
         message, pid = found["message"], found["pid"]
         ended = re.search(rf"Signal \d+ \((\w+)\) received by PID {pid}\b", log)
         if found["cause"] == "died" and ended:

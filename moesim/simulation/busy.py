@@ -1,8 +1,11 @@
-"""Seconds of every kernel of a step on each GPU: all that costs time but transfers and fixed costs."""
+"""Seconds of every kernel of a step on each GPU: all that costs time but transfers and fixed costs.
+
+G GPUs, X kernels of a step in program order: those of one phase in one layer are one of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +16,82 @@ from moesim.hardware.kernels import Kernels
 from moesim.hardware.small_kernels import RowsOf
 from moesim.simulation.part import Home, Part
 from moesim.spec.attention import Attention
+from moesim.spec.model import Model
 from moesim.spec.profile import Phase
 
 FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
 
-# By phase and true layer index (-1 for what belongs to the whole step), in program order: [G] seconds.
-Busy = dict[tuple[Phase, int], FloatArray]
+Key = tuple[Phase, int]
+"""Phase and true layer index, -1 for what belongs to the whole step."""
+
+# What `workload.part: moe` leaves of the kernels.
+_MOE = ("router", "other", "shared_expert", "experts")
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Which kernels a step has.
+
+    Attributes:
+        keys: their rows in [X, G], in program order.
+        rows: those of each phase; ``attention``: of each attention.
+    """
+
+    keys: Mapping[Key, int]
+    rows: Mapping[Phase, IntArray]
+    attention: Mapping[Attention, IntArray]
+
+    @classmethod
+    def of(cls, model: Model, *, host: bool, moe_only: bool) -> Layout:
+        """The kernels of a model's step.
+
+        Args:
+            host: whether the host waits in each layer with experts. It stands before whatever could run
+                beside a transfer: a host that waits launches nothing.
+            moe_only: whether only what belongs to the experts runs.
+        """
+        experts: list[Phase] = ["router", *(["other"] if host else [])]  # type: ignore[list-item]
+        experts += ["shared_expert", "experts"] if model.experts.shared_width else ["experts"]
+        dense = set(range(model.layers)) - set(model.moe_layers)
+        keys: list[Key] = []
+        for layer in range(model.layers):
+            keys.append(("attention", layer))
+            keys += [("dense", layer)] if layer in dense else [(phase, layer) for phase in experts]
+        keys.append(("other", -1))
+        if moe_only:
+            keys = [(phase, layer) for phase, layer in keys if phase in _MOE and layer >= 0]
+        rows: dict[Phase, list[int]] = {}
+        attention: dict[Attention, list[int]] = {}
+        for row, (phase, layer) in enumerate(keys):
+            rows.setdefault(phase, []).append(row)
+            if phase == "attention":
+                attention.setdefault(model.attention_in(layer), []).append(row)
+        return cls(
+            {key: row for row, key in enumerate(keys)},
+            {phase: np.array(own) for phase, own in rows.items()},
+            {each: np.array(own) for each, own in attention.items()},
+        )
+
+
+class Busy(Mapping[Key, FloatArray]):
+    """Seconds of a step's kernels on each GPU.
+
+    Attributes:
+        seconds_XG: of all of them; by its key, [G] seconds of one.
+    """
+
+    def __init__(self, layout: Layout, seconds_XG: FloatArray) -> None:
+        self.layout, self.seconds_XG = layout, seconds_XG
+
+    def __getitem__(self, key: Key) -> FloatArray:
+        return self.seconds_XG[self.layout.keys[key]]  # type: ignore[no-any-return]
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self.layout.keys)
+
+    def __len__(self) -> int:
+        return len(self.layout.keys)
 
 
 @dataclass(frozen=True)
@@ -31,6 +104,7 @@ class Overlapped:
 
 def busy_seconds(
     kernels: Kernels,
+    layout: Layout,
     part: Part,
     slot_gpu_S: NDArray[np.int32],
     graph_sizes: Sequence[int] | None,
@@ -40,49 +114,41 @@ def busy_seconds(
 
     Args:
         kernels: the cost model.
+        layout: which of them run.
         part: what they work on.
         slot_gpu_S: the GPU of each slot.
         graph_sizes: batch sizes to which all that runs at home is padded.
         overlapped: which phases compute beside transfers.
     """
-    model, tokens = kernels.model, part.tokens
+    tokens = part.tokens
     # Where a transfer may run at the same time, its kernels take their multiprocessors.
-    beside = kernels.beside(overlapped.sms)
+    beside = kernels.beside(overlapped.sms) if overlapped.phases else kernels
 
     def during(phase: Phase) -> Kernels:
         return beside if phase in overlapped.phases else kernels
 
     padded_G = padded(tokens.tokens_G, graph_sizes)
+    seconds_XG = np.zeros((len(layout.keys), len(padded_G)))
     # Layers differ in routing and, by kinds and windows, in attention; the rest is computed once.
-    attention_s = {
-        each: _attention(during("attention"), each, tokens, padded_G) for each in model.attention_layers
-    }
-    router_G = during("router").router(padded_G)
-    shared_G = during("shared_expert").shared_expert(padded_G)
-    dense_G = during("dense").dense(padded_G)
-    experts_LG = part.experts_s(during("experts"), slot_gpu_S)
-    row = {layer: i for i, layer in enumerate(model.moe_layers)}
-    busy: Busy = {}
-    for layer in range(model.layers):
-        busy["attention", layer] = attention_s[model.attention_in(layer)]
-        if layer not in row:
-            busy["dense", layer] = dense_G
-            continue
-        busy["router", layer] = router_G
-        if kernels.links.host:
-            # On the lane of the kernels, and before any that could run beside a transfer: a host that waits
-            # launches nothing.
-            busy["other", layer] = np.zeros(len(padded_G))
-        if model.experts.shared_width:
-            busy["shared_expert", layer] = shared_G
-        busy["experts", layer] = experts_LG[row[layer]]
-    busy["other", -1] = kernels.head(tokens.last_G)
+    for attention, rows in layout.attention.items():
+        seconds_XG[rows] = _attention(during("attention"), attention, tokens, padded_G)
+    for phase, kernel in (
+        ("router", during("router").router),
+        ("shared_expert", during("shared_expert").shared_expert),
+        ("dense", during("dense").dense),
+    ):
+        if phase in layout.rows:
+            seconds_XG[layout.rows[phase]] = kernel(padded_G)  # type: ignore[index]
+    if "experts" in layout.rows:
+        seconds_XG[layout.rows["experts"]] = part.experts_s(during("experts"), slot_gpu_S)
+    if ("other", -1) in layout.keys:
+        seconds_XG[-1] = kernels.head(tokens.last_G)
     if kernels.small:
-        _add_small(busy, kernels, part, padded_G)
+        _add_small(seconds_XG, layout, kernels, part, padded_G)
     if _launched_by_the_host(tokens, graph_sizes):
-        for phase, layer in busy:
-            busy[phase, layer] = np.maximum(busy[phase, layer], kernels.hosted_s(phase, layer))
-    return busy
+        hosted_X = np.array([kernels.hosted_s(*key) for key in layout.keys])
+        np.maximum(seconds_XG, hosted_X[:, None], out=seconds_XG)
+    return Busy(layout, seconds_XG)
 
 
 def _attention(kernels: Kernels, attention: Attention, tokens: Home, padded_G: FloatArray) -> FloatArray:
@@ -97,7 +163,9 @@ def _attention(kernels: Kernels, attention: Attention, tokens: Home, padded_G: F
     return seconds_G
 
 
-def _add_small(busy: Busy, kernels: Kernels, part: Part, padded_G: FloatArray) -> None:
+def _add_small(
+    seconds_XG: FloatArray, layout: Layout, kernels: Kernels, part: Part, padded_G: FloatArray
+) -> None:
     """Add what runs between the matrices."""
     work, prefilling_G = part.work, part.tokens.prefilling_G
     home: dict[RowsOf, FloatArray] = {
@@ -107,21 +175,16 @@ def _add_small(busy: Busy, kernels: Kernels, part: Part, padded_G: FloatArray) -
         "sequences": part.tokens.last_G,
     }
     grouped: dict[RowsOf, FloatArray] = {rows: kernels.grouped(each_G) for rows, each_G in home.items()}
-    model = kernels.model
-    row = {layer: i for i, layer in enumerate(model.moe_layers)}
-    at_home: dict[tuple[Phase, Attention | None], FloatArray | float] = {}
-    for phase, layer in busy:
-        if phase == "experts":
-            served_G, unique_G = work.served_LG[row[layer]], work.unique_LG[row[layer]]
-            added = kernels.between(phase, {"served": served_G, "unique": unique_G})
-        elif phase == "other" and layer >= 0:
-            continue  # the host that waits
-        else:
-            own = (phase, model.attention_in(layer) if phase == "attention" else None)
-            if own not in at_home:
-                at_home[own] = kernels.between(phase, grouped if phase == "attention" else home, layer)
-            added = at_home[own]
-        busy[phase, layer] = busy[phase, layer] + added
+    for attention, rows in layout.attention.items():
+        seconds_XG[rows] += kernels.between("attention", grouped, attention)
+    for phase in ("router", "shared_expert", "dense"):
+        if phase in layout.rows:
+            seconds_XG[layout.rows[phase]] += kernels.between(phase, home)
+    if "experts" in layout.rows:
+        arrived: dict[RowsOf, Any] = {"served": work.served_LG, "unique": work.unique_LG}
+        seconds_XG[layout.rows["experts"]] += kernels.between("experts", arrived)
+    if ("other", -1) in layout.keys:
+        seconds_XG[-1] += kernels.between("other", home)
 
 
 def _launched_by_the_host(tokens: Home, graph_sizes: Sequence[int] | None) -> bool:

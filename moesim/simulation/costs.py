@@ -11,17 +11,15 @@ from numpy.typing import NDArray
 from moesim.deployment.deployment import Deployment
 from moesim.hardware.groups import attention_group_s
 from moesim.hardware.health import Health
+from moesim.hardware.kernels import Kernels
 from moesim.hardware.network import Ports
 from moesim.hardware.policy_time import exchange_seconds, pass_seconds
-from moesim.simulation.busy import Busy, Overlapped, busy_seconds, padded
+from moesim.simulation.busy import Busy, Layout, Overlapped, busy_seconds, padded
 from moesim.simulation.contention import contended
 from moesim.simulation.operations import step_operations
 from moesim.simulation.part import Part
 from moesim.simulation.program import Program, beside_shared_expert, in_sequence, two_batches
 from moesim.spec.profile import Phase, Profile
-
-# What `workload.part: moe` leaves of the kernels.
-_MOE = ("router", "other", "shared_expert", "experts")
 
 
 class Costs:
@@ -29,6 +27,8 @@ class Costs:
 
     def __init__(self, deployment: Deployment) -> None:
         self._deployment = deployment
+        # By whether the host waits in each layer.
+        self._layouts: dict[bool, Layout] = {}
 
     def busy(
         self, part: Part, profile: Profile, health: Health | None = None, *, transfers: bool = True
@@ -44,17 +44,22 @@ class Costs:
         kernels, graph_sizes = pricing.kernels(profile, health), deployment.scenario.workload.graph_sizes
         busy = busy_seconds(
             kernels,
+            self._layout(kernels),
             part,
             deployment.placement.slot_gpu_S,
             graph_sizes,
             Overlapped(phases, pricing.links(profile).sms if transfers else 0),
         )
         policy_G = pass_seconds(pricing.policy_cost, kernels, padded(part.tokens.tokens_G, graph_sizes))
-        for layer in deployment.scenario.model.moe_layers:
-            busy["router", layer] = busy["router", layer] + policy_G
-        if deployment.scenario.workload.part == "model":
-            return busy
-        return {key: busy_G for key, busy_G in busy.items() if key[0] in _MOE and key[1] >= 0}
+        busy.seconds_XG[busy.layout.rows["router"]] += policy_G
+        return busy
+
+    def _layout(self, kernels: Kernels) -> Layout:
+        scenario, host = self._deployment.scenario, bool(kernels.links.host)
+        if host not in self._layouts:
+            moe_only = scenario.workload.part == "moe"
+            self._layouts[host] = Layout.of(scenario.model, host=host, moe_only=moe_only)
+        return self._layouts[host]
 
     def program_on(
         self,
@@ -143,8 +148,10 @@ class Costs:
         """Seconds of the memory traffic of a part's kernels."""
         deployment = self._deployment
         ungated = profile.model_copy(update={"eager_launch": None})
+        kernels = deployment.pricing.kernels(ungated).without_arithmetic()
         return busy_seconds(
-            deployment.pricing.kernels(ungated).without_arithmetic(),
+            kernels,
+            self._layout(kernels),
             part,
             deployment.placement.slot_gpu_S,
             deployment.scenario.workload.graph_sizes,

@@ -69,7 +69,8 @@ class _Run:
 
     def __init__(self, env: simpy.Environment, program: Program, links: Links) -> None:
         self._env, self._program, self._conditions = env, program, links.conditions
-        operations, ranks = program.operations, len(links.left_G)
+        operations, ranks = list(program.operations), len(links.left_G)
+        self._operations = operations
         self._meetings = [
             Meeting(env, links, operation.transfer, operation.stretch_G) if operation.transfer else None
             for operation in operations
@@ -92,7 +93,7 @@ class _Run:
                 yield meeting.enter(rank)
                 now = meeting.end_G[rank] + self._seconds_OG[first][rank]
             elif self._conditions.changing:
-                now = env.now + self._conditions.seconds(self._program.operations[first], rank, env.now)
+                now = env.now + self._conditions.seconds(self._operations[first], rank, env.now)
             else:
                 now = env.now + self._seconds_OG[first][rank]
             last = first

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from itertools import zip_longest
 
-from moesim.simulation.operations import Operation
+from moesim.simulation.operations import Operation, Operations
 from moesim.simulation.order import Order
 
-Chain = list[Operation]
+Chain = Sequence[Operation]
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,11 @@ class Program:
 
     operations: Sequence[Operation]
     order: Order
+
+    @cached_property
+    def table(self) -> Operations:
+        """The operations as arrays."""
+        return Operations.of(self.operations)
 
     def change(self, change: Callable[[Sequence[Operation]], list[Operation]]) -> Program:
         """The same order of changed operations."""
@@ -30,7 +36,12 @@ class Program:
 
 def in_sequence(chain: Chain) -> Program:
     """One operation after the other: no overlap."""
-    return Program(chain, Order([range(len(chain))], {}))
+    return Program(chain, _in_a_row(len(chain)))
+
+
+@lru_cache(maxsize=16)
+def _in_a_row(count: int) -> Order:
+    return Order([range(count)], {})
 
 
 def beside_shared_expert(chain: Chain) -> Program:
@@ -49,7 +60,7 @@ def two_batches(first: Chain, second: Chain, *, early_dispatch: bool = False) ->
 
 def _on_two_lanes(chains: Sequence[Chain], *, early_dispatch: bool) -> Program:
     """Kernels on one lane, collectives on the other, the stages of the chains in turn."""
-    operations: Chain = []
+    operations: list[Operation] = []
     after: dict[int, int] = {}
     compute: list[list[list[int]]] = []
     communication: list[list[list[int]]] = []

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -11,44 +12,49 @@ from numpy.typing import NDArray
 from moesim.dispatch.work import Counts, Work
 from moesim.hardware.transfer import Bytes
 from moesim.simulation.clock import StepClock
-from moesim.simulation.operations import Operation
+from moesim.simulation.operations import Operation, Operations
+from moesim.spec.profile import Phase
 from traces.timeline import HOPS, PHASES, STREAMS, Timeline, WorkTable
 
 _WAIT = PHASES.index("wait")
 # ``communicates`` as a number is the stream.
 _COMMUNICATION = STREAMS.index("communication")
 
+# Spans that are read together: enough that a step costs little more than its own.
+_BLOCK = 1 << 18
+
 Columns = dict[str, NDArray[np.generic]]
 
 
 class Recording:
-    """Collects steps; ``timeline`` and ``work`` join them."""
+    """Collects steps; ``timeline`` and ``work`` join those that are kept."""
 
-    def __init__(self, run: str, moe_layers: Sequence[int]) -> None:
-        self._run = run
+    def __init__(
+        self,
+        run: str,
+        moe_layers: Sequence[int],
+        every: int = 1,
+        read: Callable[[Timeline], None] | None = None,
+    ) -> None:
+        """Of ``every`` so many steps one is kept; ``read`` is told of all, some at a time."""
+        self._run, self._every, self._read = run, every, read
         self._layers = np.array(moe_layers, np.int32)
         self._spans: list[Columns] = []
-        self._work: list[Sequence[Work]] = []
+        # Spans that nobody has read yet, and how many these are.
+        self._fresh: list[Columns] = []
+        self._unread = 0
+        self._work: list[tuple[int, Sequence[Work]]] = []
 
     def add_step(self, step: int, clock: StepClock, operations: Sequence[Operation]) -> None:
         """Spans of one step; waiting for other ranks is a span of its own, one of zero length left out."""
+        table = Operations.of(operations)
         O, G = clock.end_OG.shape
         # Every operation may be preceded by a wait of its own stream; one more wait closes the step.
-        layer_O, phase_O, stream_O, batch_O = (
-            np.array(values, np.int32)
-            for values in zip(
-                *((op.layer, PHASES.index(op.phase), op.communicates, op.micro_batch) for op in operations),
-                strict=True,
-            )
-        )
-        counts_OG = [
-            [operation.assignments_G for operation in operations],
-            [operation.unique_G for operation in operations],
-            [
-                np.zeros(G) if operation.transfer is None else operation.transfer.received_G
-                for operation in operations
-            ],
-        ]
+        phase_O, layer_O, batch_O = _columns(table.keys)
+        stream_O = table.collective_O.astype(np.int32)
+        bytes_OG = np.zeros((O, G))
+        bytes_OG[table.collective_O] = table.transfers.received_G
+        counts_OG = [table.assignments_OG, table.unique_OG, bytes_OG]
         rank_OG = np.broadcast_to(np.arange(G, dtype=np.int32), (O, G))
         waits_OG = clock.start_OG > clock.entered_OG
         done_G = clock.end_OG.max(axis=0)
@@ -78,18 +84,35 @@ class Recording:
             "end_s_N": end_s_N,
         }
         for name, values_OG in zip(("assignments_N", "unique_tokens_N", "bytes_N"), counts_OG, strict=True):
-            columns[name] = np.concatenate([np.array(values_OG).ravel(), none]).astype(np.int64)
+            columns[name] = np.concatenate([values_OG.ravel(), none]).astype(np.int64)
         # Along each rank in the order of time; a wait of no length could not be told from its neighbour.
         order = np.lexsort((end_s_N, start_s_N, rank_N))
-        self._spans.append({name: values[order] for name, values in columns.items()})
+        columns = {name: values[order] for name, values in columns.items()}
+        if step % self._every == 0:
+            self._spans.append(columns)
+        if self._read is not None:
+            self._fresh.append(columns)
+            self._unread += len(order)
+            if self._unread >= _BLOCK:
+                self.end()
 
-    def add_work(self, parts: Sequence[Work]) -> None:
+    def end(self) -> None:
+        """Have the rest read: no step follows."""
+        if self._read is not None and self._fresh:
+            self._read(self._timeline(self._fresh))
+            self._fresh, self._unread = [], 0
+
+    def add_work(self, step: int, parts: Sequence[Work]) -> None:
         """Counts of the micro-batches of one step, in the order of steps."""
-        self._work.append(parts)
+        if step % self._every == 0:
+            self._work.append((step, parts))
 
     def timeline(self) -> Timeline:
-        """All spans, by step, then rank, then time."""
-        spans = _join(self._spans)
+        """The spans of all steps that are kept, by step, then rank, then time."""
+        return self._timeline(self._spans)
+
+    def _timeline(self, blocks: Sequence[Columns]) -> Timeline:
+        spans = _join(blocks)
         zeros = np.zeros(len(spans["step_N"]), np.int32)
         return Timeline(self._run, repeat_N=zeros, **spans)
 
@@ -118,7 +141,7 @@ class Recording:
         return WorkTable(**_join(blocks))
 
     def _counted(self) -> Iterator[tuple[int, Work]]:
-        return ((step, work) for step, parts in enumerate(self._work) for work in parts)
+        return ((step, work) for step, parts in self._work for work in parts)
 
     def _slot_rows(self, step: int, work: Work) -> Columns:
         layer, slot = np.nonzero(work.tokens_LS)
@@ -163,6 +186,13 @@ class Recording:
             "count_N": count.astype(np.int64),
             "bytes_N": np.rint(moved).astype(np.int64),
         }
+
+
+@lru_cache(maxsize=16)
+def _columns(keys: tuple[tuple[Phase, int, int], ...]) -> tuple[NDArray[np.int32], ...]:
+    """[O] each: phase, layer and micro-batch of operations."""
+    rows = np.array([(PHASES.index(phase), layer, batch) for phase, layer, batch in keys], np.int32)
+    return tuple(rows.reshape(-1, 3).T)
 
 
 def _join(blocks: Sequence[Columns]) -> dict[str, NDArray[np.generic]]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from moesim.deployment.deployment import Deployment
 from moesim.hardware.health import epochs
 from moesim.simulation.clock import StepClock
@@ -26,9 +28,11 @@ class Run:
     """What a simulated run leaves behind.
 
     Attributes:
-        slots: tokens of each slot; ``work()`` has the copies too.
+        timeline: of the steps that are kept whole (``workload.timeline_every``).
+        slots: of these, tokens of each slot; ``work()`` has the copies too.
         tokens: of all ranks and steps together.
         tallies: what became of the router's choice after each policy.
+        active_slots, rows: slots with tokens, and their rows as experts are given them, of all layers.
         cross_node_bytes, in_node_bytes: of tokens over NICs and inside nodes, all steps together.
         moves: the rebalances, in order.
     """
@@ -39,6 +43,8 @@ class Run:
     recording: Recording
     tokens: int
     tallies: Sequence[Tally]
+    active_slots: int
+    rows: int
     cross_node_bytes: float
     in_node_bytes: float
     moves: Sequence[Move]
@@ -54,29 +60,40 @@ def resolution_of(scenario: Scenario) -> Resolution:
     return "event" if scenario.resolution == "event" else "step"
 
 
-def run(deployment: Deployment, *observers: Observer) -> Run:
-    """Simulate a deployment."""
+def run(deployment: Deployment, *observers: Observer, read: Callable[[Timeline], None] | None = None) -> Run:
+    """Simulate a deployment.
+
+    Args:
+        observers: told of the steps that are kept whole.
+        read: told of all steps, some at a time.
+    """
     scenario, pricing = deployment.scenario, deployment.pricing
     changes_s, states = epochs(scenario.faults, scenario.parallelism.ep)
     conditions = Conditions([pricing.network(scenario.profile, state) for state in states], changes_s)
-    pricer, recording = Pricer(deployment), Recording(scenario.name, scenario.model.moe_layers)
-    crossed, moved, tokens = 0.0, 0.0, 0
+    every, align = scenario.workload.kept_every, pricing.links(scenario.profile).align
+    pricer = Pricer(deployment)
+    recording = Recording(scenario.name, scenario.model.moe_layers, every, read)
+    crossed, moved, tokens, active, rows = 0.0, 0.0, 0, 0, 0
 
     def record(step: Step, clock: StepClock) -> None:
-        nonlocal crossed, moved, tokens
-        settled = step.settled.operations
+        nonlocal crossed, moved, tokens, active, rows
+        settled = step.settled.table
         # Bytes of spans are those of tokens: experts that move beside a collective are left out.
-        recording.add_step(step.number, clock, [*settled, *step.program.operations[len(settled) :]])
-        recording.add_work([part.work for part in step.parts])
-        tokens += sum(int(part.tokens.tokens_G.sum()) for part in step.parts)
-        transfers = [operation.transfer for operation in settled if operation.transfer is not None]
-        crossed += sum(each.cross_node_bytes(pricing.gpus_per_node) for each in transfers)
-        moved += sum(float(each.received_G.sum()) for each in transfers)
-        for observe in observers:
+        stall = step.program.operations[len(settled) :]
+        recording.add_step(step.number, clock, [*settled, *stall] if stall else settled)
+        recording.add_work(step.number, [part.work for part in step.parts])
+        for part in step.parts:
+            tokens += int(part.tokens.tokens_G.sum())
+            active += int(np.count_nonzero(part.work.tokens_LS))
+            rows += int((-(-part.work.tokens_LS // align)).sum(dtype=np.int64)) * align
+        crossed += settled.transfers.cross_node_bytes(pricing.gpus_per_node)
+        moved += float(settled.transfers.received_G.sum())
+        for observe in observers if step.number % every == 0 else ():
             observe(step, clock)
 
     source, ranks = Replay(replayed(deployment)), scenario.parallelism.ep
     run_alone(source, pricer.price, record, ranks, conditions, resolution_of(scenario))
+    recording.end()
     return Run(
         deployment,
         recording.timeline(),
@@ -84,6 +101,8 @@ def run(deployment: Deployment, *observers: Observer) -> Run:
         recording,
         tokens,
         pricer.counter.tallies,
+        active,
+        rows,
         crossed,
         moved - crossed,
         pricer.rebalancing.moves,

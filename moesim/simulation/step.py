@@ -14,7 +14,7 @@ import simpy
 from numpy.typing import NDArray
 
 from moesim.hardware.network import Ports, ports_end
-from moesim.simulation.clock import FloatArray, Links, StepClock
+from moesim.simulation.clock import Links, StepClock
 from moesim.simulation.program import Program
 from traces.base.jit import jit
 
@@ -52,35 +52,24 @@ class _Step:
     """One step while it runs."""
 
     def __init__(self, program: Program, links: Links, start_s: float) -> None:
-        self._links, self._operations, self._start_s = links, program.operations, start_s
+        self._links, self._start_s = links, start_s
+        self._table = program.table
         self._order_O, self._before_O, self._after_O = program.order.sequence
         self._changes_E = np.array(links.conditions.changes_s, np.float64)
-        self._seconds_EOG = np.array(
-            [
-                [operation.seconds_at(epoch) for operation in program.operations]
-                for epoch in range(len(self._changes_E) + 1)
-            ]
-        )
-        self._met_O = np.array([operation.transfer is not None for operation in program.operations])
+        self._seconds_EOG = self._table.seconds_EOG
         self.entered_OG, self.start_OG, self.end_OG = (
             np.zeros(self._seconds_EOG.shape[1:]) for _ in range(3)
         )
 
     def run_on_ports(self, networks: Sequence[Ports]) -> None:
         """All of it compiled."""
-        met = [operation for operation in self._operations if operation.transfer is not None]
-        ranks = len(self._links.left_G)
-        none_CGG: FloatArray = np.zeros((0, ranks, ranks))
-        even_G = np.ones(ranks)
-        transfers = [operation.transfer for operation in met if operation.transfer is not None]
-        stretched = any(each.stretch_G is not None for each in met)
-        stretches = [even_G if each.stretch_G is None else each.stretch_G for each in met if stretched]
-        fabric = networks[0].fabric
+        table, ranks, fabric = self._table, len(self._links.left_G), networks[0].fabric
+        stretch_OG = np.zeros((0, ranks)) if table.stretch_OG is None else table.stretch_OG
         rates = [network.fabric.seconds_per_byte(ranks) for network in networks]
         wires: list[Any] = [
-            np.array([each.first_GG for each in transfers]) if transfers else none_CGG,
-            np.array([each.second_GG for each in transfers]) if transfers else none_CGG,
-            np.array(stretches) if stretched else none_CGG[:, :, 0],
+            table.transfers.first_GG,
+            table.transfers.second_GG,
+            stretch_OG,
             self._links.left_G,
             fabric.gpus_per_node,
             np.array([nvlink_G for nvlink_G, _ in rates]),
@@ -94,7 +83,7 @@ class _Step:
         """All but the collectives compiled: any network."""
         at = _to_collective(0, *self._tables)
         while at < len(self._order_O):
-            operation = self._operations[self._order_O[at]]
+            operation = self._table[self._order_O[at]]
             entered_G = self.entered_OG[self._order_O[at]]
             assert operation.transfer is not None
             end_G = self._links.collective(entered_G, operation.transfer, operation.stretch_G)
@@ -104,7 +93,7 @@ class _Step:
 
     @property
     def _tables(self) -> list[Any]:
-        order = (self._order_O, self._before_O, self._after_O, self._met_O)
+        order = (self._order_O, self._before_O, self._after_O, self._table.collective_O)
         times = (self.entered_OG, self.start_OG, self.end_OG)
         return [*order, self._start_s, self._changes_E, self._seconds_EOG, *times]
 
@@ -179,7 +168,7 @@ def _run_on_ports(
     end_OG: Any,
     first_CGG: Any,
     second_CGG: Any,
-    stretch_CG: Any,
+    stretch_OG: Any,
     left_G: Any,
     P: int,
     nvlink_s_B_EG: Any,
@@ -223,7 +212,7 @@ def _run_on_ports(
             nvlink_latency,
             nic_latency,
         )
-        left_G = end_G if len(stretch_CG) == 0 else now + (end_G - now) * stretch_CG[number]
+        left_G = end_G if len(stretch_OG) == 0 else now + (end_G - now) * stretch_OG[at]
         start_OG[at] = now
         end_OG[at] = left_G + seconds_EOG[0, at]
         i += 1

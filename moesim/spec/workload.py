@@ -26,6 +26,10 @@ class Parallelism(Strict):
         return self
 
 
+_KEPT = 1000
+"""Steps that are kept whole of a run that has more, unless it says otherwise."""
+
+
 class Workload(Strict):
     """What every step asks of each GPU.
 
@@ -42,6 +46,8 @@ class Workload(Strict):
         part: ``moe`` leaves the MoE part of each layer, gate to combine, of which a real run consists
             (``moesim execute``): no attention, dense layers, head or host work per step.
         steps: forward passes to simulate.
+        timeline_every: of every so many steps one is kept whole, for the timeline, the causes of its time and
+            its stragglers; metrics are of all steps. By default all are, or a thousand of more.
         graph_sizes: batch sizes for which a graph was captured: every rank runs with the tokens of the
             smallest graph that holds the fullest rank's batch; larger batches run without a graph.
     """
@@ -53,6 +59,7 @@ class Workload(Strict):
     order: Literal["drawn", "recorded"] = "drawn"
     part: Literal["model", "moe"] = "model"
     steps: Annotated[int, Field(strict=True, ge=1, le=1 << 20)] = 10
+    timeline_every: Count | None = None
     graph_sizes: tuple[Count, ...] | None = None
 
     @model_validator(mode="after")
@@ -67,6 +74,11 @@ class Workload(Strict):
             ):
                 raise fault("must be at least 1 on some rank", name, got=0)
         return self
+
+    @property
+    def kept_every(self) -> int:
+        """Of how many steps one is kept whole."""
+        return self.timeline_every or -(-self.steps // _KEPT)
 
     @property
     def amounts(self) -> dict[str, Amount]:

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from moesim.errors import SpecError
+from traces.base.door import first_bytes, read_bytes
 from traces.base.yaml_walk import Loc as Loc
 from traces.base.yaml_walk import YamlWalk, line_of
 
@@ -77,22 +78,9 @@ def read_text(path: str | Path, most: int = MAX_BYTES) -> str:
         SpecError: missing, unreadable, a folder, a device or Parquet, larger than ``most`` bytes, not UTF-8.
     """
     target = Path(path)
-    try:
-        if target.is_dir():
-            raise SpecError("is a folder, a file was expected", file=target)
-        if target.exists() and not target.is_file():
-            # Opening a pipe or a device could wait or read for ever.
-            raise SpecError("is not a regular file", file=target)
-        with target.open("rb") as stream:
-            data = stream.read(most + 1)
-    except OSError as error:
-        raise SpecError(f"cannot be read: {error.strerror or error}", file=target) from error
-    except ValueError as error:  # a NUL inside the name
-        raise SpecError("is not a file name", got=str(path)) from error
-    if data.startswith(b"PAR1"):
+    if first_bytes(target, 4) == b"PAR1":
         raise SpecError("is a Parquet file, not a text; a scenario names its trace under trace", file=target)
-    if len(data) > most:
-        raise SpecError(f"is larger than {most // 1024} KiB, too large for a specification", file=target)
+    data = read_bytes(target, "a specification", SpecError, most=most, empty=True)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

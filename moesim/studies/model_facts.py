@@ -11,6 +11,7 @@ from moesim.spec.dtypes import DTYPE_BYTES
 from moesim.spec.model import Model
 from moesim.spec.presets import load_model, preset_names
 from moesim.spec.yaml_source import Source
+from traces.base.door import is_folder
 
 
 def model_at(name: str) -> Model:
@@ -19,7 +20,7 @@ def model_at(name: str) -> Model:
     Raises:
         SpecError: there is none, or it cannot be read.
     """
-    folder = name not in preset_names("models") and Path(name).is_dir()
+    folder = name not in preset_names("models") and is_folder(Path(name))
     return load_model(f"{name}/" if folder else name, Source(None, None, {}), ("presets model",))
 
 

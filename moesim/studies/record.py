@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from moesim.errors import TraceError
+from traces.base.door import is_folder, is_regular, names_in, require_file
 from traces.base.errors import reason_of
 from traces.base.input_file import read_text
 from traces.record import record
@@ -71,8 +72,11 @@ def record_texts(
 
 def _load(model: Path) -> tuple[Any, Any]:
     """The model, ready to run on an accelerator where there is one, and its tokenizer."""
-    if not (model / "config.json").is_file():
+    if not is_regular(model / "config.json"):
         raise TraceError("must be a folder with a model of transformers: config.json and weights", file=model)
+    for name in names_in(model, TraceError):
+        if not is_folder(model / name):
+            require_file(model / name, "a part of a model", TraceError, empty=True)
     for package in ("torch", "transformers"):
         if importlib.util.find_spec(package) is None:
             raise TraceError(f"needs {package} to be run: pip install {package}", file=model)

@@ -13,6 +13,7 @@ from moesim.deployment.reading import load_trace
 from moesim.errors import MoesimError, OutputError
 from moesim.routing.policies import policies_from
 from moesim.spec.scenario import Scenario
+from traces.base.door import open_file
 from traces.base.files import write_text
 from traces.routing import RoutingTrace
 
@@ -82,7 +83,11 @@ def _modules(scenario: Scenario) -> list[str | None]:
 
 def _content(file: str | None) -> str | None:
     """Hash of a file; None where there is none, which the simulation will refuse."""
-    if file is None or not Path(file).is_file():
+    if file is None:
         return None
-    with Path(file).open("rb") as stream:
+    try:
+        stream = open_file(file, "a file", MoesimError, empty=True)
+    except MoesimError:
+        return None
+    with stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moesim.analysis.metrics import timeline_metrics
+from moesim.analysis.metrics import Columns
 from moesim.deployment.batch import batches
 from moesim.deployment.deployment import Deployment, assemble, check_size
 from moesim.deployment.reading import check_shape, load_trace
@@ -53,9 +53,9 @@ class Trial:
 
     def simulate(self, placement: Placement) -> dict[str, float]:
         """Metrics of the steps with this placement, under the names of ``result.json``."""
-        done = run(self.deployment(placement))
-        steps = self.scenario.workload.steps
-        metrics = timeline_metrics(done.timeline, done.tokens / steps)
+        columns, steps = Columns(), self.scenario.workload.steps
+        done = run(self.deployment(placement), read=columns.add)
+        metrics = columns.metrics(done.tokens / steps)
         return {
             "step_time_s": metrics["step_time_s"]["mean"],
             "straggler_ratio": metrics["straggler_ratio"]["assignments"],

@@ -20,19 +20,7 @@ def read_text(source: Path) -> str:
     Raises:
         PlacementError: missing, unreadable, a folder or a device, too large, not UTF-8.
     """
-    if source.is_dir():
-        raise PlacementError("is a folder, a placement file was expected", file=source)
-    try:
-        # Pipes and devices may never end; only a regular file has a size to check.
-        if not source.is_file():
-            raise PlacementError("there is no such file", file=source)
-        if source.stat().st_size > MAX_BYTES:
-            raise PlacementError(f"larger than {MAX_BYTES} bytes", file=source, got=source.stat().st_size)
-        return source.read_text(encoding="utf-8")
-    except OSError as error:
-        raise PlacementError(f"cannot be read: {error.strerror or error}", file=source) from error
-    except UnicodeDecodeError as error:
-        raise PlacementError(f"is not UTF-8 text: byte {error.start}", file=source) from error
+    return input_file.read_text(source, "a placement file", PlacementError, most=MAX_BYTES)
 
 
 def parse_json(text: str) -> Any:

@@ -35,7 +35,7 @@ def equals_simulated(plan: Plan, counted: WorkTable) -> bool:
     """Whether counts are those of the simulation of the same plan."""
     recording = Recording(plan.name, plan.model.layers)
     for number in range(plan.steps):
-        recording.add_work(simulated_work(plan, number))
+        recording.add_work(number, simulated_work(plan, number))
     copy_bytes = plan.model.hidden * TORCH_DTYPES[plan.dtype].itemsize
     copy = Bytes(copy_bytes, copy_bytes)
     return same_counts(counted, recording.work(copy, reduces_to_all=plan.mode == "all_reduce"))

@@ -30,8 +30,8 @@ def test_plans_lie_beside_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "rule"),
     [
-        (None, "is not JSON"),
-        ([], "must be a JSON object"),
+        (None, "1: is not JSON"),
+        ([], "is not a specification of plans to measure: must be a JSON object"),
         (GOOD | {"format": "moesim.microbench/2"}, "format: needs a newer moesim"),
         (GOOD | {"format": "moesim.plan/1"}, "format: is not a moesim microbench"),
         ({key: each for key, each in GOOD.items() if key != "seconds"}, "lacks a field"),
@@ -44,10 +44,10 @@ def test_plans_lie_beside_the_file(tmp_path: Path) -> None:
 )
 def test_what_is_no_spec(value: Any, rule: str, tmp_path: Path) -> None:
     (tmp_path / "spec.json").write_text("{" if value is None else json.dumps(value))
-    with pytest.raises(PlanError, match=rf"spec\.json: {rule}"):
+    with pytest.raises(PlanError, match=rf"spec\.json: ?{rule}"):
         Spec.read(tmp_path / "spec.json")
 
 
 def test_a_missing_file_is_one_error(tmp_path: Path) -> None:
-    with pytest.raises(PlanError, match=r"spec\.json: cannot be read: No such file"):
+    with pytest.raises(PlanError, match=r"spec\.json: there is no such file"):
         Spec.read(tmp_path / "spec.json")

@@ -220,7 +220,7 @@ def test_what_cannot_run_is_refused(plan: Path, tmp_path: Path) -> None:
             (plan, [], "ranks: the plan is for 2 ranks: start as many with torchrun --nproc-per-node 2"),
             (newer, [], f"{newer}/plan.json: format: needs a newer moesim: this one reads moesim.plan/2"),
             (plan, ["--serial", "--backend", "x"], "backend: must be one of: loop, "),
-            (tmp_path / "none", [], f"{tmp_path}/none/plan.json: cannot be read: No such file"),
+            (tmp_path / "none", [], f"{tmp_path}/none/plan.json: there is no such file"),
         ]
     ):
         out = tmp_path / str(number)

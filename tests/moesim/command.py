@@ -38,6 +38,8 @@ def moesim(*arguments: object) -> Done:
 
 def refused(*arguments: object) -> str:
     """The one line with which ``moesim ARGUMENTS`` is refused; nothing may have been written around here."""
+    # Other tests write into the checkout while this one looks.
+    assert not Path("pyproject.toml").exists(), "needs a folder of its own: the fixture here"
     before = files(Path())
     done = moesim(*arguments)
     assert done.code == 2, done

@@ -210,7 +210,26 @@ def test_experts_that_do_not_fit_are_refused() -> None:
         calibrated_model("deepseek-v3", "fp32", 1, 1 << 30)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": "moesim.machine/2"}', "\xff"])
+def peaks(*found: object) -> str:
+    """A description of a machine whose ranks reached ``found``."""
+    names = ("flops", "bandwidth", "launch_s", "exchange_s")
+    ranks = [dict.fromkeys(names, each) for each in found]
+    told = {"kind": "cpu", "device": "x", "memory": 1, "sms": 1, "torch": "2", "peaks": ranks}
+    return json.dumps({"format": "moesim.machine/1", **told})
+
+
+def test_the_peaks_of_a_machine_are_medians(tmp_path: Path) -> None:
+    (tmp_path / "machine.json").write_text(peaks(1, 2.5, 4))
+    assert Machine.read(tmp_path / "machine.json").flops == 2.5
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "[]", "{}", '{"format": "moesim.machine/2"}', "\xff"),
+        *(peaks(), peaks([]), peaks(-1), peaks(True), peaks("1"), peaks(1).replace("1,", "1e999,")),
+    ],
+)
 def test_a_broken_description_of_the_machine_is_one_error(text: str, tmp_path: Path) -> None:
     (tmp_path / "machine.json").write_text(text, encoding="latin-1")
     with pytest.raises(CalibrationError, match=r"machine\.json: "):

@@ -99,7 +99,7 @@ def test_what_another_machine_measured_is_fitted_here(here: Path) -> None:
         ({"format": "moesim.plan/1"}, "spec.json: format: is not a moesim microbench"),
         ({"ranks": "2"}, "spec.json: is not what `moesim calibrate --plan-only` wrote"),
         ({"ranks": 1 << 40}, "spec.json: ranks: must be from 1 to 64"),
-        (None, "spec.json: cannot be read: No such file or directory"),
+        (None, "spec.json: there is no such file"),
     ],
 )
 def test_what_is_no_calibration_is_refused(here: Path, changes: dict[str, object] | None, rule: str) -> None:

@@ -116,7 +116,7 @@ BAD: dict[str, tuple[Callable[[], list[str]], list[str]]] = {
     "empty file": (text_file(""), ["bad.yaml:1: must be a mapping"]),
     "a list": (text_file("- 1\n"), ["bad.yaml:1: must be a mapping"]),
     "duplicate key": (text_file("name: x\nname: y\n"), ["bad.yaml:2: name: duplicate key"]),
-    "no such file": (lambda: ["run", "nope.yaml"], ["nope.yaml: ", "No such file"]),
+    "no such file": (lambda: ["run", "nope.yaml"], ["nope.yaml: there is no such file"]),
     "no such preset": (lambda: ["run", "nope"], ["SCENARIO: ", "demo", "(got 'nope')"]),
     "a folder": (lambda: ["run", "."], [".: is a folder"]),
     "unknown key": (scenario_file(modle=1), ["bad.yaml:", "modle: unknown key; did you mean 'model'?"]),
@@ -164,7 +164,10 @@ BAD: dict[str, tuple[Callable[[], list[str]], list[str]]] = {
     ),
     "no trace file": (set_("trace={file: nope.parquet}"), ["nope.parquet: there is no such file"]),
     "trace is a folder": (set_("trace={file: .}"), ["is a folder"]),
-    "trace is a device": (set_("trace={file: /dev/zero}"), ["/dev/zero: is not a file"]),
+    "trace is a device": (
+        set_("trace={file: /dev/zero}"),
+        ["/dev/zero: is not a regular file (character device)"],
+    ),
     "a name with NUL": (set_('trace={file: "a\\0b"}'), ["-s trace: trace.file: is not a file name"]),
     "weights are missing": (no_weights, ["routing.policy: policy drop needs gate weights", "(got 'drop')"]),
     "two traces": (

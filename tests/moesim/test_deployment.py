@@ -307,7 +307,7 @@ def test_tables_that_would_not_fit_this_machine_are_refused(monkeypatch: pytest.
     assert deployed("workload.steps=10").scenario.workload.steps == 10
     error = fault("workload.steps=100000")
     assert isinstance(error, SpecError)
-    assert "simulating 100000 steps on 4 GPUs needs" in str(error)
+    assert "simulating 100000 steps on 4 GPUs, 1000 of them kept whole, needs" in str(error)
     assert "lower workload.steps" in str(error)
 
 

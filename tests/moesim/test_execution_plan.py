@@ -164,13 +164,19 @@ def elsewhere(array: Any) -> Any:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda folder: (folder / "plan.json").unlink(), "plan.json: cannot be read: No such file"),
-        (lambda folder: (folder / "plan.json").write_text("{"), "plan.json: is not JSON: Expecting"),
-        (lambda folder: (folder / "plan.json").write_text("[1]"), "plan.json: must be a JSON object"),
-        (lambda folder: (folder / "plan.json").write_text("[" * 10**5), "plan.json: is not JSON: "),
+        (lambda folder: (folder / "plan.json").unlink(), "plan.json: there is no such file"),
+        (lambda folder: (folder / "plan.json").write_text("{"), "plan.json:1: is not JSON: Expecting"),
         (
-            lambda folder: (folder / "plan.json").write_bytes(b" " * ((16 << 20) + 1)),
-            "plan.json: must be at most 16 MiB",
+            lambda folder: (folder / "plan.json").write_text("[1]"),
+            "plan.json: is not a plan: must be a JSON object",
+        ),
+        (
+            lambda folder: (folder / "plan.json").write_text("[" * 10**5),
+            "plan.json: is not a plan: nested too deeply",
+        ),
+        (
+            lambda folder: (folder / "plan.json").write_bytes(b" " * ((32 << 20) + 1)),
+            "plan.json: is larger than 32 MiB, too large for a plan",
         ),
         (
             head_with(format="moesim.plan/3"),
@@ -192,8 +198,8 @@ def elsewhere(array: Any) -> Any:
         (head_with(weighted=False), "plan.json: routing.policy: policy drop needs gate weights"),
         (head_with(steps=3), "offsets.npy: must hold int64 of shape (3, 5) (got 'int64 of shape (2, 5)')"),
         (head_with(model__experts=9), "replica_count.npy: must hold int32 of shape (2, 9)"),
-        (lambda folder: (folder / "ids.npy").unlink(), "ids.npy: cannot be read: No such file"),
-        (lambda folder: (folder / "ids.npy").write_bytes(b""), "ids.npy: is not a .npy array: "),
+        (lambda folder: (folder / "ids.npy").unlink(), "ids.npy: there is no such file"),
+        (lambda folder: (folder / "ids.npy").write_bytes(b""), "ids.npy: is empty"),
         (
             lambda folder: (folder / "ids.npy").write_bytes((folder / "ids.npy").read_bytes()[:-1]),
             "ids.npy: is not a .npy array: ",
@@ -301,7 +307,7 @@ def test_kinds_of_one_width_are_one_to_the_executor(of_kinds: Path, tmp_path: Pa
             array_with("expert_kind", lambda kinds: kinds[:1]),
             "expert_kind.npy: must hold int16 of shape (2, 8)",
         ),
-        (lambda folder: (folder / "expert_kind.npy").unlink(), "expert_kind.npy: cannot be read"),
+        (lambda folder: (folder / "expert_kind.npy").unlink(), "expert_kind.npy: there is no such file"),
     ],
 )
 def test_kinds_that_do_not_fit_are_refused(

@@ -255,6 +255,6 @@ def test_modes_are_not_ranked_where_their_transfers_were_not_fitted() -> None:
     assert "Compare dispatch modes with that in mind." in alone
 
 
-def test_an_unknown_base_is_refused_in_one_line(tmp_path: Path) -> None:
-    path = write_scenario(tmp_path, tiny_scenario(profile={"format": "moesim.profile/1", "base": "nope"}))
+def test_an_unknown_base_is_refused_in_one_line(here: Path) -> None:
+    path = write_scenario(here, tiny_scenario(profile={"format": "moesim.profile/1", "base": "nope"}))
     assert "profile.base: no such profile preset" in refused("run", path)

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ from moesim.simulation.tally import Tally
 from tests.moesim.command import moesim
 from tests.moesim.programs import SLOW, collective, compute
 from tests.tolerance import rounding
-from traces.timeline import Timeline
+from traces.timeline import Timeline, read_timeline, read_work
 
 
 def recorded(steps: Sequence[Sequence[float]]) -> Timeline:
@@ -100,8 +101,9 @@ def test_of_no_gate_mass_no_share_is_lost() -> None:
 def test_a_metric_is_declared_once(monkeypatch: pytest.MonkeyPatch, here: Path) -> None:
     """An entry of the list, and what computes it: it stands in the JSON, in the terminal and on the page."""
 
-    def hottest(spans: metrics.Spans) -> float:
-        return float(spans.assignments_WLG.max())
+    hottest = metrics.OfSteps(
+        lambda spans: spans.assignments_WLG.max(axis=(1, 2)), lambda most_W, _: float(most_W.max())
+    )
 
     def number(found: Metrics) -> float | None:
         return found.number("hottest_cell")
@@ -138,3 +140,37 @@ def test_a_metric_of_spans_is_one_of_real_runs_too() -> None:
     ratio = {"assignments": 1.0, "experts_time": 1.0}
     read = ExecutionMetrics.model_validate({"straggler_ratio": ratio, **found})
     assert read.plain()["cells"] == [1.0, 4.0]
+
+
+@pytest.mark.usefixtures("here")
+def test_a_long_run_keeps_few_steps_and_measures_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Metrics are those of a run that keeps every step; what is kept whole are every third."""
+    monkeypatch.setattr("moesim.simulation.recording._BLOCK", 100)
+    ask = ("run", "s.yaml", "-s", "workload.steps=8", "-s", "workload.tokens_per_gpu=[3, 5, 2, 7]")
+    whole = json.loads(moesim(*ask, "--json").out)
+    few = json.loads(moesim(*ask, "-s", "workload.timeline_every=3", "--json", "-o", "few").out)
+    for key, value in metrics_of(whole).items():
+        assert metrics_of(few)[key] == pytest.approx(value, rel=1e-12), key
+    assert np.unique(read_timeline("few/timeline.parquet").step_N).tolist() == [0, 3, 6]
+    assert np.unique(read_work("few/work.parquet").step_N).tolist() == [0, 3, 6]
+    terms = few["attribution"]
+    parts = ("hardware_s", "migration_s", "imbalance_s", "network_s", "overhead_s", "ideal_s")
+    step_s = few["metrics"]["step_time_s"]["mean"]
+    assert sum(terms[part] for part in parts) == pytest.approx(step_s, rel=1e-9)
+    assert "Of 8 steps one in 3 is kept whole" in " ".join(few["notes"])
+    assert not any("kept whole" in note for note in whole["notes"])
+    assert moesim("report", "few").code == 0
+
+
+def metrics_of(result: dict[str, Any]) -> dict[str, float]:
+    """Every number, by its path."""
+    found: dict[str, float] = {}
+
+    def walk(value: Any, path: str) -> None:
+        for key, each in value.items() if isinstance(value, dict) else ():
+            walk(each, f"{path}.{key}")
+        if isinstance(value, int | float):
+            found[path] = value
+
+    walk(result["metrics"], "metrics")
+    return found

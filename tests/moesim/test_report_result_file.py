@@ -106,7 +106,7 @@ def test_what_is_no_result(tmp_path: Path, raw: bytes) -> None:
     path.write_bytes(raw)
     with pytest.raises(MoesimError):
         Result.read(path)
-    with pytest.raises(MoesimError, match="cannot be read"):
+    with pytest.raises(MoesimError, match="is a folder, a moesim result was expected"):
         Result.read(tmp_path)
 
 

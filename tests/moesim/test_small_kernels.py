@@ -115,7 +115,7 @@ def test_layers_have_the_kernels_of_their_own_attention() -> None:
     rotated, cached, indexed = 2 * 2 * (128 + 64), (64 + 16) * 4, (3 + 1) * 16 * (2 + 1)
     rows: Any = dict.fromkeys(("tokens", "decoding", "prefilling", "sequences"), np.array([rate]))
     for layer, expected in ((0, norm + scores + rotated + cached + indexed), (1, norm)):
-        seconds = replace(kernels, profile=profile).between("attention", rows, layer)
+        seconds = replace(kernels, profile=profile).between("attention", rows, mixed.attention_in(layer))
         assert seconds == pytest.approx(np.array([expected]), rel=rounding(20))
     assert [kernels.launches("attention", layer) for layer in range(3)] == [4, 1, 4]
 

@@ -149,6 +149,7 @@ def test_what_the_draws_do_not_tell_apart_is_said(folder: Path) -> None:
     assert "cannot be told" not in whatif_answer(told)
 
 
+@pytest.mark.usefixtures("here")
 def test_a_profile_without_uncertainties_runs_and_refuses_draws(folder: Path) -> None:
     fields = profile_fields()
     del fields["uncertainty"]

@@ -162,11 +162,11 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     os.mkfifo(pipe)
     cases = {
         latin: f"{latin}:2: is not UTF-8 text",
-        large: f"{large}: is larger than 1024 KiB",
+        large: f"{large}: is larger than 1 MiB, too large for a specification",
         trace: f"{trace}: is a Parquet file, not a text; a scenario names its trace under trace",
         pipe: f"{pipe}: is not a regular file",
         tmp_path: f"{tmp_path}: is a folder",
-        tmp_path / "none.yaml": f"{tmp_path / 'none.yaml'}: cannot be read: No such file",
+        tmp_path / "none.yaml": f"{tmp_path / 'none.yaml'}: there is no such file",
         tmp_path / ("x" * 300): f"{tmp_path / ('x' * 300)}: cannot be read: File name too long",
         latin / "below": f"{latin / 'below'}: cannot be read: Not a directory",
         Path("a\0b"): "is not a file name",

@@ -76,7 +76,7 @@ def without(name: str) -> str:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", ":1: is not JSON: Expecting value"),
+        ("", ": is empty"),
         (EXAMPLE[:-3], ":9: is not JSON: Expecting ',' delimiter"),
         ("[" * 100_000, ": is not a placement: nested too deeply"),
         ('{"a": ' + "9" * 5000 + "}", ": is not JSON: a number is too long"),
@@ -147,9 +147,9 @@ def as_hole(path: Path) -> None:
     ("make", "rule"),
     [
         (as_folder, "is a folder, a placement file was expected"),
-        (as_pipe, "there is no such file"),
+        (as_pipe, "is not a regular file (named pipe)"),
         (as_bytes, "is not UTF-8 text: byte 12"),
-        (as_hole, "larger than 33554432 bytes (got 33554433)"),
+        (as_hole, "is larger than 32 MiB, too large for a placement file (got 33554433)"),
         (lambda path: None, "there is no such file"),
     ],
 )

@@ -157,7 +157,7 @@ OTHERS = [
     ("[[0, 1, 2, 0]]", ": must have 2 rows, one for each MoE layer (got 1)"),
     ("[[0, 1, 2, 0], [2, 1, 0, 3]]", ": [1][3]: must be an expert from 0 to 2 (got 3)"),
     ("[[0, 1, 2], [2, 1, 0]]", ": vLLM holds equally many slots on each of 2 GPUs (got '3 slots')"),
-    ("", ": is no placement: neither format moesim.placement/1 nor any of physical_to_logical_map, "),
+    (" ", ": is no placement: neither format moesim.placement/1 nor any of physical_to_logical_map, "),
     ("linear", ": is no placement: "),
     ('{"logical_count": [[1, 2, 3]]}', ": is no placement: "),
     ('\ufeff{"physical_to_logical_map": []}', ":1: is not JSON: Unexpected UTF-8 BOM"),

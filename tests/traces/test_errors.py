@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 
+import numpy as np
 import pytest
 
 from traces.base.errors import MoesimError, TraceError
@@ -24,3 +25,12 @@ from traces.base.errors import MoesimError, TraceError
 def test_messages_survive_pickling(error: MoesimError, message: str) -> None:
     assert str(error) == message
     assert str(pickle.loads(pickle.dumps(error))) == message
+
+
+def test_whatever_names_hold_a_message_is_one_line() -> None:
+    error = MoesimError("unknown key a\nb\x1b[31m", file="x\ny", field="\udcff", got="\n")
+    assert str(error) == r"x\ny: \udcff: unknown key a\nb\x1b[31m (got '\n')"
+
+
+def test_a_value_of_several_lines_is_shown_on_one() -> None:
+    assert str(MoesimError("is wrong", got=np.zeros((2, 2)))) == "is wrong (got [[0. 0.] [0. 0.]])"

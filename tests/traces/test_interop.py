@@ -365,3 +365,35 @@ def test_gpt_oss_converts(shared: Path, tmp_path: Path) -> None:
         names = [back.categories[code] for code in np.asarray(back.category_T)[back.request_offsets[:-1]]]
         assert names == npz["category"].tolist()
     assert json.dumps(back.meta.to_dict()) == json.dumps(trace.meta.to_dict())
+
+
+def test_offsets_may_be_unsigned(tmp_path: Path) -> None:
+    trace = random_trace()
+    path = save(tmp_path / "t.npz", trace, request_offsets=trace.request_offsets.astype(np.uint64))
+    assert load_any(path, Hints(experts=8)).request_T.tolist() == trace.request_T.tolist()
+
+
+def test_a_request_column_without_entries_is_refused(tmp_path: Path) -> None:
+    ids = random_trace().ids_TLK
+    np.savez(tmp_path / "t.npz", experts_1=ids[:, 0], request=np.zeros(0, np.int32))
+    with pytest.raises(TraceError, match=r"request: must have 8 entries, one for each token \(got 0\)"):
+        load_any(tmp_path / "t.npz", Hints(experts=8))
+
+
+def test_an_archive_of_a_version_to_come_is_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "t.npz", random_trace())
+    content = bytearray(path.read_bytes())
+    content[content.rindex(b"PK\x01\x02") + 6] = 91  # the version that is needed to unpack
+    path.write_bytes(content)
+    assert detect(path) is None
+    with pytest.raises(TraceError, match=r"t\.npz: is no trace, no load table"):
+        open_source(path)
+
+
+def test_a_probe_that_fails_means_no(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> bool:
+        raise MemoryError
+
+    monkeypatch.setattr(type(IMPORTERS["npz"]), "detects", fails)
+    (tmp_path / "t.csv").write_text("token,layer,experts\n0,0,1\n")
+    assert detect(tmp_path / "t.csv") is IMPORTERS["csv"]

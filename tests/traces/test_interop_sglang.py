@@ -198,3 +198,15 @@ def test_without_its_map_a_file_is_refused(tmp_path: Path) -> None:
     del content["last_physical_to_logical_map"]
     with pytest.raises(LoadTableError, match="without which slots are not experts"):
         open_source(save(tmp_path / "t.pt", content))
+
+
+def test_ranks_may_count_in_different_dtypes(tmp_path: Path) -> None:
+    ranks = [per_pass(rank, ONE) for rank in range(2)]
+    record = ranks[1]["records"][0]
+    record["global_physical_count"] = record["global_physical_count"].float() / 2
+    for rank, content in enumerate(ranks):
+        save(tmp_path / f"{TIME}{rank}_{rank}.pt", content)
+    whole = {1: (2 * np.ones((4, 6), int)).tolist()}
+    (tmp_path / "one").mkdir()
+    save(tmp_path / "one" / "a.pt", per_pass(0, whole))
+    assert np.allclose(tables(tmp_path).load_WLE * 4 / 3, tables(tmp_path / "one" / "a.pt").load_WLE)

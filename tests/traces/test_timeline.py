@@ -172,7 +172,7 @@ def with_header(**header: Any) -> Any:
         (with_header(format="moesim.work/1"), "format: is not a moesim timeline"),
         (with_header(format="moesim.timeline/2"), "format: needs a newer moesim"),
         (with_header(format="moesim.timeline/1"), "metadata run: must be text (got None)"),
-        (lambda table: table.replace_schema_metadata({"moesim": "{"}), "metadata moesim: must be JSON"),
+        (lambda table: table.replace_schema_metadata({"moesim": "{"}), "metadata key moesim is not JSON"),
     ],
 )
 def test_a_foreign_file_is_refused_by_name(tmp_path: Path, change: Any, message: str) -> None:
@@ -205,9 +205,15 @@ def test_row_groups_with_dictionaries_of_their_own(tmp_path: Path) -> None:
 
 def test_what_is_no_file(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
-    for path in (tmp_path, tmp_path / "absent", tmp_path / "empty"):
-        with pytest.raises(TimelineError, match="is not a readable Parquet file"):
-            read_timeline(path)
+    (tmp_path / "text").write_text("hello")
+    for name, message in {
+        ".": "is a folder, a Parquet file was expected",
+        "absent": "there is no such file",
+        "empty": "is empty",
+        "text": "is damaged or not a Parquet file",
+    }.items():
+        with pytest.raises(TimelineError, match=message):
+            read_timeline(tmp_path / name)
 
 
 def test_a_mutated_file_gives_a_timeline_or_one_clear_error(tmp_path: Path) -> None:

@@ -327,7 +327,7 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     messages = {
         "empty": "is empty",
         "text": "damaged or not a Parquet file",
-        "pipe": "is not a file",
+        "pipe": r"is not a regular file \(named pipe\)",
         "missing": "there is no such file",
         "other": "is not a routing trace: its schema lacks the metadata key moesim",
         ".": "is a folder",

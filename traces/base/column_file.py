@@ -16,11 +16,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from traces.base import parquet
 from traces.base.errors import TimelineError
 from traces.base.files import check_format, whole_file
+from traces.base.memory import require_memory
 
-# A row takes about 70 bytes in memory; more rows than this are a lie or do not fit beside the rest.
+# More rows than this are a lie, or do not fit beside the rest.
 MAX_ROWS: Final = 100_000_000
+_ROW_BYTES: Final = 150  # in memory, Arrow's columns beside our arrays
 _ROW_GROUP: Final = 1 << 20
 
 
@@ -83,10 +86,10 @@ def write_columns(
     # The constants stand in the metadata too: a table without rows still knows its run.
     header = {"format": f"moesim.{thing}/1", **constant}
     table = pa.table(data).replace_schema_metadata({"moesim": json.dumps(header)})
-    with whole_file(path) as partial:
+    with whole_file(path) as partial, parquet.to_write(partial) as out:
         pq.write_table(
             table,
-            partial,
+            out,
             row_group_size=_ROW_GROUP,
             compression="zstd",
             # Times hardly repeat: a dictionary of them costs time and saves nothing.
@@ -106,33 +109,30 @@ def read_columns(
         TimelineError: not a readable Parquet file, another format, a column that is missing, has
             another type, holds nulls or unknown names.
     """
-    try:
-        with pq.ParquetFile(path) as file:
-            header = _header(file, path, thing, constant)
-            names = set(file.schema_arrow.names)
-            for column in columns:
-                if column.name not in names:
-                    raise TimelineError("is missing", file=path, field=column.name)
-            rows = file.metadata.num_rows
-            if rows > MAX_ROWS:
-                rule = f"must hold at most {MAX_ROWS} rows"
-                raise TimelineError(rule, file=path, got=rows)
+    source = Path(path)
+    with parquet.open_parquet(source, TimelineError) as file:
+        header = _header(file, source, thing, constant)
+        names = set(file.schema_arrow.names)
+        for column in columns:
+            if column.name not in names:
+                raise TimelineError("is missing", file=path, field=column.name)
+        rows = file.metadata.num_rows
+        if rows > MAX_ROWS:
+            rule = f"must hold at most {MAX_ROWS} rows"
+            raise TimelineError(rule, file=path, got=rows)
+        texts = [column.name for column in columns if column.names]
+        parquet.require_texts(file, texts, source, TimelineError)
+        require_memory(_ROW_BYTES * rows, f"a table of {rows} rows", error=TimelineError, file=path)
+        with parquet.reading(source, TimelineError):
             table = file.read([column.name for column in columns])
-    except (pa.ArrowException, OSError, ValueError, MemoryError, OverflowError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise TimelineError(f"is not a readable Parquet file: {reason[0]}", file=path) from error
     arrays = {column.name: _array(table.column(column.name), column, path) for column in columns}
     return arrays, header
 
 
-def _header(file: Any, path: str | Path, thing: str, constant: Sequence[str]) -> dict[str, str]:
+def _header(file: Any, path: Path, thing: str, constant: Sequence[str]) -> dict[str, str]:
     """The constants from the schema's metadata, once its format is known to be ours."""
-    try:
-        header = json.loads((file.schema_arrow.metadata or {}).get(b"moesim", b"null"))
-    except (ValueError, RecursionError) as error:
-        raise TimelineError("must be JSON", file=path, field="metadata moesim") from error
-    found = header.get("format") if isinstance(header, dict) else None
-    check_format(found, thing, 1, file=path, error=TimelineError)
+    header = parquet.read_metadata(file, path, TimelineError) or {}
+    check_format(header.get("format"), thing, 1, file=path, error=TimelineError)
     for name in constant:
         if not isinstance(header.get(name), str):
             raise TimelineError("must be text", file=path, field=f"metadata {name}", got=header.get(name))

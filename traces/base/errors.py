@@ -42,7 +42,9 @@ class MoesimError(Exception):
         if place and self.line is not None:
             place += f":{self.line}"
         value = "" if self.got is _ABSENT else f" (got {_short(self.got)})"
-        return ": ".join(part for part in (place, self.field, self.rule) if part) + value
+        line = ": ".join(part for part in (place, self.field, self.rule) if part) + value
+        # A name may hold line breaks or terminal codes; the message stays one harmless line.
+        return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
 
 
 class TraceError(MoesimError):
@@ -78,5 +80,5 @@ def named(names: Iterable[object], most: int = 12) -> str:
 
 
 def _short(value: Any, limit: int = 80) -> str:
-    text = repr(value) if isinstance(value, str) else str(value)
+    text = repr(value) if isinstance(value, str) else " ".join(str(value).split())
     return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -48,15 +48,21 @@ def check_is_file(target: Path) -> None:
     Raises:
         OutputError: it is a folder, a device or a pipe.
     """
-    if target.exists() and not target.is_file():
-        thing = "a folder" if target.is_dir() else "a device or a pipe"
-        raise OutputError(f"is {thing}, a file was expected", file=target)
+    try:
+        if target.exists() and not target.is_file():
+            thing = "a folder" if target.is_dir() else "a device or a pipe"
+            raise OutputError(f"is {thing}, a file was expected", file=target)
+    except OSError as error:  # such a name cannot be, say
+        raise OutputError(f"cannot be written: {error.strerror or error}", file=target) from error
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write ``text`` as UTF-8, whole or not at all."""
+    """Write ``text`` as UTF-8, whole or not at all.
+
+    Bytes of a file's name that are none become escapes, which JSON reads back as they were.
+    """
     with whole_file(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def check_format(

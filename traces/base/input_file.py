@@ -1,4 +1,4 @@
-"""Opening what a user names: regular files only, and JSON that is strict and bounded."""
+"""What a user names, read: text in UTF-8, and JSON that is strict and bounded."""
 
 from __future__ import annotations
 
@@ -7,43 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from traces.base.door import is_folder, read_bytes
 from traces.base.errors import MoesimError
 
 MAX_JSON_BYTES = 32 << 20  # decoded, the worst such text takes about 700 MB
-
-
-def require_file(path: Path, what: str, error: type[MoesimError]) -> int:
-    """The size in bytes of ``path``, which must be a regular file with something in it.
-
-    A pipe or device is refused: it has no size to check, and may never end.
-    """
-    try:
-        if path.is_dir():
-            raise error(f"is a folder, {what} was expected", file=path)
-        if not path.is_file():
-            raise error("is not a file" if path.exists() else "there is no such file", file=path)
-        size = path.stat().st_size
-    except (OSError, ValueError) as fault:  # ValueError: a null byte in the name
-        raise error(f"cannot be read: {fault}", file=path) from fault
-    if size == 0:
-        raise error("is empty", file=path)
-    return size
-
-
-def first_bytes(path: Path, most: int) -> bytes:
-    """The first ``most`` bytes of a regular file; none where there is no such file, or it cannot be read."""
-    try:
-        if not path.is_file():  # a pipe would block
-            return b""
-        with path.open("rb") as file:
-            return file.read(most)
-    except OSError:
-        return b""
+_TEXT_TIMES = 6  # bytes in memory for one of text: itself, and 4 for each character where one is rare
 
 
 def files_in(path: Path, suffix: str) -> list[Path]:
     """The files of a folder that end in ``suffix``, by name; of anything else, itself."""
-    return sorted(path.glob(f"*{suffix}")) if path.is_dir() else [path]
+    return sorted(path.glob(f"*{suffix}")) if is_folder(path) else [path]
 
 
 def require_files(path: Path, suffix: str, error: type[MoesimError]) -> list[Path]:
@@ -54,23 +27,22 @@ def require_files(path: Path, suffix: str, error: type[MoesimError]) -> list[Pat
     return files
 
 
-def read_text(path: Path, what: str, error: type[MoesimError]) -> str:
-    """The text of a file in UTF-8; ``what`` was expected, for messages: ``a load table``."""
-    require_file(path, what, error)
+def read_text(path: Path, what: str, error: type[MoesimError], *, most: int | None = None) -> str:
+    """The text of a file in UTF-8; ``what`` was expected, for messages: ``a load table``.
+
+    Args:
+        most: bytes that it may have.
+    """
+    content = read_bytes(path, what, error, most=most, times=_TEXT_TIMES)
     try:
-        return path.read_text(encoding="utf-8")
-    except OSError as fault:
-        raise error(f"cannot be read: {fault.strerror or fault}", file=path) from fault
+        return content.decode("utf-8")
     except UnicodeDecodeError as fault:
         raise error(f"is not UTF-8 text: byte {fault.start}", file=path) from fault
 
 
 def read_json(path: Path, what: str, error: type[MoesimError]) -> dict[str, Any]:
     """The JSON object in ``path``, as :func:`parse_json` reads it."""
-    size = require_file(path, what, error)
-    if size > MAX_JSON_BYTES:
-        raise error(f"must be at most {MAX_JSON_BYTES} bytes of JSON", file=path, got=f"{size} bytes")
-    content = parse_json(read_text(path, what, error), what, error, file=path)
+    content = parse_json(read_text(path, what, error, most=MAX_JSON_BYTES), what, error, file=path)
     if not isinstance(content, dict):
         raise error(f"is not {what}: must be a JSON object", file=path)
     return content

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from traces.base.arrays import Array
+from traces.base.door import first_bytes, require_file
 from traces.base.errors import MoesimError, reason_of
-from traces.base.input_file import first_bytes, require_file
+from traces.base.memory import require_memory
 
 MAGIC = b"PAR1"
 _METADATA_KEY = b"moesim"
+_TEXT_TIMES = 2  # bytes in memory for one of a row group with text: Arrow's and Python's
 _THRIFT_LIMIT = 256 * 2**20  # bytes and items of a footer: a damaged one may claim any number
 
 
@@ -46,12 +49,11 @@ def open_parquet(path: Path, error: type[MoesimError]) -> pq.ParquetFile:
     """Open ``path``, reading its footer only."""
     require_file(path, "a Parquet file", error)
     with reading(path, error):
-        file = pq.ParquetFile(
-            path,
-            thrift_string_size_limit=_THRIFT_LIMIT,
-            thrift_container_size_limit=_THRIFT_LIMIT,
-            page_checksum_verification=True,
-        )
+        file = _opened(path)
+        texts = [field.name for field in file.schema_arrow if pa.types.is_string(field.type)]
+        if texts:  # a text that stands in every row is kept once
+            file.close(force=True)
+            file = _opened(path, read_dictionary=texts)
         footer = file.metadata
         groups = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
         if min(groups, default=0) < 0 or sum(groups) != footer.num_rows:
@@ -60,6 +62,33 @@ def open_parquet(path: Path, error: type[MoesimError]) -> pq.ParquetFile:
         if len(set(names)) != len(names):
             raise error("has two columns of one name", file=path)
         return file
+
+
+def to_write(path: Path) -> pa.OSFile:
+    """A new file of any name; Arrow itself knows only names in UTF-8."""
+    return pa.OSFile(os.fsencode(path), "wb")
+
+
+def _opened(path: Path, **options: Any) -> pq.ParquetFile:
+    return pq.ParquetFile(
+        pa.OSFile(os.fsencode(path)),
+        thrift_string_size_limit=_THRIFT_LIMIT,
+        thrift_container_size_limit=_THRIFT_LIMIT,
+        page_checksum_verification=True,
+        **options,
+    )
+
+
+def require_texts(file: pq.ParquetFile, names: Iterable[str], path: Path, error: type[MoesimError]) -> None:
+    """Refuse columns of text whose row groups do not fit into memory; each other text is kept once.
+
+    Of a row group only the whole size can be asked: pyarrow ends the process where the metadata of one of its
+    columns is damaged.
+    """
+    if set(names) & set(file.schema_arrow.names):
+        groups = map(file.metadata.row_group, range(file.metadata.num_row_groups))
+        most = max((group.total_byte_size for group in groups), default=0)
+        require_memory(_TEXT_TIMES * most, "a row group with text", error=error, file=path)
 
 
 def read_metadata(file: pq.ParquetFile, path: Path, error: type[MoesimError]) -> dict[str, Any] | None:

@@ -10,8 +10,8 @@ import zipfile
 from pathlib import Path
 from typing import ClassVar, Protocol, TypeVar
 
+from traces.base.door import is_folder, open_file
 from traces.base.errors import TraceError
-from traces.base.input_file import require_file
 from traces.base.parquet import MAGIC, is_parquet
 from traces.interop.count_csv import CountCsv
 from traces.interop.hints import Hints
@@ -44,7 +44,7 @@ class Importer(Protocol[Opened]):
     summary: ClassVar[str]
 
     def detects(self, path: Path) -> bool:
-        """Whether ``path`` looks like this layout; never raises for a damaged file."""
+        """Whether ``path`` looks like this layout; an error means that it does not."""
         ...
 
     def open(self, path: Path, hints: Hints) -> Opened:
@@ -97,7 +97,15 @@ def importer(name: str) -> Importer[Recording] | Importer[LoadTable]:
 
 def detect(path: str | Path) -> Importer[Recording] | Importer[LoadTable] | None:
     """The importer whose layout ``path`` looks like, or None; tokens come before counts."""
-    return next((found for found in _ALL.values() if found.detects(Path(path))), None)
+    return next((found for found in _ALL.values() if _detects(found, Path(path))), None)
+
+
+def _detects(found: Importer[Recording] | Importer[LoadTable], path: Path) -> bool:
+    """Whatever a damaged file of something else causes, it is not of this layout."""
+    try:
+        return found.detects(path)
+    except Exception:
+        return False
 
 
 def check_whole(path: Path) -> None:
@@ -106,17 +114,17 @@ def check_whole(path: Path) -> None:
     Raises:
         TraceError: there is no such file, it is empty, cut off, or begins with zeros alone.
     """
-    if path.is_dir():
+    if is_folder(path):
         return
-    require_file(path, "a recording", TraceError)
     try:
-        with path.open("rb") as file:
+        with open_file(path, "a recording", TraceError) as file:
             head = file.read(_HEAD)
             file.seek(-min(len(head), len(MAGIC)), os.SEEK_END)
             tail = file.read()
+            archive = zipfile.is_zipfile(file)
     except OSError as fault:
         raise TraceError(f"cannot be read: {fault.strerror or fault}", file=path) from fault
-    if head.startswith(b"PK\x03\x04") and not zipfile.is_zipfile(path):
+    if head.startswith(b"PK\x03\x04") and not archive:
         raise TraceError("is cut off: it begins as .npz and .pt files do, and lacks their end", file=path)
     if head.startswith(MAGIC) and tail != MAGIC:
         raise TraceError("is cut off: it begins as Parquet does, and lacks its end", file=path)
@@ -140,7 +148,7 @@ def open_source(path: str | Path, hints: Hints | None = None) -> TraceFile | Rou
         return opened.read() if isinstance(opened, Recording) else opened
     if is_load_table(source):
         return read_load_table(source)
-    if not source.is_dir() and not is_parquet(source):
+    if not is_folder(source) and not is_parquet(source):
         raise unknown(source, f"no trace, no load table, and of none of the layouts {', '.join(_ALL)}")
     return TraceFile(source)
 

@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.csv
 
 from traces.base.arrays import Array
+from traces.base.door import open_file, require_file
 from traces.base.errors import LoadTableError, reason_of
-from traces.base.input_file import files_in, require_file, require_files
-from traces.base.memory import require_memory
+from traces.base.input_file import files_in, require_files
 from traces.interop.columns import COUNTS, found_columns, require_columns
 from traces.interop.hints import Hints
 from traces.interop.loads import to_table
@@ -28,7 +28,7 @@ from traces.load_table import LoadTable, whole_where_whole
 from traces.meta import MAX_EXPERTS
 
 _RANK_FILE = re.compile(r".*rank_?([0-9]{1,6})(?:_timestamp_?([0-9.]+))?\.csv")
-_EXPANSION = 8  # bytes in memory for one of a file, while it is parsed
+_EXPANSION = 24  # bytes in memory for one of a file of short rows, while they are parsed, as measured
 
 
 class CountCsv:
@@ -92,8 +92,7 @@ def _windows(path: Path) -> list[list[Path]]:
 
 def _read(file: Path) -> tuple[Array, Array, Array]:
     """Layer, expert and count of each row."""
-    size = require_file(file, "counts in CSV", LoadTableError)
-    require_memory(_EXPANSION * size, f"CSV of {size} bytes", error=LoadTableError, file=file)
+    require_file(file, "counts in CSV", LoadTableError)
     names = csv_names(file)
     if not names:
         raise LoadTableError("is not CSV that can be read: its first line names no columns", file=file)
@@ -104,7 +103,8 @@ def _read(file: Path) -> tuple[Array, Array, Array]:
     }
     options = pyarrow.csv.ConvertOptions(column_types=types, include_columns=list(types), null_values=[""])
     try:
-        table = pyarrow.csv.read_csv(file, convert_options=options)
+        with open_file(file, "counts in CSV", LoadTableError, times=_EXPANSION) as stream:
+            table = pyarrow.csv.read_csv(stream, convert_options=options)
     except (pa.ArrowException, OSError, ValueError, TypeError, OverflowError, MemoryError) as fault:
         raise LoadTableError(f"is not CSV that can be read: {reason_of(fault)}", file=file) from fault
     arrays = []

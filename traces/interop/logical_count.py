@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
+from traces.base.door import first_bytes
 from traces.base.errors import LoadTableError, named
-from traces.base.input_file import first_bytes, read_json
+from traces.base.input_file import read_json
 from traces.interop.hints import Hints
 from traces.interop.loads import to_table
 from traces.load_table import LoadTable, to_counts

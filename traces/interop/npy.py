@@ -15,8 +15,9 @@ from typing import IO, Any, ClassVar
 import numpy as np
 
 from traces.base.arrays import Array
+from traces.base.door import first_bytes, open_file
 from traces.base.errors import TraceError, reason_of
-from traces.base.input_file import files_in, first_bytes, require_file, require_files
+from traces.base.input_file import files_in, require_files
 from traces.interop.hints import Hints
 from traces.interop.recording import Part, Recording, from_requests, to_int32
 from traces.routing import WINDOW_TOKENS
@@ -101,19 +102,20 @@ def ids_from_bytes(content: bytes, *, file: Path, line: int | None = None) -> Ar
 
 def _windows(request: int, file: Path) -> Iterator[Part]:
     """The tokens of one file; each window is mapped on its own, so that memory does not fill with pages."""
-    size = require_file(file, "an .npy file", TraceError)
     try:
-        with file.open("rb") as stream:
+        with open_file(file, "an .npy file", TraceError) as stream:
+            size = stream.seek(0, io.SEEK_END)
+            stream.seek(0)
             shape, dtype, start = ids_header(stream, size, file=file)
-        token_bytes = max(1, math.prod(shape[1:]) * dtype.itemsize)
-        length = max(1, min(WINDOW_TOKENS, _WINDOW_BYTES // token_bytes))
-        if math.prod(shape) == 0:
-            raise TraceError("has no tokens", file=file, got=shape)
-        for first in range(0, shape[0], length):
-            tokens = min(length, shape[0] - first)
-            offset = start + first * token_bytes
-            ids_TLK = np.memmap(file, dtype, "r", offset, (tokens, *shape[1:]))
-            position_T = to_int32(np.arange(first, first + tokens), "position", file)
-            yield Part(request, ids_TLK, position_T, file)
+            token_bytes = max(1, math.prod(shape[1:]) * dtype.itemsize)
+            length = max(1, min(WINDOW_TOKENS, _WINDOW_BYTES // token_bytes))
+            if math.prod(shape) == 0:
+                raise TraceError("has no tokens", file=file, got=shape)
+            for first in range(0, shape[0], length):
+                tokens = min(length, shape[0] - first)
+                offset = start + first * token_bytes
+                ids_TLK = np.memmap(stream, dtype, "r", offset, (tokens, *shape[1:]))
+                position_T = to_int32(np.arange(first, first + tokens), "position", file)
+                yield Part(request, ids_TLK, position_T, file)
     except (OSError, ValueError) as fault:  # ValueError: the file became shorter meanwhile
         raise TraceError(f"cannot be read: {fault}", file=file) from fault

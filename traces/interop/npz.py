@@ -8,9 +8,6 @@ from __future__ import annotations
 import contextlib
 import math
 import re
-import struct
-import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,8 +16,9 @@ import numpy as np
 
 from traces.base.arrays import Array
 from traces.base.errors import TraceError, named, reason_of
-from traces.base.input_file import files_in, require_file, require_files
+from traces.base.input_file import files_in, require_files
 from traces.base.memory import require_memory
+from traces.interop.archive import FAULTS, open_archive
 from traces.interop.hints import Hints
 from traces.interop.npy import DAMAGED, read_header
 from traces.interop.recording import Part, Recording, count_up, from_requests, to_int32
@@ -28,6 +26,8 @@ from traces.interop.written import Written
 
 _EXPERTS_ARRAY = re.compile(r"experts_(0|[1-9][0-9]{0,3})")
 _PROMPT, _OUTPUT = "prompt_routed_experts", "routed_experts"
+# Bytes in memory for one of an array, and beside these for each of its rows: what is made of them, measured.
+_TIMES, _ROW_BYTES = {"iu": 2, "f": 2, "U": 6}, 72
 _DEFLATE_LIMIT = 1032  # deflate cannot expand by more (zlib technical details); what claims more lies
 
 
@@ -47,7 +47,8 @@ class NpzArrays:
             ids_TLK = npz.read("topk_ids", "iu", 3)
             offsets = npz.read("request_offsets", "iu", 1)
             _check_offsets(offsets, len(ids_TLK), path)
-            lengths_R = np.diff(offsets)
+            ends = offsets.astype(np.int64)
+            lengths_R = ends[1:] - ends[:-1]
             position = npz.read("position", "iu", 1) if "position" in npz.names else count_up(lengths_R)
             weights = npz.read("topk_weights", "f", 3) if "topk_weights" in npz.names else None
             category = npz.read("category", "U", 1) if "category" in npz.names else None
@@ -133,6 +134,10 @@ class NpzLayers:
             position = npz.read("position", "iu", 1) if "position" in npz.names else None
         if ids_TLK.size == 0:
             raise TraceError("has no tokens", file=path, got=ids_TLK.shape)
+        for name, array in (("request", request), ("position", position)):
+            if array is not None and len(array) != tokens:
+                rule = f"must have {tokens} entries, one for each token"
+                raise TraceError(rule, file=path, field=name, got=len(array))
         if position is None:
             starts = np.flatnonzero(np.diff(request, prepend=request[0]) != 0)
             position = count_up(np.diff(np.concatenate(([0], starts, [len(request)]))))
@@ -140,10 +145,6 @@ class NpzLayers:
             got = ", ".join(map(str, layers))
             raise TraceError(f"must be MoE layers of {hints.name}", file=path, field="layers", got=got)
         meta = hints.meta(ids_TLK.shape[2], layers, file=path, largest=int(ids_TLK.max()))
-        for name, array in (("request", request), ("position", position)):
-            if len(array) != tokens:
-                rule = f"must have {tokens} entries, one for each token"
-                raise TraceError(rule, file=path, field=name, got=len(array))
         written = Written()
         trace = written.piece(
             meta,
@@ -161,16 +162,17 @@ class _NpzFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        require_file(path, "an .npz file", TraceError)
-        with self._reading():
-            self._zip = zipfile.ZipFile(path)
+        with self._reading(), contextlib.ExitStack() as opened:
+            self._zip = opened.enter_context(open_archive(path, "an .npz file", TraceError))
+            self._opened = opened.pop_all()
+        self._taken = 0
         self.names = {name.removesuffix(".npy") for name in self._zip.namelist()}
 
     def __enter__(self) -> _NpzFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._zip.close()
+        self._opened.close()
 
     def read(self, name: str, kinds: str, axes: int) -> Array:
         """The array ``name``, whose dtype is one of ``kinds`` (numpy's letters), with ``axes`` axes."""
@@ -181,7 +183,6 @@ class _NpzFile:
             if entry.file_size > _DEFLATE_LIMIT * max(entry.compress_size, 1):
                 rule = "is damaged: it claims to expand further than its compression can"
                 raise TraceError(rule, file=self.path, field=name, got=f"{entry.file_size} bytes")
-            require_memory(entry.file_size, f"array {name}", error=TraceError, file=self.path)
             with self._zip.open(entry) as stream:
                 shape, _, dtype, header_size = read_header(stream)
                 if dtype.kind not in kinds or len(shape) != axes:
@@ -191,6 +192,10 @@ class _NpzFile:
                 if claimed != entry.file_size - header_size:
                     rule = f"is damaged: shape {shape} does not match {entry.file_size - header_size} bytes"
                     raise TraceError(rule, file=self.path, field=name)
+            # One after the other, they stay.
+            self._taken += _TIMES[kinds] * claimed
+            needed = self._taken + _ROW_BYTES * shape[0]
+            require_memory(needed, f"array {name}", error=TraceError, file=self.path)
             with self._zip.open(entry) as stream:
                 array: Array = np.lib.format.read_array(stream, allow_pickle=False)
         return np.ascontiguousarray(array)
@@ -213,15 +218,7 @@ class _NpzFile:
             raise
         except (FileNotFoundError, PermissionError) as fault:
             raise TraceError(f"cannot be read: {fault.strerror}", file=self.path) from fault
-        except (
-            *DAMAGED,
-            zipfile.BadZipFile,
-            zlib.error,
-            struct.error,
-            OSError,
-            KeyError,
-            RuntimeError,  # an encrypted entry; NotImplementedError is a kind of it
-        ) as fault:
+        except (*DAMAGED, *FAULTS) as fault:
             rule = f"is damaged or not an .npz file: {reason_of(fault)}"
             raise TraceError(rule, file=self.path, field=field) from fault
 
@@ -231,8 +228,6 @@ _KINDS = {"iu": "whole numbers", "f": "floats", "U": "text"}
 
 def _array_names(path: Path) -> set[str]:
     """The arrays of ``path``; none where it is no sound ``.npz``."""
-    if not path.is_file():
-        return set()
     try:
         with _NpzFile(path) as npz:
             return npz.names

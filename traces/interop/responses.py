@@ -13,16 +13,17 @@ from typing import Any, ClassVar
 import numpy as np
 
 from traces.base.arrays import Array
+from traces.base.door import first_bytes, open_file, read_bytes, require_file
 from traces.base.errors import TraceError, named
-from traces.base.input_file import first_bytes, require_file
 from traces.base.memory import require_memory
 from traces.interop import npy
 from traces.interop.hints import Hints
 from traces.interop.recording import Part, Recording, from_requests, to_int32
 
+_WHAT = "responses of a server"
 _KEY, _PROMPT = "routed_experts", "prompt_routed_experts"
 _MAX_LINE = 1 << 30  # bytes: more than 2 million tokens of 61 layers, top-8, in int32
-_EXPANSION = 10  # bytes in memory for one of JSON: nested lists of short numbers
+_EXPANSION, _NESTED = 12, 136  # bytes in memory for one of JSON, and for each list or object, as measured
 _DEPTH = 16  # of places where a response may hold its experts
 _GLANCE = 1 << 20
 _BASE64 = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=\r\n")
@@ -48,7 +49,7 @@ class Responses:
         return len(head) >= 64 and _BASE64.issuperset(head)
 
     def open(self, path: Path, hints: Hints) -> Recording:
-        require_file(path, "responses of a server", TraceError)
+        require_file(path, _WHAT, TraceError)
         head = first_bytes(path, _GLANCE)
         if head.lstrip()[:1] not in (b"{", b"[") and not _BASE64.issuperset(head):
             raise TraceError("is neither JSON nor base64", file=path, line=1)
@@ -133,7 +134,7 @@ def _part(
 def _values(path: Path) -> Iterator[tuple[int, Any]]:
     """Each JSON value, or base64 text, of the file, with its line."""
     try:
-        with path.open("rb") as file:
+        with open_file(path, _WHAT, TraceError) as file:
             for number, line in enumerate(iter(lambda: file.readline(_MAX_LINE), b""), 1):
                 if len(line) == _MAX_LINE:
                     raise TraceError(f"is longer than {_MAX_LINE} bytes", file=path, line=number)
@@ -155,15 +156,15 @@ def _pretty_printed(path: Path, first_line: bytes) -> Any:
     try:
         json.loads(first_line)
     except (ValueError, RecursionError):
-        size = path.stat().st_size
-        if size > _MAX_LINE:
+        if require_file(path, _WHAT, TraceError) > _MAX_LINE:
             raise TraceError("is not JSON", file=path, line=1) from None
-        return _json(path.read_bytes(), path, 1)
+        return _json(read_bytes(path, _WHAT, TraceError, times=1), path, 1)
     return None
 
 
 def _json(text: bytes, path: Path, line: int) -> Any:
-    require_memory(_EXPANSION * len(text), f"JSON of {len(text)} bytes", error=TraceError, file=path)
+    needed = _EXPANSION * len(text) + _NESTED * (text.count(b"[") + text.count(b"{"))
+    require_memory(needed, f"JSON of {len(text)} bytes", error=TraceError, file=path)
     try:
         return json.loads(text)
     except json.JSONDecodeError as fault:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from pathlib import Path
 
-from traces.base.errors import named
-from traces.base.input_file import first_bytes
+from traces.base.door import first_bytes, is_folder, names_in
+from traces.base.errors import TraceError, named
+from traces.interop.archive import FAULTS, open_archive
 
 _GLANCE = 1 << 16
 _MOST = 10
@@ -15,8 +15,8 @@ _MOST = 10
 
 def seen(path: Path) -> str:
     """What is in a file or folder, such as the keys of its first line; empty where nothing can be told."""
-    if path.is_dir():
-        return f"holds {named(sorted(file.name for file in path.iterdir()), _MOST)}"
+    if is_folder(path):
+        return f"holds {named(names_in(path, TraceError), _MOST)}"
     head = first_bytes(path, _GLANCE)
     if head[:2] == b"PK":
         return _archive(path)
@@ -43,7 +43,7 @@ def _keys(line: bytes) -> list[str]:
 
 def _archive(path: Path) -> str:
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_archive(path, "an archive", TraceError) as archive:
             return f"holds {named(sorted(archive.namelist()), _MOST)}"
-    except (OSError, ValueError, zipfile.BadZipFile):
+    except FAULTS:
         return ""

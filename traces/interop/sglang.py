@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from traces.base.arrays import Array
+from traces.base.door import is_folder
 from traces.base.errors import LoadTableError, MoesimError, named
 from traces.base.input_file import files_in, require_files
 from traces.interop.hints import Hints
@@ -76,7 +77,8 @@ class SglangPasses:
             if count_LS.shape != shape:
                 rule = f"must have shape {shape}, as the map"
                 raise LoadTableError(rule, file=record.file, field=name, got=count_LS.shape)
-            passes[record.forward_pass] += count_LS
+            # A new array: counts of one rank may be whole, of another real.
+            passes[record.forward_pass] = passes[record.forward_pass] + count_LS
         count_WLS = np.stack([passes[number] for number in sorted(passes)])
         count_WLE = _to_logical(count_WLS, records[0].slot_expert_LS)
         origin = "SGLang recorder, mode per_pass"
@@ -140,7 +142,7 @@ def read_records(path: Path, error: type[MoesimError]) -> list[Record]:
                 raise error(rule, file=file)
             records.append(record)
     for expected, rank in enumerate(sorted(file_of_rank)):
-        if path.is_dir() and rank != expected:
+        if is_folder(path) and rank != expected:
             raise error(f"lacks the file of rank {expected}", file=path)
     return sorted(records, key=lambda record: (record.forward_pass, record.rank))
 

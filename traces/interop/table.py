@@ -70,4 +70,4 @@ def _first_length(file: Any, column: str, path: Path) -> int:
         value = batch.column(column)[0]
         if not isinstance(value, pa.ListScalar | pa.LargeListScalar | pa.FixedSizeListScalar):
             raise TraceError("must be a column of lists", file=path, field=column, got=value.type)
-        return len(value.as_py() or ())
+        return len(value) if value.is_valid else 0

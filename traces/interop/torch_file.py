@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 
 from traces.base.arrays import Array
+from traces.base.door import open_file
 from traces.base.errors import MoesimError, reason_of
-from traces.base.input_file import require_file
 from traces.base.memory import require_memory
+from traces.interop.archive import FAULTS, open_archive
 
+_WHAT = "a .pt file"
 _PICKLE = "data.pkl"
 _GLANCE = 1 << 24  # bytes of the pickle that are searched for its keys
 
@@ -30,7 +32,6 @@ def load_pt(path: Path, error: type[MoesimError]) -> dict[str, Any]:
         MoesimError: of class ``error``: torch is missing, or the file is damaged, holds anything but
             tensors and plain values, or no dictionary.
     """
-    require_file(path, "a .pt file", error)
     _check_zip(path, error)
     if importlib.util.find_spec("torch") is None:
         rule = "needs torch to be read: pip install torch (the extra moesim[executor])"
@@ -38,12 +39,15 @@ def load_pt(path: Path, error: type[MoesimError]) -> dict[str, Any]:
     import torch
 
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with open_file(path, _WHAT, error) as file:
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as fault:  # torch's own words tell how to run what it refused
         rule = "is damaged, or holds other things than tensors and numbers"
         if "GLOBAL" in str(fault):
             rule = "holds code, or objects that only code can make, beside tensors and numbers"
         raise error(f"{rule}; nothing of it was run", file=path) from fault
+    except MoesimError:
+        raise
     except Exception as fault:  # a damaged pickle may cause any
         rule = f"is damaged, or holds other things than tensors and numbers: {reason_of(fault)}"
         raise error(rule, file=path) from fault
@@ -58,11 +62,12 @@ def pickled_keys(path: Path, names: tuple[str, ...]) -> set[str]:
     Empty where ``path`` is no such file; torch is not needed.
     """
     try:
-        if not path.is_file():
-            return set()
-        with zipfile.ZipFile(path) as archive, archive.open(_pickle_entry(archive)) as stream:
+        with (
+            open_archive(path, _WHAT, MoesimError) as archive,
+            archive.open(_pickle_entry(archive)) as stream,
+        ):
             text = stream.read(_GLANCE)
-    except (OSError, ValueError, KeyError, RuntimeError, EOFError, zipfile.BadZipFile):
+    except (MoesimError, *FAULTS):
         return set()
     return {name for name in names if name.encode() in text}
 
@@ -106,11 +111,11 @@ def whole_number(value: object, name: str, *, file: Path, error: type[MoesimErro
 def _check_zip(path: Path, error: type[MoesimError]) -> None:
     """A zip of torch whose entries, unpacked, fit into memory."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_archive(path, _WHAT, error) as archive:
             _pickle_entry(archive)
             size = sum(entry.file_size for entry in archive.infolist())
             packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
-    except (OSError, ValueError, KeyError, RuntimeError, EOFError, zipfile.BadZipFile) as fault:
+    except FAULTS as fault:
         raise error(f"is damaged or not a .pt file of torch.save: {reason_of(fault)}", file=path) from fault
     if packed:
         raise error("is no .pt file of torch.save, which does not compress", file=path)

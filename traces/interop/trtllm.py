@@ -15,8 +15,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from traces.base.arrays import Array
+from traces.base.door import is_folder, is_regular, names_in, require_file
 from traces.base.errors import LoadTableError, MoesimError, TraceError, reason_of
-from traces.base.input_file import read_json, require_file
+from traces.base.input_file import read_json
 from traces.interop.hints import Hints
 from traces.interop.loads import to_table
 from traces.interop.recording import Recording
@@ -38,7 +39,7 @@ class TrtllmCounts:
     summary: ClassVar[str] = "TensorRT-LLM statistics, a folder: meta_info.json and rank<r>.safetensors"
 
     def detects(self, path: Path) -> bool:
-        return (path / _META).is_file() and bool(_rank_files(path, raw=False))
+        return is_regular(path / _META) and bool(_rank_files(path, raw=False))
 
     def open(self, path: Path, hints: Hints) -> LoadTable:
         experts, _ = _meta(path, LoadTableError)
@@ -77,7 +78,7 @@ class TrtllmTokens:
     )
 
     def detects(self, path: Path) -> bool:
-        return (path / _META).is_file() and bool(_rank_files(path, raw=True))
+        return is_regular(path / _META) and bool(_rank_files(path, raw=True))
 
     def open(self, path: Path, hints: Hints) -> Recording:
         experts, top_k = _meta(path, TraceError)
@@ -179,10 +180,10 @@ def _meta(path: Path, error: type[MoesimError]) -> tuple[int, int]:
 
 
 def _rank_files(path: Path, *, raw: bool) -> dict[int, Path]:
-    if not path.is_dir():
+    if not is_folder(path):
         return {}
-    found = ((_RANK_FILE.fullmatch(file.name), file) for file in sorted(path.iterdir()))
-    return {int(match[1]): file for match, file in found if match and bool(match[2]) == raw}
+    found = (_RANK_FILE.fullmatch(name) for name in names_in(path, TraceError))
+    return {int(match[1]): path / match[0] for match in found if match and bool(match[2]) == raw}
 
 
 def _ranks(path: Path, raw: bool, error: type[MoesimError]) -> list[Path]:
