@@ -25,10 +25,9 @@ def drawn_profiles(profile: Profile, samples: int) -> list[Profile]:
     Raises:
         SpecError: too few draws or too many, or the profile does not say how far it may be off.
     """
+    check_samples(samples)
     if not samples:
         return []
-    if not FEWEST <= samples <= MOST:
-        raise SpecError(f"must be 0, or {FEWEST} to {MOST}", file="--samples", got=samples)
     if not profile.uncertainty:
         raise SpecError(
             f"the profile {profile.name} does not say how far its figures may be off: leave --samples out, "
@@ -37,6 +36,16 @@ def drawn_profiles(profile: Profile, samples: int) -> list[Profile]:
             got=samples,
         )
     return profile.draws(samples)
+
+
+def check_samples(samples: int) -> None:
+    """Refuse a number of draws that no run takes.
+
+    Raises:
+        SpecError: too few or too many.
+    """
+    if samples and not FEWEST <= samples <= MOST:
+        raise SpecError(f"must be 0, or {FEWEST} to {MOST}", file="--samples", got=samples)
 
 
 def intervals(terms_D: Sequence[Attribution], tokens_per_step: float) -> Intervals:

@@ -199,6 +199,12 @@ def _straggler_ratio(ratio_WX: FloatArray, _: float) -> dict[str, float]:
     return dict(zip(_RATIOS, ratio_WX.mean(axis=0).tolist(), strict=True))
 
 
+def _per_gpu(done: Explained) -> float:
+    scenario = done.run.deployment.scenario
+    tokens_per_step = done.run.tokens / scenario.workload.steps
+    return tokens_per_step / done.columns.step_s / scenario.parallelism.ep
+
+
 def _share(name: str) -> Callable[[Explained], float | None]:
     """Of the last of the routing policies."""
     return lambda done: routing_metrics(done.run.tallies[-1])[name]
@@ -280,6 +286,7 @@ METRICS: tuple[Metric, ...] = (
             _note("tokens a second, all GPUs together"),
         ),
     ),
+    Metric("tokens_per_s_per_gpu", of_run=_per_gpu),
     Metric("layer_time_s", OfSteps(lambda spans: layer_times(spans.timeline, spans.cube), _layer_time)),
     Metric("phase_time_s", OfSteps(_paths, _phase_time)),
     Metric(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import numba
 import numpy as np
@@ -30,23 +31,29 @@ _WHY = {
 }
 
 
-def simulate_scenario(scenario: Scenario, samples: int = 0) -> tuple[Run, Result]:
+def simulate_scenario(
+    scenario: Scenario, samples: int = 0, progress: Callable[[float], None] = lambda _: None
+) -> tuple[Run, Result]:
     """Run a scenario and say what it showed.
 
     Args:
         samples: profiles to draw for intervals; 0 asks for none.
+        progress: told of each step which part of the run it is.
     """
     began = time.perf_counter()
-    done, found = simulate_deployment(deploy(scenario), samples)
+    done, found = simulate_deployment(deploy(scenario), samples, progress)
     return done, found.made(wall_s=time.perf_counter() - began)
 
 
-def simulate_deployment(deployment: Deployment, samples: int = 0) -> tuple[Run, Result]:
+def simulate_deployment(
+    deployment: Deployment, samples: int = 0, progress: Callable[[float], None] = lambda _: None
+) -> tuple[Run, Result]:
     """The same of what is deployed already; ``provenance.wall_s`` is left at 0."""
     draws = drawn_profiles(deployment.scenario.profile, samples)
     without, bounds = Counterfactuals(deployment, draws), Bounds(deployment)
-    columns = Columns()
-    done = run(deployment, without.observe, bounds.observe, read=columns.add)
+    columns, part = Columns(), 1 / deployment.scenario.workload.steps
+    told = (without.observe, bounds.observe, lambda *_: progress(part))
+    done = run(deployment, *told, read=columns.add)
     return done, result(Explained(done, columns, without), bounds)
 
 

@@ -97,6 +97,7 @@ class Metrics(Record):
 
     step_time_s: StepTime
     tokens_per_s: float
+    tokens_per_s_per_gpu: float | None = None
     layer_time_s: LayerTime | None = None
     phase_time_s: dict[str, float]
     straggler_ratio: StragglerRatio
@@ -241,6 +242,7 @@ class Result(FileRecord):
 class Outcome(Record):
     """One point of a comparison; ``gpus`` and ``payback_steps`` are None where they are not known.
 
+    ``meets`` says whether it meets all targets, where there are any.
     ``mode`` is that of dispatch, ``unseen`` as in a result; both empty where a file does not say.
     """
 
@@ -252,6 +254,7 @@ class Outcome(Record):
     speedup: _Positive
     speedup_interval: _Ends | None = None
     payback_steps: Fraction | None = None
+    meets: bool | None = None
     as_asked: bool = False
     notes: list[str] = Field(default_factory=list)
     unseen: str = ""
@@ -259,7 +262,7 @@ class Outcome(Record):
 
 
 class Infeasible(Record):
-    """A point of a comparison that cannot be, and why: it needs more memory than there is, say."""
+    """What cannot be, and why: it needs more memory than there is, say."""
 
     vary: dict[str, Any]
     infeasible: str
@@ -273,6 +276,9 @@ class Comparison(FileRecord):
     """``whatif.json``: a scenario and points that differ from it.
 
     Attributes:
+        baseline: of the scenario itself; where that cannot be, of the first point that can.
+        infeasible: why the scenario itself cannot be.
+        targets: bounds on metrics, as they were asked for.
         faster: of each pair, the scenario first, then the points that ran, in order: the share of draws in
             which the one of the row serves more tokens a second than the one of the column.
     """
@@ -282,6 +288,8 @@ class Comparison(FileRecord):
     format: Literal["moesim.whatif/1"] = "moesim.whatif/1"
     baseline: Result
     points: list[Outcome | Infeasible]
+    infeasible: str | None = None
+    targets: list[str] = Field(default_factory=list)
     faster: list[list[Fraction]] | None = None
 
     @property
@@ -290,9 +298,10 @@ class Comparison(FileRecord):
         return [point for point in self.points if isinstance(point, Outcome)]
 
     @property
-    def infeasible(self) -> list[Infeasible]:
-        """The points that cannot be."""
-        return [point for point in self.points if isinstance(point, Infeasible)]
+    def refused(self) -> list[Infeasible]:
+        """What cannot be: the scenario itself, which varies nothing, and points."""
+        own = [Infeasible(vary={}, infeasible=self.infeasible)] if self.infeasible is not None else []
+        return own + [point for point in self.points if isinstance(point, Infeasible)]
 
     def made(self, **facts: Any) -> Self:
         """With more, or other, entries of the baseline's provenance."""

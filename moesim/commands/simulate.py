@@ -40,8 +40,8 @@ def run(
     asked = load_scenario(scenario, overrides(set_))
     if out is not None:
         check_folder(out)
-    with progress("simulating", 1), faults_of(scenario):
-        done, result = simulate_scenario(asked, samples)
+    with progress("simulating", 1) as advance, faults_of(scenario):
+        done, result = simulate_scenario(asked, samples, advance)
     result = result.made(command=command_line("run", scenario, set_, None, *asked_samples(samples)))
     if out is not None:
         write_run(out, done, result)
@@ -54,6 +54,14 @@ def whatif(
         list[str], typer.Option("--vary", metavar="KEY=[V1,V2,…]", help="Values of a field; may be repeated.")
     ],
     set_: Set = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--target",
+            metavar="METRIC<=VALUE",
+            help="What the best point must meet, such as step_time_s.p99<=50ms; may be repeated.",
+        ),
+    ] = None,
     samples: Samples = 0,
     out: Out = None,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Worker processes.")] = 1,
@@ -72,12 +80,16 @@ def whatif(
 
     With -o, finished points survive an interruption in OUT/points and are not run again.
     """
+    from moesim.analysis.target import Target
     from moesim.output import check_folder
     from moesim.report.console import whatif_tables
     from moesim.report.folder import write_comparison
+    from moesim.spec.vary import Vary
+    from moesim.studies.points import plan
     from moesim.studies.store import Store
-    from moesim.studies.whatif import Vary, compare, plan
+    from moesim.studies.whatif import compare
 
+    targets = [Target.parse(text) for text in target or []]
     base, points = plan(scenario, overrides(set_), [Vary.parse(text) for text in vary])
     store = None
     if out is not None:
@@ -85,10 +97,18 @@ def whatif(
         store = Store(out / "points", samples)
     with progress("simulating", 1 + len(points)) as advance, faults_of(scenario):
         comparison = compare(
-            base, points, samples=samples, jobs=jobs, scheduler=scheduler, store=store, progress=advance
+            base,
+            points,
+            targets=targets,
+            samples=samples,
+            jobs=jobs,
+            scheduler=scheduler,
+            store=store,
+            progress=advance,
         )
+    asked = [part for each in targets for part in ("--target", each.text)]
     comparison = comparison.made(
-        command=command_line("whatif", scenario, set_, vary, *asked_samples(samples))
+        command=command_line("whatif", scenario, set_, vary, *asked, *asked_samples(samples))
     )
     if out is not None:
         write_comparison(out, comparison)
@@ -102,7 +122,8 @@ def demo(out: Out = None) -> None:
     from moesim.report.console import run_tables, whatif_table
     from moesim.report.folder import write_run
     from moesim.spec.scenario import load_scenario
-    from moesim.studies.whatif import compare, demo_points
+    from moesim.studies.points import demo_points
+    from moesim.studies.whatif import compare
 
     if out is not None:
         check_folder(out)

@@ -6,7 +6,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
@@ -32,6 +32,9 @@ Samples = Annotated[
     ),
 ]
 Out = Annotated[Path | None, typer.Option("-o", metavar="OUT", help="Write the files to this folder.")]
+# What remains is told from the speed of so long: one point may take minutes.
+_SPEED_S = 3600.0
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 
 
@@ -73,13 +76,24 @@ def faults_of(scenario: str) -> Iterator[None]:
         raise
 
 
+class Advance(Protocol):
+    """Adds so much to a progress bar."""
+
+    def __call__(self, part: float = 1.0) -> None: ...
+
+
 @contextlib.contextmanager
-def progress(what: str, total: int) -> Iterator[Callable[[], None]]:
-    """A progress bar on stderr, gone when done; silent where stderr is no terminal."""
+def progress(what: str, total: int) -> Iterator[Advance]:
+    """A bar on stderr with the time that remains, gone when done; silent where stderr is no terminal."""
     from rich.progress import BarColumn, TaskProgressColumn, TimeRemainingColumn
 
-    with _bar(what, total, BarColumn(), TaskProgressColumn(), TimeRemainingColumn()) as (bar, task):
-        yield lambda: bar.advance(task)
+    columns = (BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with _bar(what, total, *columns) as (bar, task):
+
+        def advance(part: float = 1.0) -> None:
+            bar.advance(task, part)
+
+        yield advance
 
 
 @contextlib.contextmanager
@@ -101,10 +115,16 @@ def _bar(
 
     first = () if before is None else (before,)
     text = TextColumn("{task.description}", markup=False)
-    shown = sys.stderr.isatty()
-    with Progress(
-        *first, text, *columns, console=terminal(stderr=True), transient=True, disable=not shown
-    ) as bar:
+    bar = Progress(
+        *first,
+        text,
+        *columns,
+        console=terminal(stderr=True),
+        transient=True,
+        disable=not sys.stderr.isatty(),
+        speed_estimate_period=_SPEED_S,
+    )
+    with bar:
         yield bar, bar.add_task(visible(what), total=total)
 
 

@@ -7,9 +7,10 @@ from typing import Final
 
 from moesim.analysis.result_file import Compared, Comparison, Result
 from moesim.report import svg
-from moesim.report.comparison_table import by_speedup, names
-from moesim.report.findings import TERMS, speedup
+from moesim.report.comparison_table import names, ranked
+from moesim.report.findings import TERMS
 from moesim.report.markup import Markup, tag
+from moesim.report.point_names import speedup
 from moesim.units import format_seconds, format_share
 from traces.timeline import PHASES
 
@@ -57,12 +58,12 @@ def breakdown(result: Result) -> Markup:
 
 
 def comparison_chart(comparison: Comparison) -> Markup:
-    """A bar for the scenario and for each point, fastest first, stacked by attribution."""
-    order = by_speedup(comparison)
+    """A bar for the scenario and for each point, best first, stacked by attribution."""
+    order = ranked(comparison)
     asked, *named = names(comparison)
     entries: list[tuple[str, str, Compared]] = [(asked, "", comparison.baseline)]
     drawn = zip(named, order[:MOST_BARS], strict=False)
-    entries += [(name, speedup(point), point) for name, (_, point) in drawn]
+    entries += [(name, speedup(point), point) for name, point in drawn]
     left, right, top, step = 292.0, svg.WIDTH - 64, 8.0, 26.0
     stacks = [{term: point.attribution.seconds(term) for term in TERMS} for _, _, point in entries]
     low, high = _range(stacks)
@@ -80,8 +81,8 @@ def comparison_chart(comparison: Comparison) -> Markup:
         bottom + 56,
         "Bars of the step time of every compared point, stacked by attribution",
         *parts,
-        caption="Time of a mean step by cause, fastest first; on the right the speedup over the scenario."
-        + (f" {hidden} slower points are in the table only." if hidden else ""),
+        caption="Time of a mean step by cause, in the order of the table; on the right the tokens a second, "
+        "over those of the scenario." + (f" {hidden} points are in the table only." if hidden else ""),
     )
 
 

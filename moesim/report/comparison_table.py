@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final, Literal
 
+from moesim.analysis.ranking import BASE, Ranking, decodes, latency_s, per_gpu, rank, targets_of
 from moesim.analysis.result_file import Compared, Comparison, Outcome
-from moesim.report.findings import (
-    SMALL,
-    best_point,
-    rebalances,
-    shares,
-    slow_gpu,
-    speedup,
-    steps,
-    tried,
-    varied_keys,
-    vary,
-)
-from moesim.report.table import Column, Table, numbers
-from moesim.spec.question import brief
+from moesim.analysis.target import Target
+from moesim.report.comparison_answer import rebalances, slow_gpu
+from moesim.report.findings import SMALL, shares
+from moesim.report.point_names import Varied, named_vary, speedup, steps
+from moesim.report.ranked_answer import LATENCY
+from moesim.report.table import Column, Table, numbers, words
+from moesim.spec.question import brief, plural
 from moesim.units import UNKNOWN, format_bytes, format_count, format_number, format_seconds, format_share
 
 # What the columns of numbers leave in the terminal to what is varied.
@@ -32,9 +28,9 @@ _GIVE_WAY: Final = {
     "network": _VARIED_WIDTH,
     "memory": _VARIED_WIDTH,
     "imbalance": None,
-    "tokens/s": None,
     "balance": None,
 }
+_MOST_REFUSED: Final = 20
 _Told = tuple[Column, Sequence[str]]  # with the cells below it
 
 _NOTHING: Final = {format_share(0.0), UNKNOWN, ""}
@@ -85,8 +81,6 @@ def _pays_after(run: Compared) -> str:
 
 
 METRICS: Final = (
-    Metric("step", lambda run: format_seconds(run.metrics.step_time_s.mean), told="always"),
-    Metric("tokens/s", lambda run: format_count(run.metrics.tokens_per_s), told="always"),
     Metric("balance", lambda run: format_number(run.metrics.balancedness), told="always"),
     Metric("imbalance", lambda run: format_share(shares(run)["imbalance"]), "imbal.", "always"),
     Metric("network", lambda run: format_share(shares(run)["network"])),
@@ -101,45 +95,94 @@ METRICS: Final = (
     Metric("moving experts", _moving, "moving"),
     Metric("pays after", _pays_after),
 )
-"""What a comparison shows of each run beside its speedup."""
+"""What a comparison shows of each run beside what ranks it."""
+
+
+def _ranking_metrics(comparison: Comparison) -> list[Metric]:
+    """Latency, throughput, and whether targets are met: what ranks runs."""
+    targets = targets_of(comparison)
+    latency = LATENCY[True] if decodes(comparison) else "step"
+    return [
+        Metric(
+            latency,
+            lambda run: format_seconds(latency_s(run)),
+            "\n".join(re.findall(r"\w+-?", latency)),
+            "always",
+        ),
+        Metric(
+            "tokens/s/GPU",
+            lambda run: format_count(per_gpu(comparison, run)),
+            "tokens/s\n/GPU",
+            "always",
+        ),
+        Metric("tokens/s", lambda run: format_count(run.metrics.tokens_per_s), told="always", only="page"),
+        *([Metric("meets", lambda run: _meets(targets, run), told="always")] if targets else []),
+        *(Metric(each.text, partial(_shown, each), told="always", only="page") for each in targets),
+    ]
+
+
+def _meets(targets: Sequence[Target], run: Compared) -> str:
+    return "yes" if all(target.met(run.metrics) for target in targets) else "no"
+
+
+def _shown(target: Target, run: Compared) -> str:
+    return target.show(run.metrics)
 
 
 def comparison_table(comparison: Comparison) -> Table:
-    """The scenario itself and every point, fastest first, the best marked."""
-    order, best = by_speedup(comparison), best_point(comparison)
-    runs: list[Compared] = [comparison.baseline, *(point for _, point in order)]
-    columns = ((metric.column([*runs, *comparison.outcomes]), metric) for metric in METRICS)
+    """The scenario itself and every point, best first, what answers the question marked."""
+    ranking = rank(comparison)
+    runs: list[Compared] = [comparison.baseline, *(comparison.outcomes[number] for number in ranking.order)]
+    metrics = (*_ranking_metrics(comparison), *METRICS)
+    columns = ((metric.column([*runs, *comparison.outcomes]), metric) for metric in metrics)
     shown = [(column, [metric.cell(run) for run in runs]) for column, metric in columns if column is not None]
-    varied, (factor,) = _varied(comparison), numbers("speedup")
-    factors = ["1.00×", *(speedup(point) for _, point in order)]
-    told = [*varied, (factor, factors), *_drawn(comparison, order), *_give_way(varied, shown)]
-    marks = {row: "best" for row, (index, _) in enumerate(order, 1) if index == best}
+    varied, factors = _varied(comparison), _factors(comparison, ranking)
+    told = [*varied, *factors, *_give_way(varied, factors, shown)]
+    rows_of = {number: row for row, number in enumerate((BASE, *ranking.order))}
+    marks = {0: "base"} | {rows_of[number]: "front" for number in ranking.front}
+    if ranking.best is not None:
+        marks[rows_of[ranking.best]] = "best"
     rows = list(zip(*(cells for _, cells in told), strict=True))
-    return Table([column for column, _ in told], rows, marks={0: "base", **marks}, gap=1)
+    shared = Varied.of(comparison).shared()
+    return Table([column for column, _ in told], rows, caption=shared, marks=marks, gap=1)
 
 
-def _drawn(comparison: Comparison, order: Sequence[tuple[int, Outcome]]) -> list[_Told]:
-    """The column of the speedups' intervals, where draws were asked for."""
-    if comparison.faster is None:
-        return []
-    ends = (point.speedup_interval for _, point in order)
-    cells = ["", *(UNKNOWN if each is None else f"{each[0]:.2f}–{each[1]:.2f}×" for each in ends)]
-    return [(Column("9 of 10 draws", number=True, whole=True, short="9 of 10"), cells)]
+def _factors(comparison: Comparison, ranking: Ranking) -> list[_Told]:
+    """Speedups, where they compare like with like, and their intervals, where draws were asked for."""
+    points = [comparison.outcomes[number] for number in ranking.order]
+    (column,) = numbers("speedup")
+    only = replace(column, only="" if ranking.kind in ("speed", "modelling") else "page")
+    found: list[_Told] = [(only, ["1.00×", *map(speedup, points)])]
+    if comparison.faster is not None:
+        ends = (point.speedup_interval for point in points)
+        cells = ["", *(UNKNOWN if each is None else f"{each[0]:.2f}–{each[1]:.2f}×" for each in ends)]
+        found.append((Column("9 of 10 draws", number=True, whole=True, short="9 of 10"), cells))
+    return found
 
 
-def by_speedup(comparison: Comparison) -> list[tuple[int, Outcome]]:
-    """The points with their indices, fastest first; equals keep their order. The scenario itself is none."""
-    return sorted(tried(comparison), key=lambda item: -item[1].speedup)
+def refused_table(comparison: Comparison) -> Table | None:
+    """What cannot be, and why; None where everything can."""
+    found = comparison.refused
+    if not found:
+        return None
+    rows = [(named_vary(each.vary) or "as asked", each.infeasible) for each in found[:_MOST_REFUSED]]
+    hidden = len(found) - len(rows)
+    more = f"{plural(hidden, 'other point')} cannot be; the JSON says why." if hidden else ""
+    return Table(words("cannot be", "because"), rows, caption=more)
+
+
+def ranked(comparison: Comparison) -> list[Outcome]:
+    """The tried points, best first."""
+    return [comparison.outcomes[number] for number in rank(comparison).order]
 
 
 def names(comparison: Comparison) -> list[str]:
-    """What to call the scenario itself, and each point, fastest first: ``key=value`` after another."""
-    keys = varied_keys(comparison)
-    return [name for (name,) in _rows(comparison, [[vary(point, keys)] for point in comparison.outcomes])]
+    """What to call the scenario itself, and each point, best first: ``key=value`` after another."""
+    return [name for (name,) in _rows(comparison, [[name] for name in Varied.of(comparison).names()])]
 
 
 def _rows(comparison: Comparison, cells: Sequence[Sequence[str]]) -> list[Sequence[str]]:
-    """Rows for the scenario itself, with its values where a point has them too, and for points by speedup.
+    """Rows for the scenario itself, with its values where a point has them too, and for points, best first.
 
     Args:
         cells: what each point varies.
@@ -147,18 +190,17 @@ def _rows(comparison: Comparison, cells: Sequence[Sequence[str]]) -> list[Sequen
     asked = ["as asked", *[""] * (len(cells[0]) - 1)] if cells else ["as asked"]
     for point, (first, *others) in zip(comparison.outcomes, cells, strict=True):
         if point.as_asked:
-            asked = [f"as asked: {first}", *others]
+            asked = [first if comparison.infeasible else f"as asked: {first}", *others]
             break
-    return [asked, *(cells[index] for index, _ in by_speedup(comparison))]
+    return [asked, *(cells[number] for number in rank(comparison).order)]
 
 
 def _varied(comparison: Comparison) -> list[_Told]:
     """The columns that tell points apart: one for each key, in the terminal one for all if that is long."""
-    keys = varied_keys(comparison)
-    heads = list(keys.values()) or [""]
+    varied = Varied.of(comparison)
+    keys, heads = list(varied.heads), list(varied.heads.values()) or [""]
     cells = [
-        [brief(point.vary[key]) if key in point.vary else "" for key in keys] or [""]
-        for point in comparison.outcomes
+        [brief(values[key]) if key in values else "" for key in keys] or [""] for values in varied.points
     ]
     wide = sum(max(map(len, column)) + 1 for column in zip(heads, *cells, strict=True))
     together = not keys or wide > _VARIED_WIDTH
@@ -167,7 +209,7 @@ def _varied(comparison: Comparison) -> list[_Told]:
     return [*told, (Column("what if", only="terminal"), names(comparison))] if together else told
 
 
-def _give_way(varied: Sequence[_Told], shown: Sequence[_Told]) -> list[_Told]:
+def _give_way(varied: Sequence[_Told], factors: Sequence[_Told], shown: Sequence[_Told]) -> list[_Told]:
     """The columns shown, those that are only for the page now marked so.
 
     A policy's name cut in two can be neither read nor copied.
@@ -177,13 +219,14 @@ def _give_way(varied: Sequence[_Told], shown: Sequence[_Told]) -> list[_Told]:
     whole = sum(max(map(len, column)) + 1 for column in texts) - 1
     words = sum(max(len(word) for text in column for word in (*text.split(), "")) + 1 for column in texts) - 1
     wide = {
-        column.head: max(len(column.short or column.head), *map(len, cells)) + 1
+        column.head: max(map(len, [*(column.short or column.head).split("\n"), *cells])) + 1
         for column, cells in shown
         if column.only != "page"
     }
+    others = sum(len(column.head) + 1 for column, _ in factors if column.only != "page")
     for head, left in _GIVE_WAY.items():
         needed = words if left is None else min(left, whole)
-        if head in wide and needed + len(" speedup") + sum(wide.values()) > _WIDTH:
+        if head in wide and needed + others + sum(wide.values()) > _WIDTH:
             del wide[head]
     return [
         (column if column.head in wide else replace(column, only="page"), cells) for column, cells in shown

@@ -10,8 +10,9 @@ from rich.console import Group, RenderableType
 from rich.padding import Padding
 
 from moesim.analysis.result_file import Comparison, Result
-from moesim.report.comparison_table import comparison_table
-from moesim.report.findings import advice, answer, whatif_answer
+from moesim.report.comparison_answer import whatif_answer
+from moesim.report.comparison_table import comparison_table, refused_table
+from moesim.report.findings import advice, answer
 from moesim.report.notes import comparison_notes
 from moesim.report.run_table import attribution_table, figure_table, phase_table, stage_table, straggler_table
 from moesim.report.table import Table
@@ -41,14 +42,16 @@ def run_tables(result: Result) -> list[RenderableType]:
 
 
 def whatif_tables(comparison: Comparison) -> list[RenderableType]:
-    """All points, the answer, and what to mind of it."""
-    mind = _list("Mind", comparison_notes(comparison))
-    return [whatif_table(comparison), *([Padding(mind, (1, 0, 0, 0))] if mind else [])]
+    """All points, the answer, those that cannot be, and what to mind of it."""
+    below = (refused_table(comparison), _list("Mind", comparison_notes(comparison)))
+    return [whatif_table(comparison), *(Padding(part, (1, 0, 0, 0)) for part in below if part)]
 
 
 def whatif_table(comparison: Comparison) -> Table:
     """All points, and the answer below them."""
-    return replace(comparison_table(comparison), caption=whatif_answer(comparison), strong=True)
+    table = comparison_table(comparison)
+    caption = " ".join(filter(None, (table.caption, whatif_answer(comparison))))
+    return replace(table, caption=caption, strong=True)
 
 
 def _stragglers(result: Result) -> Table | None:

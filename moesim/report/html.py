@@ -9,14 +9,17 @@ import numpy as np
 from moesim.analysis.result_file import Comparison, Result
 from moesim.errors import TimelineError
 from moesim.report.breakdown import breakdown, comparison_chart
-from moesim.report.comparison_table import comparison_table
+from moesim.report.comparison_answer import whatif_answer
+from moesim.report.comparison_table import comparison_table, refused_table
 from moesim.report.figures import key_figures
-from moesim.report.findings import TERMS, advice, answer, shares, varied_keys, whatif_answer
+from moesim.report.findings import TERMS, advice, answer, shares
+from moesim.report.front import front_chart
 from moesim.report.gantt import gantt
 from moesim.report.heatmap import heatmap
 from moesim.report.markup import Element, Markup, join, tag
 from moesim.report.notes import comparison_notes
 from moesim.report.page import figures_list, listed, opening, page, provenance, section, trace_note
+from moesim.report.point_names import Varied, baseline_named
 from moesim.report.run_table import attribution_table, phase_table, stage_table, straggler_table
 from moesim.report.table import Table, words
 from moesim.spec.question import question
@@ -84,12 +87,18 @@ def _check_fit(timeline: Timeline, gpus: int) -> None:
 def whatif_page(comparison: Comparison) -> str:
     """The page of a comparison alone."""
     base = comparison.baseline
-    keys = " or ".join(varied_keys(comparison).values())
+    keys = " or ".join(Varied.of(comparison).heads.values())
     asked = question(base.scenario)[:-1] + f", and what if {keys} were another?"
     sections = [
         opening(asked, whatif_answer(comparison), trace_note(base.trace)),
-        section("The points, fastest first", comparison_chart(comparison), comparison_table(comparison)),
-        section("The scenario itself", tag("p", answer(base)), breakdown(base), phase_table(base)),
+        section(
+            "The points, best first",
+            *front_chart(comparison),
+            comparison_chart(comparison),
+            comparison_table(comparison),
+        ),
+        *_refused(comparison),
+        section(_baseline(comparison), tag("p", answer(base)), breakdown(base), phase_table(base)),
         *listed("Mind", comparison_notes(comparison)),
         _provenance(base),
     ]
@@ -138,9 +147,23 @@ def _comparison(comparison: Comparison) -> Markup:
     return section(
         "What if",
         tag("p", whatif_answer(comparison)),
+        *front_chart(comparison),
         comparison_chart(comparison),
         comparison_table(comparison),
+        *([refused] if (refused := refused_table(comparison)) else []),
     )
+
+
+def _refused(comparison: Comparison) -> list[Markup]:
+    """What cannot be, under its own heading; nothing where everything can."""
+    table = refused_table(comparison)
+    return [section("What cannot be", table)] if table else []
+
+
+def _baseline(comparison: Comparison) -> str:
+    if comparison.infeasible is None:
+        return "The scenario itself"
+    return f"What points are compared with: {baseline_named(comparison)}"
 
 
 def _provenance(result: Result) -> Markup:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from moesim.analysis.result_file import Comparison
-from moesim.report.findings import named_runs, named_vary, unranked
+from moesim.report.comparison_answer import unranked
+from moesim.report.point_names import named_runs
 from moesim.spec.question import plural
 
 _MOST: Final = 6
@@ -18,7 +19,6 @@ def comparison_notes(comparison: Comparison) -> list[str]:
 
     A note "Short." of all runs, and "Far off." of the point seed=2: ``['Short.', 'With seed=2: Far off.']``.
     """
-    cannot = [f"{named_vary(point.vary)} cannot be: {point.infeasible}" for point in comparison.infeasible]
     runs = named_runs(comparison)
     whose: dict[str, list[str]] = {}
     said = bool(unranked(comparison))
@@ -28,7 +28,6 @@ def comparison_notes(comparison: Comparison) -> list[str]:
                 continue
             whose.setdefault(note, []).append(name)
     found = [note if len(names) == len(runs) else f"{_named(names)}: {note}" for note, names in whose.items()]
-    found = cannot + found
     hidden = len(found) - _MOST
     # Of one more the line that it is left out would be as long.
     return found if hidden <= 1 else [*found[:_MOST], f"{hidden} more notes of other points are in the JSON."]

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from rich.console import Group, RenderableType
 
-from moesim.report.findings import steps as whole_steps
+from moesim.report.point_names import steps as whole_steps
 from moesim.report.table import Table, numbers, words
 from moesim.report.terminal import bold, bullets, plain, spaced
 from moesim.spec.question import plural

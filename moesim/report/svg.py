@@ -31,6 +31,10 @@ def rect(x: float, y: float, width: float, height: float, class_: str, tooltip: 
     return tag("rect", *title, x=x, y=y, width=max(width, 0.0), height=max(height, 0.0), class_=class_)
 
 
+def circle(x: float, y: float, radius: float, class_: str, tooltip: str) -> Markup:
+    return tag("circle", tag("title", tooltip), cx=x, cy=y, r=radius, class_=class_)
+
+
 def text(x: float, y: float, content: str, class_: str | None = None, tooltip: str | None = None) -> Markup:
     title = [tag("title", tooltip)] if tooltip is not None else []
     return tag("text", content, *title, x=x, y=y, class_=class_)

@@ -52,7 +52,7 @@ class Table:
         caption: below it.
         strong: whether the caption is in bold in the terminal.
         gap: characters between columns there.
-        marks: by row what is special about it: ``best``, ``base`` or ``total``.
+        marks: by row what is special about it: ``best``, ``front``, ``base`` or ``total``.
     """
 
     columns: Sequence[Column]
@@ -89,7 +89,8 @@ class Table:
                 style="dim" if column.soft else None,
             )
         for index, row in enumerate(rows):
-            grid.add_row(*map(plain, row), style="bold" if self.marks.get(index) == "best" else None)
+            strong = self.marks.get(index) in ("best", "front")
+            grid.add_row(*map(plain, row), style="bold" if strong else None)
         return grid
 
     def __html__(self) -> Markup:

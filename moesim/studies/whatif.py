@@ -2,139 +2,136 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from joblib import Parallel, delayed, parallel_config
 
-from moesim.analysis.intervals import drawn_profiles, drawn_tokens_per_s, ends, faster_shares
+from moesim.analysis.intervals import check_samples, drawn_tokens_per_s, ends, faster_shares
 from moesim.analysis.rebalancing import payback_steps
 from moesim.analysis.result import simulate_scenario
 from moesim.analysis.result_file import Comparison, Infeasible, Outcome, Result
+from moesim.analysis.target import Target
 from moesim.errors import MoesimError, SpecError
-from moesim.spec.override import Override
-from moesim.spec.scenario import Scenario, load_scenario
-from moesim.spec.yaml_source import parse_yaml, show_loc
+from moesim.spec.scenario import Scenario
+from moesim.studies.points import Point
 from moesim.studies.store import Store
 from traces.base.processes import end_with
 
-MAX_POINTS = 10_000
 _SCHEDULER_TIMEOUT_S = 10
 
 
-@dataclass(frozen=True)
-class Vary:
-    """One ``--vary KEY=[V1, V2]``: a key and the values that it takes in turn."""
-
-    key: str
-    values: tuple[Any, ...]
-
-    @classmethod
-    def parse(cls, text: str) -> Vary:
-        """From ``KEY=[V1, V2, …]``, the list in YAML.
-
-        >>> Vary.parse("routing.capacity_factor=[1.0, 1.5]")
-        Vary(key='routing.capacity_factor', values=(1.0, 1.5))
-        """
-        key, equals, values = text.partition("=")
-        loc = tuple(key.split("."))
-        if not equals or not all(loc):
-            raise SpecError("must read KEY=[V1, V2, …]", file="--vary", got=text)
-        option = f"--vary {show_loc(loc)}"
-        found = parse_yaml(values, option).value
-        if not isinstance(found, list) or not found:
-            raise SpecError("must be a list of values, such as [1.0, 1.5]", file=option, got=values)
-        return cls(key, tuple(found))
-
-
-@dataclass(frozen=True)
-class Point:
-    """One combination: what was varied, and the scenario that it makes."""
-
-    vary: dict[str, Any]
-    scenario: Scenario
-
-
-def plan(name: str, overrides: Sequence[Override], varied: Sequence[Vary]) -> tuple[Scenario, list[Point]]:
-    """The scenario itself and every combination; all are checked before any is run.
-
-    Raises:
-        MoesimError: a combination breaks a rule, or there are too many.
-    """
-    keys = [vary.key for vary in varied]
-    for key in keys:
-        if keys.count(key) > 1:
-            raise SpecError("is varied more than once: put all values into one list", file=f"--vary {key}")
-    count = math.prod(len(vary.values) for vary in varied)
-    if count > MAX_POINTS:
-        raise SpecError(f"more than {MAX_POINTS} combinations", file="--vary", got=count)
-    base = load_scenario(name, overrides)
-    points = []
-    for values in itertools.product(*(vary.values for vary in varied)):
-        chosen = {each.key: value for each, value in zip(varied, values, strict=True)}
-        settings = [Override(tuple(key.split(".")), value, "--vary") for key, value in chosen.items()]
-        points.append(Point(chosen, load_scenario(name, [*overrides, *settings])))
-    return base, points
-
-
 def compare(
-    base: Scenario,
+    base: Scenario | MoesimError,
     points: Sequence[Point],
     *,
+    targets: Sequence[Target] = (),
     samples: int = 0,
     jobs: int = 1,
     scheduler: str | None = None,
     store: Store | None = None,
     baseline: Result | None = None,
-    progress: Callable[[], None] = lambda: None,
+    progress: Callable[[float], None] = lambda _: None,
 ) -> Comparison:
     """Simulate the base and all points; format ``moesim.whatif/1``.
 
     Args:
+        base: the scenario itself, or why it is none.
+        targets: bounds that the best point shall meet.
         samples: profiles to draw for intervals, the same for all points; 0 asks for none.
         jobs: worker processes; the result does not depend on it.
         scheduler: address of a dask scheduler whose workers simulate instead; they must reach the files
             that the scenario names.
         store: where finished points survive an interruption; what it holds is not run again.
         baseline: the result of the base, where it is known already.
-        progress: called once for the base and for each point, when its result is there.
+        progress: told of parts of the base as it runs, and of each point; all are 1 each.
 
-    A point that cannot be, for lack of memory say, is a row that says why.
+    A point that cannot be, for lack of memory say, is a row that says why. A base that cannot be yields to
+    the first point that can.
 
     Raises:
-        MoesimError: the base cannot be simulated.
+        MoesimError: no point can be simulated, or, where there are none, the base.
     """
-    for each in (base, *(point.scenario for point in points)):
-        drawn_profiles(each.profile, samples)
-    # The base runs here and first: it compiles, and the workers find everything in the cache.
-    if baseline is None:
-        baseline = _stored(base, store) or _kept(base, simulate_scenario(base, samples)[1], store)
-    progress()
-    results = _results(base, baseline, points, samples, store, _workers(jobs, scheduler), progress)
+    check_samples(samples)
+    known: dict[str, Result | MoesimError] = {}
+    if baseline is not None and isinstance(base, Scenario):
+        known[_name(base)] = baseline
+    asked, found = _first([Point({}, base), *points], samples, store, known, progress)
+    results = _results(points, known, samples, store, _workers(jobs, scheduler), progress)
     ran = [each for each in zip(points, results, strict=True) if isinstance(each[1], Result)]
-    found = [result for _, result in ran if isinstance(result, Result)]
-    _, *paybacks = _paybacks([base, *(point.scenario for point, _ in ran)], [baseline, *found])
+    faults = [result for result in results if isinstance(result, MoesimError)]
+    if faults and not ran:
+        raise faults[0]
+    others = [result for _, result in ran if isinstance(result, Result)]
+    scenarios = [point.scenario for point, _ in ran if isinstance(point.scenario, Scenario)]
+    _, *paybacks = _paybacks([asked, *scenarios], [found, *others])
     payback = iter(paybacks)
     rows = [
-        Infeasible(vary=point.vary, infeasible=result)
-        if isinstance(result, str)
-        else _outcome(point, result, base, baseline, next(payback))
+        Infeasible(vary=point.vary, infeasible=str(result))
+        if isinstance(result, MoesimError)
+        else _outcome(point, result, asked, found, next(payback), targets)
         for point, result in zip(points, results, strict=True)
     ]
-    pairs = {"faster": faster_shares([baseline, *found])} if samples else {}
-    return Comparison(format="moesim.whatif/1", baseline=baseline, points=rows, **pairs)
+    extra: dict[str, Any] = {"faster": faster_shares([found, *others])} if samples else {}
+    if targets:
+        extra["targets"] = [target.text for target in targets]
+    if base is not asked:
+        extra["infeasible"] = str(base if isinstance(base, MoesimError) else known[_name(base)])
+    return Comparison(format="moesim.whatif/1", baseline=found, points=rows, **extra)
+
+
+def _first(
+    candidates: Sequence[Point],
+    samples: int,
+    store: Store | None,
+    known: dict[str, Result | MoesimError],
+    progress: Callable[[float], None],
+) -> tuple[Scenario, Result]:
+    """The first that can be, with its result; ``known`` learns what became of those before it.
+
+    It runs here: it compiles, and the workers find everything in the cache.
+
+    Raises:
+        MoesimError: the fault of the first, where none can be.
+    """
+    faults, left = [], 1.0
+
+    def tell(part: float) -> None:
+        nonlocal left
+        left -= part
+        progress(part)
+
+    for point in candidates:
+        if isinstance(point.scenario, Scenario):
+            name = _name(point.scenario)
+            if name not in known:
+                known[name] = _stored(point.scenario, store) or _simulate(name, point, samples, tell)[1]
+                _keep(point, known[name], store)
+            if isinstance(found := known[name], Result):
+                progress(left)
+                return point.scenario, found
+            faults.append(found)
+        else:
+            faults.append(point.scenario)
+    raise faults[0]
 
 
 def _outcome(
-    point: Point, result: Result, base: Scenario, baseline: Result, payback: float | None
+    point: Point,
+    result: Result,
+    base: Scenario,
+    baseline: Result,
+    payback: float | None,
+    targets: Sequence[Target],
 ) -> Outcome:
+    assert isinstance(point.scenario, Scenario)  # it has been simulated
+    verdict: dict[str, Any] = {}
+    if targets:
+        verdict["meets"] = all(target.met(result.metrics) for target in targets)
     return Outcome(
         vary=point.vary,
         metrics=result.metrics,
@@ -145,6 +142,7 @@ def _outcome(
         speedup=result.metrics.tokens_per_s / baseline.metrics.tokens_per_s,
         **_interval(baseline, result),
         payback_steps=payback,
+        **verdict,
         # Combinations of values that the scenario has anyway.
         as_asked=_name(point.scenario) == _name(base),
         notes=result.notes,
@@ -153,7 +151,7 @@ def _outcome(
     )
 
 
-def _interval(baseline: Result, result: Result) -> dict[str, list[float]]:
+def _interval(baseline: Result, result: Result) -> dict[str, Any]:
     """The interval of a point's speedup, where draws were asked for."""
     if result.intervals is None:
         return {}
@@ -161,35 +159,35 @@ def _interval(baseline: Result, result: Result) -> dict[str, list[float]]:
 
 
 def _results(
-    base: Scenario,
-    baseline: Result,
     points: Sequence[Point],
+    known: dict[str, Result | MoesimError],
     samples: int,
     store: Store | None,
     workers: AbstractContextManager[Any],
-    progress: Callable[[], None],
-) -> list[Result | str]:
-    """The result of each point, or why it cannot be. Equal ones, or equal to the base, are simulated once."""
-    names = [_name(point.scenario) for point in points]
-    copies = Counter(names)
-    known: dict[str, Result | str] = {_name(base): baseline}
+    progress: Callable[[float], None],
+) -> list[Result | MoesimError]:
+    """The result of each point, or why it cannot be. Equal ones, and those known, are not simulated again."""
+    made = {at: each.scenario for at, each in enumerate(points) if isinstance(each.scenario, Scenario)}
+    names = {at: _name(scenario) for at, scenario in made.items()}
+    copies = Counter(names.values())
     missing: dict[str, Point] = {}
-    for name, point in zip(names, points, strict=True):
-        if name not in known and (found := _stored(point.scenario, store)) is not None:
-            known[name] = found
-        if name in known:
-            progress()
+    for at, point in enumerate(points):
+        if at in made and names[at] not in known and (found := _stored(made[at], store)) is not None:
+            known[names[at]] = found
+        if at not in made or names[at] in known:
+            progress(1.0)
         else:
-            missing[name] = point
+            missing[names[at]] = point
     work = (delayed(_simulate)(name, point, samples) for name, point in missing.items())
     # One by one, so that each is kept as soon as it is there; and none goes on when this ends early.
     with workers, closing(Parallel(return_as="generator_unordered", batch_size=1)(work)) as done:
         for name, result in done:
-            kept = isinstance(result, Result)
-            known[name] = _kept(missing[name].scenario, result, store) if kept else result
+            known[name] = result
+            _keep(missing[name], result, store)
             for _ in range(copies[name]):
-                progress()
-    return [known[name] for name in names]
+                progress(1.0)
+    faults = {at: each.scenario for at, each in enumerate(points) if isinstance(each.scenario, MoesimError)}
+    return [faults[at] if at in faults else known[names[at]] for at in range(len(points))]
 
 
 def _paybacks(scenarios: Sequence[Scenario], results: Sequence[Result]) -> list[float | None]:
@@ -219,12 +217,15 @@ def _name(scenario: Scenario) -> str:
     return json.dumps(scenario.resolved(), sort_keys=True)
 
 
-def _simulate(name: str, point: Point, samples: int) -> tuple[str, Result | str]:
+def _simulate(
+    name: str, point: Point, samples: int, progress: Callable[[float], None] = lambda _: None
+) -> tuple[str, Result | MoesimError]:
     """In a worker: one point, or why it cannot be, with the name it was sent under."""
+    assert isinstance(point.scenario, Scenario)  # those that are none are not sent
     try:
-        return name, simulate_scenario(point.scenario, samples)[1]
+        return name, simulate_scenario(point.scenario, samples, progress)[1]
     except MoesimError as error:
-        return name, str(error)
+        return name, error
 
 
 def _workers(jobs: int, scheduler: str | None) -> AbstractContextManager[Any]:
@@ -264,24 +265,6 @@ def _stored(scenario: Scenario, store: Store | None) -> Result | None:
     return None if store is None else store.find(scenario)
 
 
-def _kept(scenario: Scenario, result: Result, store: Store | None) -> Result:
-    if store is not None:
-        store.keep(scenario, result)
-    return result
-
-
-def demo_points() -> list[Point]:
-    """What the demo lays beside its scenario: drop, reroute, placements without and with copies, together."""
-    drop, reroute = ({"policy": policy, "capacity_factor": 2.0} for policy in ("drop", "reroute"))
-    copies = {"solver": "eplb", "slots": 288}
-    varies: list[dict[str, Any]] = [
-        {"routing": drop},
-        {"routing": reroute},
-        {"placement": "eplb"},
-        {"placement": copies},
-        {"placement": copies, "routing": reroute},
-    ]
-    return [
-        Point(vary, load_scenario("demo", [Override((key,), value) for key, value in vary.items()]))
-        for vary in varies
-    ]
+def _keep(point: Point, result: Result | MoesimError, store: Store | None) -> None:
+    if store is not None and isinstance(point.scenario, Scenario) and isinstance(result, Result):
+        store.keep(point.scenario, result)

@@ -19,7 +19,7 @@ from moesim.dispatch.modes import MODES
 from moesim.dispatch.work import Work
 from moesim.hardware.gemm import Rows
 from moesim.hardware.kernels import Kernels
-from moesim.report.findings import fewer_of
+from moesim.report.comparison_answer import fewer_of
 from moesim.simulation.conditions import Conditions
 from moesim.simulation.costs import Costs
 from moesim.simulation.loop import simulate

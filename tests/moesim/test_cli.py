@@ -224,7 +224,7 @@ def test_demo_takes_no_arguments(monkeypatch: pytest.MonkeyPatch, here: Path) ->
         return load("s.yaml", [Override(("trace",), {"sample": True}), *fitting])
 
     monkeypatch.setattr("moesim.spec.scenario.load_scenario", tiny)
-    monkeypatch.setattr("moesim.studies.whatif.load_scenario", tiny)
+    monkeypatch.setattr("moesim.studies.points.load_scenario", tiny)
     done = moesim("demo", "-o", "out")
     assert done.code == 0
     assert "step time" in done.out

@@ -245,11 +245,33 @@ BAD: dict[str, tuple[Callable[[], list[str]], list[str]]] = {
     "--vary nothing": (vary("seed=[]"), ["--vary seed: must be a list of values"]),
     "--vary without a value": (vary("seed"), ["--vary: must read KEY="]),
     "--vary twice": (vary("seed=[1]", "seed=[2]"), ["--vary seed: is varied more than once"]),
+    "--vary twice in one": (vary("seed,seed=[[1, 2]]"), ["--vary seed: is varied more than once"]),
+    "--vary an empty key": (vary("seed,=[[1, 2]]"), ["--vary: must read KEY=", "KEY,KEY=[[V1, W1]"]),
+    "--vary too few values": (
+        vary("seed,workload.steps=[[1, 2], [3]]"),
+        ["--vary seed,workload.steps: [1]: must be a list of 2 values, one for each key (got [3])"],
+    ),
+    "--vary too many values": (
+        vary("seed,workload.steps=[[1, 2, 3]]"),
+        ["--vary seed,workload.steps: [0]: must be a list of 2 values, one for each key"],
+    ),
+    "--vary one value for two keys": (
+        vary("seed,workload.steps=[1, 2]"),
+        ["--vary seed,workload.steps: [0]: must be a list of 2 values, one for each key (got 1)"],
+    ),
+    "--vary together with one of them": (
+        vary("seed,workload.steps=[[1, 2]]", "seed=[3]"),
+        ["--vary seed: is varied more than once"],
+    ),
+    "--vary together without a list": (
+        vary("seed,workload.steps=3"),
+        ["--vary seed,workload.steps: must be a list of values, such as [[h100-1x8, 8]"],
+    ),
     "--vary too much": (
         vary(*(f"{key}=[{', '.join('1' * 101)}]" for key in ("seed", "workload.steps"))),
         ["--vary: more than 10000 combinations (got 10201)"],
     ),
-    "--vary a bad value": (vary("seed=[0, -1]"), ["--vary seed: must be at least 0 (got -1)"]),
+    "--vary a bad value": (vary("seed=[-2, -1]"), ["--vary seed: must be at least 0 (got -2)"]),
     "--vary a foreign parameter": (
         vary("routing.capacity_factor=[1]"),
         ["--vary routing.capacity_factor: ", "policy none"],

@@ -25,7 +25,8 @@ from moesim.simulation.price import priced
 from moesim.simulation.rebalancing import NEVER, Move, expert_N, in_slots_of
 from moesim.simulation.run import Run, run
 from moesim.spec.scenario import Scenario, load_scenario
-from moesim.studies.whatif import Point, compare
+from moesim.studies.points import Point
+from moesim.studies.whatif import compare
 from placement.files.native import read_placement
 from placement.problem.placement import Placement
 from placement.problem.problem import Problem

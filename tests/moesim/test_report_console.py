@@ -12,6 +12,7 @@ from moesim.report import comparison_table as comparisons
 from moesim.report import console, html, notes
 from moesim.report.markup import join
 from tests.moesim.report_example import example_comparison, example_run, on_plain
+from tests.moesim.test_report_page import Structure
 
 run_tables, whatif_table = on_plain(console.run_tables), on_plain(console.whatif_table)
 whatif_tables, whatif_page = on_plain(console.whatif_tables), on_plain(html.whatif_page)
@@ -61,20 +62,50 @@ def test_stragglers_are_those_that_lose_most() -> None:
 
 def test_points_are_sorted_and_long_values_share_a_column() -> None:
     comparison = example_comparison(example_run()[0])
-    short = printed([whatif_table(comparison)], 80).splitlines()
+    _, _, *short = printed([whatif_table(comparison)], 80).splitlines()
     assert short[0].split()[:3] == ["placement", "capacity_factor", "speedup"]
     assert short[1].startswith("as asked")
     factors = [float(line.split()[2].rstrip("×")) for line in short[2:8]]
     assert factors == sorted(factors, reverse=True)
-    for point in comparison["points"]:
-        point["vary"]["placement"] = {"solver": "greedy", "slots": 288}
-    assert printed([whatif_table(comparison)], 80).splitlines()[0].startswith("what if ")
+    for number, point in enumerate(comparison["points"]):
+        point["vary"]["placement"] = {"solver": ("greedy", "eplb")[number % 2], "slots": 288 + number}
+    assert printed([whatif_table(comparison)], 80).splitlines()[2].startswith("what if ")
+
+
+def test_what_all_points_have_is_said_once() -> None:
+    """Also inside mappings with the same keys; keys keep as many of their parts as tell them apart."""
+    comparison = example_comparison(example_run()[0])
+    for number, point in enumerate(comparison["points"]):
+        point["vary"] = {
+            "placement": {"solver": "eplb", "slots": 256 + number},
+            "profile.dispatch.per_gpu.host": number % 2,
+            "profile.dispatch.per_node.host": number % 3,
+            "seed": 7,
+        }
+    for found in (printed([whatif_table(comparison)], 200), Structure(whatif_page(comparison)).words):
+        assert "Every point has placement.solver=eplb, seed=7." in found
+        assert "slots=261, per_gpu.host=1, per_node.host=2" in found
+    head = printed([whatif_table(comparison)], 200).splitlines()[2]
+    assert head.startswith("what if ")
+    # One point alone is told by all that it has.
+    (point, *_) = comparison["points"]
+    assert "Every point" not in printed([whatif_table(comparison | {"points": [point]})], 200)
+
+
+def test_mappings_with_other_keys_stay_whole() -> None:
+    comparison = example_comparison(example_run()[0])
+    for number, point in enumerate(comparison["points"]):
+        policy = {"policy": "drop", "capacity_factor": 1.0} if number else {"policy": "skip", "ratio": 0.3}
+        point["vary"] = {"routing": policy, "seed": number}
+    text = printed([whatif_table(comparison)], 200)
+    assert "routing=skip ratio=0.3, seed=0" in text
+    assert "routing=drop capacity_factor=1, seed=1" in text
 
 
 def test_a_point_that_is_the_scenario_itself_stands_once() -> None:
     comparison = example_comparison(example_run()[0])
     comparison["points"][2]["as_asked"] = True  # linear, 2.0
-    lines = printed([whatif_table(comparison)], 100).splitlines()
+    _, _, *lines = printed([whatif_table(comparison)], 100).splitlines()
     assert lines[1].split()[:5] == ["as", "asked:", "linear", "2", "1.00×"]
     assert [line.split()[:2] for line in lines[2:7]].count(["linear", "2"]) == 0
     assert sum("×" in line for line in lines[1:7]) == 6
@@ -84,7 +115,7 @@ def test_columns_that_tell_nothing_are_left_out() -> None:
     comparison = example_comparison(example_run()[0])
     for point in comparison["points"]:
         point["metrics"] = point["metrics"] | {"dropped": 0.0}
-    head = printed([whatif_table(comparison)], 80).splitlines()[0]
+    head = printed([whatif_table(comparison)], 80).splitlines()[2]
     assert "drops" not in head
     assert "reroutes" not in head
 
@@ -98,7 +129,7 @@ def test_names_are_not_cut_where_a_comparison_is_wide() -> None:
     text = printed([whatif_table(comparison)], 80)
     assert "routing=expert_choice " in text
     assert max(map(len, text.splitlines())) <= 80
-    assert "adds" in text.splitlines()[0]
+    assert "adds" in text.splitlines()[2]
     assert "2.0 %" in text
 
 

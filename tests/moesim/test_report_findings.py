@@ -10,15 +10,15 @@ import pytest
 from moesim.analysis.culprit import Straggler
 from moesim.analysis.culprit import culprit as culprit_of
 from moesim.analysis.culprit import lost_by_cause as lost_of
+from moesim.report import comparison_answer, findings, point_names
 from moesim.report import comparison_table as comparisons
-from moesim.report import findings
 from moesim.report.markup import join
 from moesim.spec.question import question
 from moesim.units import format_share
 from tests.moesim.report_example import example_comparison, example_run, on_plain
 
 advice, answer = on_plain(findings.advice), on_plain(findings.answer)
-whatif_answer, vary = on_plain(findings.whatif_answer), on_plain(findings.vary)
+whatif_answer, vary = on_plain(comparison_answer.whatif_answer), on_plain(point_names.vary)
 comparison_table = on_plain(comparisons.comparison_table)
 
 
@@ -216,14 +216,6 @@ def test_the_best_point_with_its_price_and_the_free_one() -> None:
     assert found.endswith("it drops 9.0 % of the assignments (6.3 % of the gate mass).")
 
 
-def test_points_with_other_loads_are_compared_by_throughput() -> None:
-    comparison = example_comparison(example_run()[0])
-    (point,) = comparison["points"][:1]
-    point["speedup"], point["metrics"]["tokens_per_s"] = 2.0, point["metrics"]["tokens_per_s"] * 2
-    point["metrics"]["dropped"] = 0.0
-    assert "is best: 2.00× the tokens per second." in whatif_answer(comparison | {"points": [point]})
-
-
 def test_what_if_nothing_helps() -> None:
     comparison = example_comparison(example_run()[0])
     for point in comparison["points"]:
@@ -339,23 +331,6 @@ def test_copies_that_are_read_for_nothing_are_named() -> None:
     )
     point["speedup"] = 1.05
     assert "balances better" not in whatif_answer(comparison | {"points": [point]})
-
-
-def test_more_gpus_are_part_of_the_price() -> None:
-    comparison = example_comparison(example_run()[0])
-    (point,) = comparison["points"][:1]
-    tokens_per_s = point["metrics"]["tokens_per_s"] * 2
-    point |= {"vary": {"parallelism.ep": 16}, "speedup": 1.8, "gpus": 16}
-    point["metrics"] |= {"tokens_per_s": tokens_per_s, "dropped": 0.0}
-    found = whatif_answer(comparison | {"points": [point]})
-    assert found == (
-        "parallelism.ep=16 is fastest: 1.80× the tokens per second, on 16 GPUs instead of 8 (0.90× for each "
-        "GPU)."
-    )
-    fewer = point | {"vary": {"parallelism.ep": 4}, "speedup": 1.1, "gpus": 4}
-    assert "ep=4 is best: 1.10× the tokens per second, on 4 GPUs instead of 8 (2.20× for each GPU)." in (
-        whatif_answer(comparison | {"points": [fewer]})
-    )
 
 
 @pytest.mark.parametrize(

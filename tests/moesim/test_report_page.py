@@ -25,7 +25,7 @@ from tests.moesim.report_example import example_comparison, example_run, on_plai
 from traces.timeline import PHASES, STREAMS, Timeline, WorkTable
 
 run_page, whatif_page = on_plain(html.run_page), on_plain(html.whatif_page)
-breakdown, by_speedup = on_plain(breakdowns.breakdown), on_plain(comparison_table.by_speedup)
+breakdown, ranked = on_plain(breakdowns.breakdown), on_plain(comparison_table.ranked)
 attribution_table, phase_table = on_plain(run_table.attribution_table), on_plain(run_table.phase_table)
 
 Run = tuple[dict[str, Any], Timeline, WorkTable]
@@ -224,7 +224,7 @@ def test_ticks_are_round_few_and_inside(low: float, length: float, most: int) ->
 
 def test_points_stand_fastest_first(run: Run) -> None:
     comparison = example_comparison(run[0])
-    speedups = [point.speedup for _, point in by_speedup(comparison)]
+    speedups = [point.speedup for point in ranked(comparison)]
     assert speedups == sorted(speedups, reverse=True)
     table = Structure(whatif_page(comparison))
     assert len(table.named("tr", "best")) == 1

@@ -68,7 +68,7 @@ def test_a_metric_is_added_to_one_list(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(comparison, Comparison)
     table = comparison_table.comparison_table(comparison)
     text, found = printed(table, 120), Structure(join([table]))
-    assert text.splitlines()[0].endswith("tail")
+    assert text.splitlines()[2].endswith("tail")
     assert "p99" in found.words
     runs: list[Compared] = [comparison.baseline, *comparison.outcomes]
     for run in runs:

@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 from moesim.analysis.result import simulate_scenario
 from moesim.analysis.result_file import Result
 from moesim.errors import SpecError
-from moesim.report.findings import whatif_answer
+from moesim.report.comparison_answer import whatif_answer
 from moesim.spec.presets import preset_names, preset_source
 from moesim.spec.profile import Profile, load_profile
 from moesim.spec.scenario import Scenario, load_scenario
 from moesim.spec.uncertainty import covering, draws, figures, normal_D
 from moesim.spec.yaml_source import Source
-from moesim.studies.whatif import Point, compare
+from moesim.studies.points import Point
+from moesim.studies.whatif import compare
 from tests.moesim.command import moesim, refused
 from tests.moesim.tiny import tiny_scenario, write_scenario
 from tests.tolerance import rounding
