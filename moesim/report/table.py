@@ -65,6 +65,7 @@ class Table:
 
     def __rich__(self) -> table.Table:
         from rich.table import Table as Grid
+        from rich.text import Text
 
         from moesim.report.terminal import plain
 
@@ -81,7 +82,8 @@ class Table:
             grid.caption_justify = "left"
         for column in columns:
             grid.add_column(
-                plain(column.short or column.head),
+                # Heads are ours, and may have several lines.
+                Text("\n").join(map(plain, (column.short or column.head).split("\n"))),
                 justify="right" if column.number else "left",
                 no_wrap=column.whole,
                 # Cut, a name would be another's.
