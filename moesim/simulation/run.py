@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from moesim.deployment.deployment import Deployment
+from moesim.errors import MoesimError
 from moesim.hardware.health import epochs
 from moesim.simulation.clock import StepClock
 from moesim.simulation.conditions import Conditions
@@ -14,8 +15,11 @@ from moesim.simulation.price import Pricer, Step, replayed
 from moesim.simulation.rebalancing import Move
 from moesim.simulation.recording import Recording
 from moesim.simulation.tally import Tally
+from moesim.spec.question import plural
 from moesim.spec.scenario import Scenario
 from traces.timeline import Timeline, WorkTable
+
+_MOST_S = 1e9
 
 Observer = Callable[[Step, StepClock], None]
 """Told of each step as it ends."""
@@ -55,7 +59,11 @@ def resolution_of(scenario: Scenario) -> Resolution:
 
 
 def run(deployment: Deployment, *observers: Observer) -> Run:
-    """Simulate a deployment."""
+    """Simulate a deployment.
+
+    Raises:
+        MoesimError: it takes more than thirty years, which no timeline holds in nanoseconds.
+    """
     scenario, pricing = deployment.scenario, deployment.pricing
     changes_s, states = epochs(scenario.faults, scenario.parallelism.ep)
     conditions = Conditions([pricing.network(scenario.profile, state) for state in states], changes_s)
@@ -64,6 +72,9 @@ def run(deployment: Deployment, *observers: Observer) -> Run:
 
     def record(step: Step, clock: StepClock) -> None:
         nonlocal crossed, moved, tokens
+        if not clock.end_s < _MOST_S:
+            rule = f"takes more than thirty years for {plural(step.number + 1, 'step')}: a rate is too low"
+            raise MoesimError(rule, got=f"{clock.end_s:.3g} s")
         settled = step.settled.operations
         # Bytes of spans are those of tokens: experts that move beside a collective are left out.
         recording.add_step(step.number, clock, [*settled, *step.program.operations[len(settled) :]])
