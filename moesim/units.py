@@ -96,17 +96,18 @@ def _edge(parse: Callable[[Any], float]) -> BeforeValidator:
     return BeforeValidator(validate)
 
 
-Bytes = Annotated[int, _edge(parse_bytes), Field(gt=0)]
+# Far beyond any hardware, and near enough that no time, product or sum of them leaves the numbers.
+Bytes = Annotated[int, _edge(parse_bytes), Field(gt=0, le=1 << 60)]
 """A size in bytes, above zero."""
 
-BytesPerSecond = Annotated[float, _edge(parse_bandwidth), Field(gt=0)]
-"""A bandwidth in bytes per second, above zero."""
+BytesPerSecond = Annotated[float, _edge(parse_bandwidth), Field(ge=1, le=1e18)]
+"""A bandwidth in bytes per second, from one."""
 
-Seconds = Annotated[float, _edge(parse_seconds), Field(ge=0)]
+Seconds = Annotated[float, _edge(parse_seconds), Field(ge=0, le=1e6)]
 """A time in seconds; zero is allowed (a latency that one wants to neglect)."""
 
-FlopPerSecond = Annotated[float, _edge(parse_flops), Field(gt=0)]
-"""A speed in FLOP per second, above zero."""
+FlopPerSecond = Annotated[float, _edge(parse_flops), Field(ge=1, le=1e24)]
+"""A speed in FLOP per second, from one."""
 
 
 UNKNOWN = "–"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from moesim.deployment.deployment import Deployment
+from moesim.errors import MoesimError
 from moesim.hardware.health import epochs
 from moesim.simulation.clock import StepClock
 from moesim.simulation.conditions import Conditions
@@ -16,8 +17,11 @@ from moesim.simulation.price import Pricer, Step, replayed
 from moesim.simulation.rebalancing import Move
 from moesim.simulation.recording import Recording
 from moesim.simulation.tally import Tally
+from moesim.spec.question import plural
 from moesim.spec.scenario import Scenario
 from traces.timeline import Timeline, WorkTable
+
+_MOST_S = 1e9
 
 Observer = Callable[[Step, StepClock], None]
 """Told of each step as it ends."""
@@ -66,6 +70,9 @@ def run(deployment: Deployment, *observers: Observer, read: Callable[[Timeline],
     Args:
         observers: told of the steps that are kept whole.
         read: told of all steps, some at a time.
+
+    Raises:
+        MoesimError: it takes more than thirty years, which no timeline holds in nanoseconds.
     """
     scenario, pricing = deployment.scenario, deployment.pricing
     changes_s, states = epochs(scenario.faults, scenario.parallelism.ep)
@@ -77,6 +84,9 @@ def run(deployment: Deployment, *observers: Observer, read: Callable[[Timeline],
 
     def record(step: Step, clock: StepClock) -> None:
         nonlocal crossed, moved, tokens, active, rows
+        if not clock.end_s < _MOST_S:
+            rule = f"takes more than thirty years for {plural(step.number + 1, 'step')}: a rate is too low"
+            raise MoesimError(rule, got=f"{clock.end_s:.3g} s")
         settled = step.settled.table
         # Bytes of spans are those of tokens: experts that move beside a collective are left out.
         stall = step.program.operations[len(settled) :]

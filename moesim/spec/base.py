@@ -26,6 +26,12 @@ Flag = Annotated[bool, Field(strict=True)]
 Number = Annotated[float, Field(strict=True)]
 """Any finite number; whole ones pass, true and "3" do not."""
 
+Part = Annotated[Number, Field(ge=1e-6, le=1)]
+"""Of a rate or a size: less than a millionth of it is none, and times stay far from infinity."""
+
+Many = Annotated[Number, Field(ge=0, le=1e6)]
+"""Rows, bytes or times of something, from none."""
+
 Text = Annotated[str, Field(max_length=1000)]
 """A name or a remark."""
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from moesim.errors import SpecError
-from moesim.spec.base import Count, Flag, Number, Strict, Text, fault, suggest, validate
+from moesim.spec.base import Count, Flag, Number, Part, Strict, Text, fault, suggest, validate
 from moesim.spec.dtypes import Dtype
 from moesim.spec.presets import on_base, preset_names, preset_source
 from moesim.spec.yaml_source import Loc, Source
@@ -42,7 +42,7 @@ class Nic(Link):
         spine_latency: further seconds of a path that leaves its leaf switch.
     """
 
-    efficiency: Annotated[Number, Field(gt=0, le=1)] = 1.0
+    efficiency: Part = 1.0
     spine_latency: Seconds = 0.0
 
 
@@ -115,7 +115,7 @@ class Cluster(Strict):
     leaf: Literal["rail", "node"] = "rail"
     nodes_per_leaf: Count | None = None
     spine: Flag = True
-    oversubscription: Annotated[Number, Field(ge=1)] = 1.0
+    oversubscription: Annotated[Number, Field(ge=1, le=1e6)] = 1.0
     cross_rail: Literal["spine", "nvlink"] = "spine"
     source: Text = ""
 

@@ -6,9 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from moesim.spec.base import Index, Number, Strict, fault
-
-Part = Annotated[Number, Field(gt=0, le=1)]
+from moesim.spec.base import Index, Number, Part, Strict, fault
 
 
 class Fault(Strict):
@@ -27,7 +25,7 @@ class Fault(Strict):
     clock: Part | None = None
     bandwidth: Part | None = None
     jitter: Annotated[Number, Field(gt=0, le=2)] | None = None
-    from_s: Annotated[Number, Field(ge=0)] = 0.0
+    from_s: Annotated[Number, Field(ge=0, le=1e9)] = 0.0
 
     @model_validator(mode="after")
     def _names_one_device_and_one_effect(self) -> Self:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from moesim.spec.base import Count, Index, Strict, fault
+from moesim.spec.base import Count, Index, Many, Strict, fault
 from moesim.spec.uncertainty import Rate, Seconds, Share
 
 _NEAR = 4
@@ -46,7 +46,7 @@ class Links(Strict):
     nvlink: Share
     nic: Share
     rate: Rate | None = None
-    spread: Annotated[float, Field(ge=0)] = 0.0
+    spread: Many = 0.0
     fixed: Seconds = 0.0
     fixed_combine: Seconds | None = None
     grows: Seconds = 0.0

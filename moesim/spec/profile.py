@@ -12,12 +12,12 @@ from pydantic import Field, model_validator
 
 from moesim.dispatch.modes import MODES
 from moesim.errors import SpecError
-from moesim.spec.base import Count, DispatchMode, Flag, Strict, fault, validate
+from moesim.spec.base import Count, DispatchMode, Flag, Many, Part, Strict, fault, validate
 from moesim.spec.cluster import Cluster
 from moesim.spec.dtypes import DTYPE_BYTES, Dtype
 from moesim.spec.links import Links
 from moesim.spec.presets import on_base, preset_names, preset_source
-from moesim.spec.uncertainty import Part, Seconds, Share, covering, draws, figures
+from moesim.spec.uncertainty import Seconds, Share, covering, draws, figures
 from moesim.spec.yaml_source import Loc, Source, read_yaml
 from traces.base.files import check_format
 
@@ -44,7 +44,7 @@ class Roof(Strict):
     compute: Share
     memory: Share
     overlap: Annotated[float, Field(ge=0, le=1)] = 1.0
-    drain: Annotated[float, Field(ge=0)] = 0.0
+    drain: Many = 0.0
 
 
 class Tile(Strict):
@@ -56,7 +56,7 @@ class Tile(Strict):
 
     rows: Count
     efficiency: Part
-    start: Annotated[float, Field(ge=0)] = 0.0
+    start: Many = 0.0
 
 
 class Jitter(Strict):
@@ -68,7 +68,9 @@ class Jitter(Strict):
         together: how far what slows one rank slows all: the correlation of two ranks' normal scores.
     """
 
-    ratios: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=2, max_length=_MAX_SHAPES)]
+    ratios: Annotated[
+        tuple[Annotated[float, Field(ge=1e-6, le=1e6)], ...], Field(min_length=2, max_length=_MAX_SHAPES)
+    ]
     together: Annotated[float, Field(ge=0, le=1)]
 
     @model_validator(mode="after")
@@ -142,7 +144,7 @@ class Profile(Strict):
     fused_activation: Flag = False
     launch: Seconds
     eager_launch: Seconds | None = None
-    kernels: dict[Phase, Annotated[int, Field(ge=0)]]
+    kernels: dict[Phase, Annotated[int, Field(ge=0, le=10**6)]]
     small_kernels: Share | None = None
     transfers: Share | None = None
     nvlink: Share

@@ -14,9 +14,10 @@ from typing import Annotated, Any, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
 from moesim import units
+from moesim.spec.base import Part
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -33,8 +34,7 @@ class Scaling:
     most: float = np.inf
 
 
-# What the fields of a profile are annotated with. A part is no figure that could be drawn.
-Part = Annotated[float, Field(gt=0, le=1)]
+# What the fields of a profile are annotated with; a mere part is no figure that could be drawn.
 Share = Annotated[Part, Scaling(-1, most=1.0)]
 Rate = Annotated[units.BytesPerSecond, Scaling(-1)]
 Seconds = Annotated[units.Seconds, Scaling(1)]

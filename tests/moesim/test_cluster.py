@@ -108,7 +108,7 @@ def test_a_dtype_without_figure_is_refused_with_the_known_ones() -> None:
         ),
         (
             "cluster:\n  base: h800-1x8\n  nic:\n    bandwidth: 0 GB/s\n",
-            "s.yaml:4: cluster.nic.bandwidth: must be greater than 0",
+            "s.yaml:4: cluster.nic.bandwidth: must be at least 1",
         ),
         (
             "cluster:\n  base: h800-1x8\n  nic:\n    bandwith: 1 GB/s\n",
@@ -172,7 +172,7 @@ def test_roce_is_slower_than_infiniband() -> None:
         ),
         (
             "{intra_node: pcie, gpus_per_switch: 4, host: {bandwidth: -1 GB/s}}",
-            "cluster.host.bandwidth: must be greater than 0",
+            "cluster.host.bandwidth: must be at least 1",
         ),
         ("gpus_per_nic: 0", "cluster.gpus_per_nic: must be at least 1 (got 0)"),
         ("oversubscription: 0.5", "cluster.oversubscription: must be at least 1.0 (got 0.5)"),

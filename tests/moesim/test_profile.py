@@ -66,7 +66,7 @@ def test_the_data_sheet_has_no_cost_but_the_peak() -> None:
 @pytest.mark.parametrize(
     ("changes", "rule"),
     [
-        ({"nvlink": 0}, "nvlink: must be greater than 0"),
+        ({"nvlink": 0}, "nvlink: must be at least 1e-06"),
         ({"nic": 1.1}, "nic: must be at most 1"),
         ({"gemm": {"compute": 0.5}}, "gemm.memory: is missing"),
         ({"gemm": {"compute": 0.5, "memory": 0.5, "overlap": 2}}, "gemm.overlap: must be at most 1"),

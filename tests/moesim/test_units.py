@@ -121,7 +121,7 @@ def test_fields_parse_and_keep_si() -> None:
     ("fields", "message"),
     [
         ({"size": "0 B"}, "size: must be greater than 0"),
-        ({"bandwidth": "-1 GB/s"}, "bandwidth: must be greater than 0"),
+        ({"bandwidth": "-1 GB/s"}, "bandwidth: must be at least 1"),
         ({"time": "-1 s"}, "time: must be at least 0"),
         ({"speed": "3 GB/s"}, "speed: 'GB/s' is not a unit of a speed"),
         ({"time": float("nan")}, "time: must be finite"),
