@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from functools import partial
 
 import numpy as np
 
@@ -20,13 +19,13 @@ from moesim.analysis.even import (
 )
 from moesim.analysis.result_file import Attribution, Ceilings
 from moesim.deployment.deployment import Deployment
-from moesim.simulation.clock import StepClock
+from moesim.simulation.clock import Links, StepClock
 from moesim.simulation.conditions import Conditions
 from moesim.simulation.costs import Costs
-from moesim.simulation.loop import simulate
 from moesim.simulation.part import Part
 from moesim.simulation.price import Step
 from moesim.simulation.program import Program
+from moesim.simulation.step import run_step
 from moesim.spec.profile import Profile
 
 Seconds = defaultdict[str, float]
@@ -156,8 +155,8 @@ class _Priced:
 
     def seconds(self, program: Program) -> float:
         """Length of one step."""
-        (clock,) = simulate([program], len(program.operations[0].busy_G), Conditions([self._network]))
-        return clock.end_s
+        links = Links(Conditions([self._network]), program.table.busy_OG.shape[1])
+        return run_step(links, program, 0.0).end_s
 
     def add(self, seconds: Seconds, spread: Sequence[EvenExperts], even: Sequence[EvenExperts]) -> Program:
         """Add a step with even experts, then traffic, then without network, then without fixed costs.
@@ -170,9 +169,9 @@ class _Priced:
         seconds["traffic"] += self.seconds(balanced)
         # Transfers that take no time take no multiprocessors from kernels beside them either.
         alone = [self._costs.busy(part, self._profile, transfers=False) for part in even if self._overlaps]
-        free = balanced.change(partial(without_network, alone))
+        free = without_network(balanced, alone)
         seconds["network"] += self.seconds(free)
-        seconds["overhead"] += self.seconds(free.change(without_overhead))
+        seconds["overhead"] += self.seconds(without_overhead(free))
         return balanced
 
     def best_s(self, balanced: Program, routed: Sequence[Sequence[EvenExperts]]) -> float:
@@ -180,7 +179,7 @@ class _Priced:
         programs = [balanced]
         for parts in routed:
             busy = [self._costs.busy(part, self._profile) for part in parts]
-            programs.append(balanced.change(partial(with_experts, busy)))
+            programs.append(with_experts(balanced, busy))
         return min(self.seconds(program) for program in programs)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from moesim.deployment.deployment import Deployment
 from moesim.simulation.clock import StepClock
 from moesim.simulation.costs import Costs
@@ -24,19 +26,22 @@ class Bounds:
         A collective takes its bytes over all ports of a class, the slower class.
         """
         self._steps += 1
-        ideal, links = [self._costs.busy(part, DATA_SHEET) for part in step.parts], self._links
-        for operation in step.settled.operations:
-            transfer = operation.transfer
-            if transfer is None:
-                # What has no kernels on a perfect machine, such as a host that waits, is no work.
-                kernels_G = ideal[operation.micro_batch].get((operation.phase, operation.layer))
-                seconds = 0.0 if kernels_G is None else float(kernels_G.mean())
-            else:
-                bytes_GG = transfer.first_GG + transfer.second_GG
-                across = transfer.cross_node_bytes(links.gpus_per_node)
-                inside = float(bytes_GG.sum()) - across
-                seconds = max(inside / links.nvlink_bandwidth, across / links.nic_bandwidth) / len(bytes_GG)
-            self._seconds[operation.phase] = self._seconds.get(operation.phase, 0.0) + seconds
+        table, links = step.settled.table, self._links
+        # What has no kernels on a perfect machine, such as a host that waits, is no work.
+        for part in step.parts:
+            busy = self._costs.busy(part, DATA_SHEET)
+            for phase, rows in busy.layout.rows.items():
+                self._add(phase, float(busy.seconds_XG[rows].mean(axis=1).sum()))
+        received_CG = table.transfers.received_G
+        inside_C = table.transfers.inside_bytes(links.gpus_per_node)
+        across_C = received_CG.sum(axis=1) - inside_C
+        seconds_C = np.maximum(inside_C / links.nvlink_bandwidth, across_C / links.nic_bandwidth)
+        for phase in ("dispatch", "combine"):
+            own_C = np.array([key[0] == phase for key in table.keys])[table.collective_O]
+            self._add(phase, float(seconds_C[own_C].sum()) / received_CG.shape[1])
+
+    def _add(self, phase: str, seconds: float) -> None:
+        self._seconds[phase] = self._seconds.get(phase, 0.0) + seconds
 
     def per_step(self) -> dict[str, float]:
         """By phase, seconds of a mean step."""

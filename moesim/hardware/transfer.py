@@ -55,15 +55,15 @@ class Transfer:
 
     def cross_node_bytes(self, gpus_per_node: int) -> float:
         """Bytes that cross a NIC."""
-        gpus, P = self.first_GG.shape[-1], gpus_per_node
-        if gpus <= P:
-            return 0.0
-        inside = sum(
-            float(bytes_GG[..., first : first + P, first : first + P].sum())
-            for first in range(0, gpus, P)
-            for bytes_GG in (self.first_GG, self.second_GG)
-        )
-        return float(self.received_G.sum()) - inside
+        return float(self.received_G.sum() - self.inside_bytes(gpus_per_node).sum())
+
+    def inside_bytes(self, gpus_per_node: int) -> FloatArray:
+        """Bytes that stay in their node; of several collectives, of each."""
+        P, inside = gpus_per_node, np.zeros(self.first_GG.shape[:-2])
+        for first in range(0, self.first_GG.shape[-1], P):
+            for bytes_GG in (self.first_GG, self.second_GG):
+                inside += bytes_GG[..., first : first + P, first : first + P].sum(axis=(-1, -2))
+        return inside
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import overload
 
 import numpy as np
@@ -75,6 +75,7 @@ class Operation:
         return seconds_G if self.stretch_G is None else seconds_G * self.stretch_G
 
 
+@dataclass(frozen=True, eq=False)
 class Operations(Sequence[Operation]):
     """Operations as arrays; one of them is an :class:`Operation` that is made when it is asked for.
 
@@ -85,24 +86,16 @@ class Operations(Sequence[Operation]):
         later_EOG: as of an operation, one for each change of the hardware, of collectives as before it.
     """
 
-    def __init__(
-        self,
-        keys: tuple[tuple[Phase, int, int], ...],
-        collective_O: NDArray[np.bool_],
-        busy_OG: FloatArray,
-        wire_OG: FloatArray,
-        overhead_O: FloatArray,
-        assignments_OG: IntArray,
-        unique_OG: IntArray,
-        transfers: Transfer,
-        stretch_OG: FloatArray | None = None,
-        later_EOG: FloatArray | None = None,
-    ) -> None:
-        self.keys, self.collective_O, self.transfers = keys, collective_O, transfers
-        self.busy_OG, self.wire_OG, self.overhead_O = busy_OG, wire_OG, overhead_O
-        self.assignments_OG, self.unique_OG = assignments_OG, unique_OG
-        self.stretch_OG, self.later_EOG = stretch_OG, later_EOG
-        self._transfer_O = np.cumsum(collective_O) - 1
+    keys: tuple[tuple[Phase, int, int], ...]
+    collective_O: NDArray[np.bool_]
+    busy_OG: FloatArray
+    wire_OG: FloatArray
+    overhead_O: FloatArray
+    assignments_OG: IntArray
+    unique_OG: IntArray
+    transfers: Transfer
+    stretch_OG: FloatArray | None = None
+    later_EOG: FloatArray | None = None
 
     @classmethod
     def of(cls, operations: Sequence[Operation]) -> Operations:
@@ -145,6 +138,19 @@ class Operations(Sequence[Operation]):
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    @cached_property
+    def _transfer_O(self) -> IntArray:
+        return np.cumsum(self.collective_O) - 1
+
+    def of_phase(self, *phases: Phase) -> IntArray:
+        """Those of some phases."""
+        return np.flatnonzero([key[0] in phases for key in self.keys])
+
+    def without_transfers(self) -> Operations:
+        """The same where nothing is transferred."""
+        none_CGG = np.zeros((0, *self.transfers.first_GG.shape[1:]))
+        return replace(self, collective_O=np.zeros(len(self), bool), transfers=Transfer(none_CGG, none_CGG))
 
     @overload
     def __getitem__(self, at: int) -> Operation: ...

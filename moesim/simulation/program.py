@@ -25,9 +25,13 @@ class Program:
         """The operations as arrays."""
         return Operations.of(self.operations)
 
+    def of(self, operations: Sequence[Operation]) -> Program:
+        """The same order of other operations."""
+        return replace(self, operations=operations)
+
     def change(self, change: Callable[[Sequence[Operation]], list[Operation]]) -> Program:
         """The same order of changed operations."""
-        return replace(self, operations=change(self.operations))
+        return self.of(change(self.operations))
 
     def begin_with(self, operation: Operation) -> Program:
         """The same after an operation on the first lane, whose operations all others wait for."""

@@ -132,8 +132,9 @@ def test_more_work_never_ends_earlier(operations: list[Operation], seed: int) ->
 
 @given(operations=chains())
 def test_steps_only_lose_time_as_causes_are_removed(operations: list[Operation]) -> None:
-    free = without_network([], operations)
-    lengths = [run(each, 4).end_s for each in (operations, free, without_overhead(free))]
+    free = without_network(in_sequence(operations))
+    steps = (operations, free.operations, without_overhead(free).operations)
+    lengths = [run(list(each), 4).end_s for each in steps]
     # Without faults, overlap or shared links each removal helps.
     assert lengths[0] >= lengths[1] >= lengths[2] >= 0
     by_hand = max(sum(operation.busy_G[rank] for operation in operations) for rank in range(4))
