@@ -188,11 +188,15 @@ BAD: dict[str, tuple[Callable[[], list[str]], list[str]]] = {
     "too many steps": (
         set_(
             "workload.steps=1048576",
+            "workload.timeline_every=1",
             "cluster=h100-64x8",
             "parallelism.ep=512",
             "placement={solver: linear, slots: 512}",
         ),
-        ["s.yaml: simulating 1048576 steps on 512 GPUs needs ", "lower workload.steps"],
+        [
+            "s.yaml: simulating 1048576 steps on 512 GPUs, 1048576 of them kept whole, needs ",
+            "lower workload.steps",
+        ],
     ),
     "unknown solver": (
         set_("placement=magic"),
