@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from moesim.spec.yaml_text import to_yaml
 from tests.moesim.command import moesim
 
 EXTREMES = (0, 1e-320, 1e-6, 1, 1e6, 1 << 31, 1e18, 1e24, 1e308)
+MOST = {"profile": 1, "cluster": 4, "faults": len(EXTREMES)}
 
 
 def numbers(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -40,8 +42,9 @@ def test_no_figure_leads_to_infinity(here: Path, part: str) -> None:
     )
     resolved = load_scenario("f.yaml").resolved()
     ran = refused = 0
+    ends = itertools.cycle(EXTREMES)  # a few for each figure: all of them would take minutes
     for at in numbers(resolved[part], (part,)):
-        for extreme in EXTREMES:
+        for extreme in itertools.islice(ends, MOST[part]):
             changed = copy.deepcopy(resolved)
             where = changed
             for key in at[:-1]:
@@ -56,13 +59,13 @@ def test_no_figure_leads_to_infinity(here: Path, part: str) -> None:
             else:
                 assert strict(done.out)["metrics"]["step_time_s"]["mean"] > 0
                 ran += 1
-    assert ran > 10
-    assert refused > 10
+    assert ran > 5
+    assert refused > 5
 
 
 def test_a_run_of_centuries_is_refused(here: Path) -> None:
-    slow = ["cluster.nic.bandwidth=1 B/s", "profile.nic=1e-6", "profile.dispatch={}", "profile.plain=null"]
-    big = ["model.hidden=65536", "dispatch.mode=per_expert", "cluster.gpu.memory=1 PB"]
-    done = moesim("run", "s.yaml", *(part for each in slow + big for part in ("-s", each)))
+    done = moesim(
+        "run", "s.yaml", "-s", "cluster.gpu.memory_bandwidth=1 B/s", "-s", "profile.gemm.memory=1e-6"
+    )
     assert done.code == 2
     assert "takes more than thirty years for 1 step: a rate is too low (got " in done.err
