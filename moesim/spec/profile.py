@@ -17,7 +17,7 @@ from moesim.spec.cluster import Cluster
 from moesim.spec.dtypes import DTYPE_BYTES, Dtype
 from moesim.spec.links import Links
 from moesim.spec.presets import on_base, preset_names, preset_source
-from moesim.spec.uncertainty import Seconds, Share, covering, draws, figures
+from moesim.spec.uncertainty import Seconds, Share, draws, figures
 from moesim.spec.yaml_source import Loc, Source, read_yaml
 from traces.base.files import check_format
 
@@ -176,8 +176,12 @@ class Profile(Strict):
 
     @model_validator(mode="after")
     def _is_uncertain_of_its_own_figures(self) -> Self:
+        if not self.uncertainty:
+            return self
+        drawn = [figure.split(".") for figure in figures(self)]
+        known = {".".join(parts[:end]) for parts in drawn for end in range(1, len(parts) + 1)}
         for key in self.uncertainty:
-            if not any(covering(figure, [key]) for figure in figures(self)):
+            if key not in known:
                 raise fault("names no figure of the profile", "uncertainty", key)
         return self
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -221,17 +222,33 @@ def load_scenario(name: str, overrides: Sequence[Override] = ()) -> Scenario:
     Raises:
         MoesimError: with file and line, or the option, where a rule is broken.
     """
-    source = _source(name)
-    value = copy.deepcopy(source.value)
-    for number, override in enumerate(overrides):
-        earlier = overrides[:number]
-        with blame(earlier, source.file):
-            _open(value, override, source, {each.loc for each in earlier})
-        with blame([override], source.file):
-            _check_key(override.loc[0], Source(value, None, {}))
-            override.apply(value)
-    with blame(overrides, source.file):
-        return _resolve(value, source, {override.loc for override in overrides})
+    return Family(name).scenario(overrides)
+
+
+_Known = dict[tuple[Any, ...], Any]
+
+
+class Family:
+    """A scenario and its variations: the file is read once, and what its parts name is expanded once."""
+
+    def __init__(self, name: str) -> None:
+        """``name`` of a YAML file or preset."""
+        self._source = _source(name)
+        self._known: _Known = {}
+
+    def scenario(self, overrides: Sequence[Override] = ()) -> Scenario:
+        """The scenario with overrides applied, as :func:`load_scenario` gives it."""
+        source, known = self._source, self._known
+        value = copy.deepcopy(source.value)
+        for number, override in enumerate(overrides):
+            earlier = overrides[:number]
+            with blame(earlier, source.file):
+                _open(value, override, source, {each.loc for each in earlier}, known)
+            with blame([override], source.file):
+                _check_key(override.loc[0], Source(value, None, {}))
+                override.apply(value)
+        with blame(overrides, source.file):
+            return _resolve(value, source, {override.loc for override in overrides}, known)
 
 
 def _source(name: str) -> Source:
@@ -291,7 +308,9 @@ _EXPAND: dict[str, _Expand] = {
 _DEFAULTS: Mapping[str, str | None] = {"profile": None, "placement": "linear"}
 
 
-def _open(value: dict[str, Any], override: Override, source: Source, earlier: set[Loc]) -> None:
+def _open(
+    value: dict[str, Any], override: Override, source: Source, earlier: set[Loc], known: _Known
+) -> None:
     """Expand the preset that ``override`` reaches into, if there is one."""
     head, *inner = override.loc[:-1] or ("",)
     if (
@@ -306,24 +325,34 @@ def _open(value: dict[str, Any], override: Override, source: Source, earlier: se
     for part in inner:
         inside = inside.get(part, {}) if isinstance(inside, dict) else inside
     if not isinstance(inside, dict):
-        value[head] = _expanded(head, value, source, earlier).model_dump(mode="json")
+        value[head] = _expanded(head, value, source, earlier, known).model_dump(mode="json")
 
 
-def _expanded(head: str, value: Mapping[str, Any], source: Source, overridden: set[Loc]) -> Any:
-    """What ``value[head]`` names; without a profile, the one that is made for the cluster's GPU."""
-    base = _base(source, value[head], head, overridden)
-    if head == "profile" and value[head] is None:
-        return load_profile(None, base, (head,), _gpu(value, source, overridden))
-    return _EXPAND[head](value[head], base, (head,))
+def _expanded(
+    head: str, value: Mapping[str, Any], source: Source, overridden: set[Loc], known: _Known
+) -> Any:
+    """What ``value[head]`` names; without a profile, the one that is made for the cluster's GPU.
+
+    ``known`` holds what was expanded before, and learns.
+    """
+    part, base = value[head], _base(source, value[head], head, overridden)
+    gpu = _gpu(value, source, overridden, known) if head == "profile" and part is None else ""
+    if isinstance(part, Strict):  # expanded already
+        return _EXPAND[head](part, base, (head,))
+    key = (head, json.dumps(part, sort_keys=True), base.file, gpu)
+    if key not in known:
+        known[key] = load_profile(None, base, (head,), gpu) if gpu else _EXPAND[head](part, base, (head,))
+    return known[key]
 
 
-def _gpu(value: Mapping[str, Any], source: Source, overridden: set[Loc]) -> str:
+def _gpu(value: Mapping[str, Any], source: Source, overridden: set[Loc], known: _Known) -> str:
     """Name of the cluster's GPU; empty where a fault, which others report, leaves none."""
     cluster = value.get("cluster")
     if cluster is None or isinstance(cluster, Cluster):
         return cluster.gpu.name if cluster else ""
     try:
-        return load_cluster(cluster, _base(source, cluster, "cluster", overridden), ("cluster",)).gpu.name
+        found: Cluster = _expanded("cluster", value, source, overridden, known)
+        return found.gpu.name
     except SpecError:
         return ""
 
@@ -338,7 +367,7 @@ def _profile(value: Mapping[str, Any], source: Source, overridden: set[Loc]) -> 
     return load_profile(named, _base(source, named, "profile", overridden), ("profile",))
 
 
-def _resolve(value: dict[str, Any], source: Source, overridden: set[Loc]) -> Scenario:
+def _resolve(value: dict[str, Any], source: Source, overridden: set[Loc], known: _Known) -> Scenario:
     parts = {**_DEFAULTS, **value}
     if parts.get("cluster") is None:
         profile = _profile(value, source, overridden)
@@ -350,7 +379,7 @@ def _resolve(value: dict[str, Any], source: Source, overridden: set[Loc]) -> Sce
         parts["cluster"] = profile.machine
     for field in _EXPAND:
         if field in parts:
-            parts[field] = _expanded(field, parts, source, overridden)
+            parts[field] = _expanded(field, parts, source, overridden, known)
     parts["routing"] = _routing(parts.get("routing", {"policy": "none"}), source)
     scenario = validate(Scenario, parts, source=source)
     return scenario.model_copy(

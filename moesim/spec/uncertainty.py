@@ -9,6 +9,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from statistics import NormalDist
 from typing import Annotated, Any, TypeVar, get_args
 
@@ -104,6 +105,7 @@ def _scaled(model: Model, factor: Callable[[str], float], above: str = "") -> Mo
     return model.model_copy(update=changed)
 
 
+@cache
 def _scaling(model: type[BaseModel], name: str) -> Scaling | None:
     """How a field is annotated, if at all; an optional one has it inside the union."""
     field = model.model_fields[name]
