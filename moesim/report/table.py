@@ -65,9 +65,8 @@ class Table:
 
     def __rich__(self) -> table.Table:
         from rich.table import Table as Grid
-        from rich.text import Text
 
-        from moesim.report.terminal import plain
+        from moesim.report.terminal import lines, plain
 
         columns, rows = self._part("terminal")
         heads = any(column.head for column in columns)
@@ -83,7 +82,7 @@ class Table:
         for column in columns:
             grid.add_column(
                 # Heads are ours, and may have several lines.
-                Text("\n").join(map(plain, (column.short or column.head).split("\n"))),
+                lines(column.short or column.head),
                 justify="right" if column.number else "left",
                 no_wrap=column.whole,
                 # Cut, a name would be another's.

@@ -24,6 +24,11 @@ def plain(text: str, style: str = "") -> Text:
     return Text(visible(text), style=style)
 
 
+def lines(text: str) -> Text:
+    """The same on the lines that it has."""
+    return Text("\n").join(map(plain, text.split("\n")))
+
+
 def spaced(parts: Iterable[RenderableType | None]) -> list[RenderableType]:
     """The parts with an empty line after each; those that are None or empty text are left out."""
     return [Padding(plain(part) if isinstance(part, str) else part, (0, 0, 1, 0)) for part in parts if part]

@@ -109,8 +109,10 @@ def _first(
         if isinstance(point.scenario, Scenario):
             name = _name(point.scenario)
             if name not in known:
-                known[name] = _stored(point.scenario, store) or _simulate(name, point, samples, tell)[1]
-                _keep(point, known[name], store)
+                stored = _stored(point.scenario, store)
+                known[name] = stored or _simulate(name, point, samples, tell)[1]
+                if stored is None:
+                    _keep(point, known[name], store)
             if isinstance(found := known[name], Result):
                 progress(left)
                 return point.scenario, found

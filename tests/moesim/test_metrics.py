@@ -150,13 +150,13 @@ def test_a_long_run_keeps_few_steps_and_measures_all(monkeypatch: pytest.MonkeyP
     whole = json.loads(moesim(*ask, "--json").out)
     few = json.loads(moesim(*ask, "-s", "workload.timeline_every=3", "--json", "-o", "few").out)
     for key, value in metrics_of(whole).items():
-        assert metrics_of(few)[key] == pytest.approx(value, rel=1e-12), key
+        assert metrics_of(few)[key] == pytest.approx(value, rel=rounding(10**4)), key
     assert np.unique(read_timeline("few/timeline.parquet").step_N).tolist() == [0, 3, 6]
     assert np.unique(read_work("few/work.parquet").step_N).tolist() == [0, 3, 6]
     terms = few["attribution"]
     parts = ("hardware_s", "migration_s", "imbalance_s", "network_s", "overhead_s", "ideal_s")
     step_s = few["metrics"]["step_time_s"]["mean"]
-    assert sum(terms[part] for part in parts) == pytest.approx(step_s, rel=1e-9)
+    assert sum(terms[part] for part in parts) == pytest.approx(step_s, rel=rounding(10**4))
     assert "Of 8 steps one in 3 is kept whole" in " ".join(few["notes"])
     assert not any("kept whole" in note for note in whole["notes"])
     assert moesim("report", "few").code == 0
