@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Self
 
@@ -19,6 +19,9 @@ from traces.base.files import check_format
 # A comparison of a thousand points takes a few megabytes.
 MAX_BYTES: Final = 1 << 28
 _TIMES: Final = 25  # bytes in memory for one of JSON, decoded and checked
+
+# Of any unit: a year has 3e7 seconds, the largest cluster less than 1e20 bytes.
+_MOST: Final = 1e30
 
 Fraction = Annotated[float, Field(ge=0)]
 """Not negative; above 1 where more arrives than was there."""
@@ -62,11 +65,27 @@ class FileRecord(Record):
             raise MoesimError(f"is not JSON: {error}", file=path) from error
         found = content.get("format") if isinstance(content, dict) else None
         check_format(found, cls.THING, 1, file=path, error=MoesimError)
+        for place, number in _beyond(content):
+            rule = f"must lie between -{_MOST:.0e} and {_MOST:.0e}"
+            raise MoesimError(rule, file=path, field=".".join(place), got=number)
         try:
             return cls.model_validate(content)
         except ValidationError as error:
             rule, loc, got = rule_of(error.errors(include_url=False)[0])
             raise MoesimError(rule, file=path, field=".".join(map(str, loc)), **got) from error
+
+
+def _beyond(content: Any) -> Iterator[tuple[tuple[str, ...], float]]:
+    """Places of numbers that no run has, of which a page could make infinity, and these numbers."""
+    left: list[tuple[tuple[str, ...], Any]] = [((), content)]
+    while left:
+        place, value = left.pop()
+        if isinstance(value, dict):
+            left += [((*place, str(key)), each) for key, each in value.items()]
+        elif isinstance(value, list):
+            left += [((*place, str(index)), each) for index, each in enumerate(value)]
+        elif isinstance(value, int | float) and not abs(value) <= _MOST:
+            yield place, value
 
 
 class Checked:

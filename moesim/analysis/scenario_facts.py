@@ -38,6 +38,11 @@ class _Dispatch(Record):
     mode: str
 
 
+class _Rebalance(Record):
+    every_steps: Count | None = None
+    solver: str = ""
+
+
 class _Profile(Record):
     sources: dict[str, str] = Field(default_factory=dict)
 
@@ -51,6 +56,8 @@ class _Scenario(Record):
     placement: Any
     routing: _Policy | list[_Policy]
     dispatch: _Dispatch
+    overlap: str | list[str] | None = None
+    rebalance: _Rebalance | None = None
     profile: _Profile = _Profile()
 
 

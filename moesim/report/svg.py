@@ -44,13 +44,17 @@ def line(x1: float, y1: float, x2: float, y2: float, class_: str) -> Markup:
     return tag("line", x1=x1, y1=y1, x2=x2, y2=y2, class_=class_)
 
 
+_LEAST = 1e-290
+"""Of an axis, whose ticks are powers of ten."""
+
+
 def ticks(low: float, high: float, most: int = 8) -> list[float]:
     """Round numbers (1, 2 or 5 times a power of ten apart) from ``low`` to ``high``, at most ``most``.
 
     >>> ticks(0, 28.4, 6)
     [0.0, 5.0, 10.0, 15.0, 20.0, 25.0]
     """
-    if not high > low:
+    if not high - low > _LEAST:
         return [low]
     rough = (high - low) / most
     power = 10.0 ** math.floor(math.log10(rough))

@@ -85,6 +85,13 @@ def test_a_result_is_read_back_whole(tmp_path: Path) -> None:
             lambda result: result["attribution"].update(ideal_s=None),
             "attribution.ideal_s: must be a number (got None)",
         ),
+        (lambda result: result["scenario"].update(overlap=3), "scenario.overlap"),
+        (lambda result: result["scenario"].update(rebalance="x"), "scenario.rebalance: must be a mapping"),
+        (
+            lambda result: result["metrics"]["phase_time_s"].update(wait=-1e308),
+            "metrics.phase_time_s.wait: must lie between -1e+30 and 1e+30",
+        ),
+        (lambda result: result["provenance"].update(seed=10**400), "provenance.seed: must lie between"),
         (lambda result: result.update(format="moesim.result/2"), "format: needs a newer moesim"),
         (lambda result: result.update(format="moesim.plan/1"), "format: is not a moesim result"),
     ],
