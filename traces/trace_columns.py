@@ -80,8 +80,11 @@ class Columns:
         codes = np.array([*(-1 if name is None else code_of[name] for name in names), -1], np.int32)
         with parquet.reading(self.path, TraceError):
             indices = self._encoded_category().indices.fill_null(-1).to_numpy(zero_copy_only=False)
-            taken: Array = codes[indices]
-            return taken
+        # Arrow does not look whether a damaged file's indices lie within its dictionary.
+        if len(indices) and not -1 <= indices.min() <= indices.max() < len(names):
+            raise self._cells("category").error("points beyond its names", got=int(indices.max()))
+        taken: Array = codes[indices]
+        return taken
 
     def _lists(self, name: str, width: int) -> Array:
         with parquet.reading(self.path, TraceError):

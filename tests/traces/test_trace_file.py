@@ -20,6 +20,7 @@ from tests.traces.random_traces import any_trace, random_trace, same
 from traces.base.errors import MoesimError, OutputError, TraceError
 from traces.meta import TraceMeta
 from traces.routing import RoutingTrace
+from traces.trace_columns import Columns
 from traces.trace_file import TraceFile, read_trace
 from traces.trace_writer import trace_writer, write_trace
 
@@ -274,6 +275,16 @@ def test_an_unknown_category_is_refused(tmp_path: Path) -> None:
 
 
 # --- files that are no trace ------------------------------------------------------------------------
+
+
+def test_a_category_beyond_its_names_is_refused() -> None:
+    """As Arrow decodes a damaged file."""
+    indices = pa.array([0, 1], pa.int32())
+    column = pa.DictionaryArray.from_arrays(indices, pa.array(["code"]), safe=False)
+    batch = pa.RecordBatch.from_arrays([column], ["category"])
+    meta = random_trace(layers=(1,), lengths=(2,)).meta
+    with pytest.raises(TraceError, match="points beyond its names"):
+        Columns(batch, meta, Path("damaged.parquet")).category_codes(("code",))
 
 
 def with_meta(tmp_path: Path, **change: Any) -> Path:
