@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 import traces.trace_writer
 from tests.traces.random_traces import any_trace, random_trace, same
 from traces.base.errors import MoesimError, OutputError, TraceError
+from traces.base.parquet import indices_of
 from traces.meta import TraceMeta
 from traces.routing import RoutingTrace
 from traces.trace_columns import Columns
@@ -283,8 +284,10 @@ def test_a_category_beyond_its_names_is_refused() -> None:
     column = pa.DictionaryArray.from_arrays(indices, pa.array(["code"]), safe=False)
     batch = pa.RecordBatch.from_arrays([column], ["category"])
     meta = random_trace(layers=(1,), lengths=(2,)).meta
-    with pytest.raises(TraceError, match="points beyond its names"):
+    with pytest.raises(TraceError, match="points beyond the values of its column"):
         Columns(batch, meta, Path("damaged.parquet")).category_codes(("code",))
+    sound = pa.DictionaryArray.from_arrays(pa.array([0, None], pa.int32()), pa.array(["code"]))
+    assert indices_of(sound).tolist() == [0, -1]
 
 
 def with_meta(tmp_path: Path, **change: Any) -> Path:

@@ -169,5 +169,6 @@ def _codes(chunk: Any, column: Column, path: str | Path) -> np.ndarray:
             rule = f"must be one of {', '.join(column.names)}"
             raise TimelineError(rule, file=path, field=column.name, got=name)
     translate = np.array([known[name] for name in found], np.int8)
-    codes: np.ndarray = translate[chunk.indices.to_numpy()]
+    with parquet.reading(Path(path), TimelineError):
+        codes: np.ndarray = translate[parquet.indices_of(chunk)]
     return codes

@@ -40,6 +40,18 @@ def reading(path: Path, error: type[MoesimError]) -> Iterator[None]:
         raise error(f"is damaged or not a Parquet file: {reason_of(fault)}", file=path) from fault
 
 
+def indices_of(array: pa.DictionaryArray) -> Array:
+    """Indices into the dictionary of an array, -1 for null.
+
+    Raises:
+        ValueError: one lies beyond the dictionary: Arrow decodes a damaged file without looking.
+    """
+    indices: Array = array.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+    if len(indices) and not -1 <= indices.min() <= indices.max() < len(array.dictionary):
+        raise ValueError("a value points beyond the values of its column")
+    return indices
+
+
 def is_parquet(path: Path) -> bool:
     """Whether the file begins as Parquet does, sound or not."""
     return first_bytes(path, len(MAGIC)) == MAGIC
