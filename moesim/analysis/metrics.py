@@ -148,7 +148,7 @@ def timeline_metrics(timeline: Timeline, tokens_per_step: float) -> dict[str, An
 
 def run_metrics(done: Explained) -> Metrics:
     """All metrics of a simulated run."""
-    values = done.columns.metrics(done.run.tokens / done.run.deployment.scenario.workload.steps)
+    values = done.columns.metrics(done.run.tokens_per_step)
     values |= {metric.key: metric.of_run(done) for metric in METRICS if metric.of_run is not None}
     return Metrics.model_validate({key: value for key, value in values.items() if value != []})
 
@@ -200,9 +200,7 @@ def _straggler_ratio(ratio_WX: FloatArray, _: float) -> dict[str, float]:
 
 
 def _per_gpu(done: Explained) -> float:
-    scenario = done.run.deployment.scenario
-    tokens_per_step = done.run.tokens / scenario.workload.steps
-    return tokens_per_step / done.columns.step_s / scenario.parallelism.ep
+    return done.run.tokens_per_step / done.columns.step_s / done.run.deployment.scenario.parallelism.ep
 
 
 def _share(name: str) -> Callable[[Explained], float | None]:
@@ -219,7 +217,7 @@ def _stages(done: Explained) -> list[dict[str, Any]]:
 
 def _slots(done: Explained) -> dict[str, float]:
     run, scenario = done.run, done.run.deployment.scenario
-    layers = scenario.workload.steps * len(scenario.model.moe_layers)
+    layers = run.steps * len(scenario.model.moe_layers)
     return {
         "held": int((run.deployment.placement.slot_expert_LS >= 0).sum(axis=1).max()),
         "active": run.active_slots / layers,
@@ -311,14 +309,14 @@ METRICS: tuple[Metric, ...] = (
     Metric("stages", of_run=_stages),
     Metric(
         "cross_node_bytes",
-        of_run=lambda done: done.run.cross_node_bytes / done.run.deployment.scenario.workload.steps,
+        of_run=lambda done: done.run.cross_node_bytes / done.run.steps,
         figure=Figure(
             "between nodes", "B", lambda m: m.cross_node_bytes or None, _note("a step, all GPUs together")
         ),
     ),
     Metric(
         "in_node_bytes",
-        of_run=lambda done: done.run.in_node_bytes / done.run.deployment.scenario.workload.steps,
+        of_run=lambda done: done.run.in_node_bytes / done.run.steps,
     ),
     Metric("slots", of_run=_slots),
     Metric(

@@ -9,36 +9,28 @@ import numpy as np
 from moesim.deployment.deployment import Deployment
 from moesim.routing.masks import Listed
 from moesim.routing.none import NoPolicy
-from moesim.simulation.rebalancing import NEVER, Move
+from moesim.simulation.rebalancing import NEVER
+from moesim.simulation.run import Run
 from moesim.simulation.tally import Tally
 from moesim.units import format_seconds
 from placement.solvers.solvers import solve
 from traces.base.errors import named
 
 
-def notes(
-    deployment: Deployment,
-    run_s: float,
-    tokens_per_step: float,
-    moves: Sequence[Move] = (),
-    tallies: Sequence[Tally] = (),
-) -> list[str]:
+def notes(run: Run, run_s: float) -> list[str]:
     """One sentence for each, in order of weight.
 
     Args:
         run_s: length of the simulated run.
-        tokens_per_step: of all ranks together.
-        moves: the rebalances of the run.
-        tallies: what became of the router's choice after each policy.
     """
-    scenario = deployment.scenario
+    deployment = run.deployment
     return [
         *_idle_faults(deployment, run_s),
-        *_idle_policies(deployment, tallies),
+        *_idle_policies(deployment, run.tallies),
         *_idle_solver(deployment),
-        *_rebalances(deployment, moves),
-        *_kept(deployment),
-        *_extrapolated(deployment, tokens_per_step / scenario.parallelism.ep),
+        *_rebalances(run),
+        *_kept(run),
+        *_extrapolated(deployment, run.tokens_per_step / deployment.scenario.parallelism.ep),
         *_host(deployment),
         *_certain(deployment),
         *_moving(deployment),
@@ -47,14 +39,13 @@ def notes(
     ]
 
 
-def _kept(deployment: Deployment) -> list[str]:
-    workload = deployment.scenario.workload
-    every = workload.kept_every
+def _kept(run: Run) -> list[str]:
+    every = run.deployment.scenario.workload.kept_every
     if every == 1:
         return []
-    kept = -(-workload.steps // every)
+    kept = -(-run.steps // every)
     return [
-        f"Of {workload.steps:,} steps one in {every:,} is kept whole: timeline, stragglers and causes of a "
+        f"Of {run.steps:,} steps one in {every:,} is kept whole: timeline, stragglers and causes of a "
         f"step's time are of these {kept:,}, metrics of all (workload.timeline_every)."
     ]
 
@@ -133,12 +124,12 @@ def _idle_solver(deployment: Deployment) -> list[str]:
     return [f"placement: {choice.solver} has no effect: it left every expert where linear places it."]
 
 
-def _rebalances(deployment: Deployment, moves: Sequence[Move]) -> list[str]:
-    rebalance, steps = deployment.scenario.rebalance, deployment.scenario.workload.steps
+def _rebalances(run: Run) -> list[str]:
+    rebalance, moves = run.deployment.scenario.rebalance, run.moves
     if rebalance is None or rebalance.every_steps is None:
         return []
     if not moves:
-        return [f"rebalance has no effect: its first is before step {rebalance.every_steps} of {steps}."]
+        return [f"rebalance has no effect: its first is before step {rebalance.every_steps} of {run.steps}."]
     idle = "" if any(move.copies for move in moves) else "rebalance has no effect: no expert was moved."
     if idle:
         return [idle]

@@ -16,7 +16,7 @@ def rebalancing_metrics(done: Run, migration_s: float) -> Rebalancing:
     Args:
         migration_s: by how much moving experts made a mean step longer.
     """
-    steps, spec = done.deployment.scenario.workload.steps, done.deployment.scenario.rebalance
+    steps, spec = done.steps, done.deployment.scenario.rebalance
     return Rebalancing(
         rebalances=len(done.moves),
         moved_experts=sum(move.copies for move in done.moves),

@@ -61,11 +61,11 @@ def result(explained: Explained, bounds: Bounds) -> Result:
     """The content of ``result.json``; ``provenance.wall_s`` is left at 0."""
     done, without = explained.run, explained.without
     deployment = done.deployment
-    scenario, steps = deployment.scenario, deployment.scenario.workload.steps
+    scenario = deployment.scenario
     metrics = run_metrics(explained)
     step_s = metrics.step_time_s.mean
     drawn = without.drawn_terms(step_s)
-    asked = {"intervals": intervals(drawn, done.tokens / steps)} if drawn else {}
+    asked = {"intervals": intervals(drawn, done.tokens_per_step)} if drawn else {}
     return Result(
         format="moesim.result/1",
         scenario=scenario.resolved(),
@@ -74,8 +74,8 @@ def result(explained: Explained, bounds: Bounds) -> Result:
         ceilings=without.ceilings(step_s),
         **asked,
         rebalances=rebalance_rows(done.moves, deployment.placement),
-        notes=notes(deployment, step_s * steps, done.tokens / steps, done.moves, done.tallies),
-        unseen=unseen(deployment, done.tokens / steps / scenario.parallelism.ep),
+        notes=notes(done, step_s * done.steps),
+        unseen=unseen(deployment, done.tokens_per_step / scenario.parallelism.ep),
         bounds=bounds.per_step(),
         stragglers=stragglers(
             done.timeline,

@@ -34,6 +34,7 @@ class Run:
     Attributes:
         timeline: of the steps that are kept whole (``workload.timeline_every``).
         slots: of these, tokens of each slot; ``work()`` has the copies too.
+        steps: how many ran.
         tokens: of all ranks and steps together.
         tallies: what became of the router's choice after each policy.
         active_slots, rows: slots with tokens, and their rows as experts are given them, of all layers.
@@ -45,6 +46,7 @@ class Run:
     timeline: Timeline
     slots: WorkTable
     recording: Recording
+    steps: int
     tokens: int
     tallies: Sequence[Tally]
     active_slots: int
@@ -52,6 +54,11 @@ class Run:
     cross_node_bytes: float
     in_node_bytes: float
     moves: Sequence[Move]
+
+    @property
+    def tokens_per_step(self) -> float:
+        """Of all ranks together."""
+        return self.tokens / self.steps
 
     def work(self) -> WorkTable:
         """Everything counted, as ``work.parquet`` holds it."""
@@ -80,10 +87,10 @@ def run(deployment: Deployment, *observers: Observer, read: Callable[[Timeline],
     every, align = scenario.workload.kept_every, pricing.links(scenario.profile).align
     pricer = Pricer(deployment)
     recording = Recording(scenario.name, scenario.model.moe_layers, every, read)
-    crossed, moved, tokens, active, rows = 0.0, 0.0, 0, 0, 0
+    crossed, moved, steps, tokens, active, rows = 0.0, 0.0, 0, 0, 0, 0
 
     def record(step: Step, clock: StepClock) -> None:
-        nonlocal crossed, moved, tokens, active, rows
+        nonlocal crossed, moved, steps, tokens, active, rows
         if not clock.end_s < _MOST_S:
             rule = f"takes more than thirty years for {plural(step.number + 1, 'step')}: a rate is too low"
             raise MoesimError(rule, got=f"{clock.end_s:.3g} s")
@@ -92,6 +99,7 @@ def run(deployment: Deployment, *observers: Observer, read: Callable[[Timeline],
         stall = step.program.operations[len(settled) :]
         recording.add_step(step.number, clock, [*settled, *stall] if stall else settled)
         recording.add_work(step.number, [part.work for part in step.parts])
+        steps += 1
         for part in step.parts:
             tokens += int(part.tokens.tokens_G.sum())
             active += int(np.count_nonzero(part.work.tokens_LS))
@@ -109,6 +117,7 @@ def run(deployment: Deployment, *observers: Observer, read: Callable[[Timeline],
         recording.timeline(),
         recording.slots(),
         recording,
+        steps,
         tokens,
         pricer.counter.tallies,
         active,

@@ -53,14 +53,14 @@ class Trial:
 
     def simulate(self, placement: Placement) -> dict[str, float]:
         """Metrics of the steps with this placement, under the names of ``result.json``."""
-        columns, steps = Columns(), self.scenario.workload.steps
+        columns = Columns()
         done = run(self.deployment(placement), read=columns.add)
-        metrics = columns.metrics(done.tokens / steps)
+        metrics = columns.metrics(done.tokens_per_step)
         return {
             "step_time_s": metrics["step_time_s"]["mean"],
             "straggler_ratio": metrics["straggler_ratio"]["assignments"],
             "balancedness": metrics["balancedness"],
-            "cross_node_bytes": done.cross_node_bytes / steps,
+            "cross_node_bytes": done.cross_node_bytes / done.steps,
         }
 
     def migration_s(self, bytes_GG: Floats) -> float:

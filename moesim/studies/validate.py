@@ -240,12 +240,7 @@ def _notes(simulation: Run, options: RunOptions) -> list[str]:
     deployment = simulation.deployment
     scenario = deployment.scenario
     ranks, machine = scenario.parallelism.ep, scenario.profile.machine
-    found = notes(
-        deployment,
-        float(simulation.timeline.end_s_N.max()),
-        simulation.tokens / scenario.workload.steps,
-        tallies=simulation.tallies,
-    )
+    found = notes(simulation, float(simulation.timeline.end_s_N.max()))
     if machine is not None and machine.gpus != options.processes(ranks):
         found.append(
             f"The profile was measured with {machine.gpus} ranks at once, this run has "
