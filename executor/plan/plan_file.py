@@ -6,6 +6,7 @@ Axes: as in :mod:`executor.plan.plan`.
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -273,10 +274,11 @@ class _Arrays:
         require_file(file, "a .npy array", PlanError, times=_TIMES)
         try:
             # Mapped first: a header may claim any shape, the file's size holds it to what is there.
-            array = np.lib.format.open_memmap(file, mode="r")
+            with warnings.catch_warnings(action="error"):  # of a header that Python 2 wrote, as no plan has
+                array = np.lib.format.open_memmap(file, mode="r")
         except OSError as error:
             raise PlanError(f"cannot be read: {error.strerror or error}", file=file) from error
-        except DAMAGED as error:
+        except (*DAMAGED, UserWarning) as error:
             raise PlanError(f"is not a .npy array: {error}", file=file) from error
         fits = len(array.shape) == len(shape) and all(
             want in (None, have) for want, have in zip(shape, array.shape, strict=True)

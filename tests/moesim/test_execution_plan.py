@@ -161,6 +161,12 @@ def elsewhere(array: Any) -> Any:
     return array
 
 
+def of_python_2(folder: Path) -> None:
+    """A header with a long integer, of which numpy warns."""
+    path = folder / "ids.npy"
+    path.write_bytes(path.read_bytes().replace(b"(32, 2, 2), }", b"(32L,2, 2), }", 1))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -204,6 +210,7 @@ def elsewhere(array: Any) -> Any:
             lambda folder: (folder / "ids.npy").write_bytes((folder / "ids.npy").read_bytes()[:-1]),
             "ids.npy: is not a .npy array: ",
         ),
+        (of_python_2, "ids.npy: is not a .npy array: "),
         (array_with("ids", lambda ids: ids.astype(np.int32)), "ids.npy: must hold int16 of shape (32, 2, 2)"),
         (array_with("ids", lambda ids: ids.astype(">i2")), "ids.npy: must hold int16"),
         (array_with("ids", lambda ids: ids[:-1]), "ids.npy: must hold int16 of shape (32, 2, 2)"),
